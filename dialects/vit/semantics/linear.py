@@ -37,7 +37,7 @@ def centred_magnitude(x: Operand, zero_point: int) -> int:
     return max(abs(int(x.max()) - zero_point), abs(int(x.min()) - zero_point))
 
 
-def convert(x: Operand, zero_point: Ints, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def convert(x: Operand, zero_point: Ints, dtype: npt.DTypeLike) -> npt.NDArray[np.number]:
     """``x - zero_point`` as ``dtype``, which must hold both exactly."""
     converted = x.astype(dtype)
     if np.ndim(zero_point) or zero_point:
@@ -45,7 +45,7 @@ def convert(x: Operand, zero_point: Ints, dtype: npt.DTypeLike) -> npt.NDArray[n
     return converted
 
 
-def absolute_sums(x: npt.NDArray[np.generic], axis: int) -> int:
+def absolute_sums(x: npt.NDArray[np.number], axis: int) -> int:
     """Largest sum of absolute values of a float64-exact ``x`` along ``axis``, rounded up."""
     if x.size == 0:
         return 0
