@@ -55,10 +55,8 @@ def absolute_sums(x: npt.NDArray[np.number], axis: int) -> int:
 
 def _product_type(a: Operand, b: Operand, zp_a: int, zp_b: Ints) -> npt.DTypeLike:
     """Element type for ``(a - zp_a) @ (b - zp_b)``, ``b`` being [..., K, N]."""
-    if np.ndim(zp_b) == 0:
-        mag_b = centred_magnitude(b, int(zp_b))
-    else:
-        mag_b = magnitude(b) + magnitude(zp_b)
+    scalar = np.ndim(zp_b) == 0
+    mag_b = centred_magnitude(b, int(zp_b)) if scalar else magnitude(b) + magnitude(zp_b)
     mag_a = centred_magnitude(a, zp_a)
     bound = a.shape[-1] * mag_a * mag_b
     if bound < 2**24:

@@ -96,10 +96,8 @@ def exp_shift(d: Ints, step: int, n: int) -> Int64:
     """
     d = as_int64(d)
     p = np.maximum(d + (d >> 1) - (d >> 4), -n * step)
-    if step & (step - 1) == 0:
-        octaves = np.right_shift(-p, step.bit_length() - 1)
-    else:
-        octaves = -p // step
+    power_of_two = step & (step - 1) == 0
+    octaves = np.right_shift(-p, step.bit_length() - 1) if power_of_two else -p // step
     mantissa = p + octaves * step + 2 * step
     # One shift by n - octaves - 1, which is -1 for the last octave: shift by one more, then back.
     left = n - octaves
