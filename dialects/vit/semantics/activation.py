@@ -76,7 +76,7 @@ FUNCTIONS: dict[str, RealFunction] = {
 def _tabulate(
     codes: Int64, function: RealFunction, step_in: float, zp_in: int, step_out: float
 ) -> Reals:
-    reals = function((codes - zp_in) * step_in) / step_out
+    reals = function(np.asarray((codes - zp_in) * step_in, np.float64)) / step_out
     if not np.isfinite(reals).all():
         bad = float((codes[~np.isfinite(reals)][0] - zp_in) * step_in)
         raise VitError(f"table: the function has no finite value at {bad:g}; limit its input range")
