@@ -1,13 +1,14 @@
 """Running a function of the IR on arrays, one operation after the other.
 
 The runner knows blocks and values; what an operation computes is a function that it is given
-(`vit_opt.dialects.onnx.semantics.evaluate` with its asset store, for example). An evaluator that
-meets an operation with a region calls `run_block` on that region.
+(`vit_opt.dialects.onnx.semantics.evaluate` with its asset store, for example). An operation with a
+region (`vit.pipeline`) is run by running its block in place: the block sees the values around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
@@ -30,7 +31,7 @@ def run_block(
     arguments: Sequence[Array],
     evaluate: Evaluate,
     observe: Observe | None = None,
-    outer: Mapping[SSAValue, Array] | None = None,
+    outer: MutableMapping[SSAValue, Array] | None = None,
 ) -> tuple[Array, ...]:
     """Run a block and return the operands of its terminator.
 
@@ -38,15 +39,16 @@ def run_block(
     every operation. `outer` gives values that are defined outside of the block.
     """
     values: dict[SSAValue, Array] = dict(zip(block.args, arguments, strict=True))
+    visible = values if outer is None else ChainMap(values, outer)
     last_use = _last_uses(block)
     for op in block.ops:
-        operands = [
-            values[operand] if operand in values or outer is None else outer[operand]
-            for operand in op.operands
-        ]
+        operands = [visible[operand] for operand in op.operands]
         if op.has_trait(IsTerminator):
             return tuple(operands)
-        results = tuple(evaluate(op, operands))
+        if op.regions:
+            results = run_block(op.regions[0].block, (), evaluate, observe, visible)
+        else:
+            results = tuple(evaluate(op, operands))
         if observe is not None:
             observe(op, results)
         values.update(zip(op.results, results, strict=True))
