@@ -1,1 +1,1 @@
-"""Package."""
+"""Accelerator backend: lowering, assembler, image, emulator."""

@@ -70,13 +70,32 @@ def linear_attention(
     key_sum = saturate(round_shift(key_sum, ksum_shift, rounding), 0, 255)
     numerator = matmul(q, state)
     denominator = matmul(q, key_sum)
-    safe = np.maximum(denominator, 1)
     offset = ksum_shift - kv_shift + as_int64(shift)
+    return divide_rows(numerator, denominator, offset, low, high, divisor, zp_out, rounding)
+
+
+def divide_rows(
+    numerator: Ints,
+    denominator: Ints,
+    shift: Ints,
+    low: int,
+    high: int,
+    divisor: Divisor = "recip",
+    zp_out: Ints = 0,
+    rounding: Rounding = "rhu",
+) -> Int64:
+    """``numerator / (denominator * 2**shift)``: [..., D] by [..., 1], one divisor a row, >= 0.
+
+    recip: ``round(num * R / 2**(nb + 15 + shift))`` with ``R = floor(2**(nb+15) / den)``; pot:
+    ``round(num / 2**(L + shift))`` with ``L = rounded_log2(den)``; 0 where the divisor is 0.
+    """
+    numerator, denominator, shift = as_int64(numerator), as_int64(denominator), as_int64(shift)
+    safe = np.maximum(denominator, 1)
     if divisor == "recip":
         factor, bits = reciprocal(safe, 15)
-        y = round_shift(numerator * factor, bits + 15 + offset, rounding)
+        y = round_shift(numerator * factor, bits + 15 + shift, rounding)
     elif divisor == "pot":
-        y = round_shift(numerator, rounded_log2(safe) + offset, rounding)
+        y = round_shift(numerator, rounded_log2(safe) + shift, rounding)
     else:
         raise ValueError(f"unknown divisor '{divisor}'")
     return saturate_offset(np.where(denominator > 0, y, 0), zp_out, low, high)

@@ -1,0 +1,291 @@
+"""The emulator: runs a binary image on integer memory, bit for bit, and counts cycles.
+
+Function. Every engine executes its own instructions in program order; each instruction is one
+numpy operation on checked views of byte-addressed memories (`units`). Anything a machine could
+not do (an address outside a memory, a deadlock, an accumulator beyond 32 bits) ends in a `TrapError`
+that names the instruction, its text and the reason.
+
+Time. Event-driven: the engine that is earliest in time goes next. An instruction occupies its
+engine for the cycles of its declared formula. `signal` takes effect when everything before it in
+its queue is complete; `wait` stalls until the tokens are there. All transfers share one DRAM bus
+in the order of their start; the DRAM latency adds to a transfer's completion, not to its
+occupancy, so requests in one queue overlap it. Control instructions take one cycle.
+
+Energy. Operations and bytes counted during the run, times the architecture's energy table.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_opt.backends.accel.assembler import instruction_text
+from vit_opt.backends.accel.image import Image, Port
+from vit_opt.backends.accel.memory import Memories, numpy_dtype
+from vit_opt.backends.accel.units import EFFECTS
+from vit_opt.backends.accel.units import Port as UnitPort
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import Engine
+from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+
+MAX_STEPS = 50_000_000
+"""Instructions executed before a program counts as endless."""
+
+
+class TrapError(VitError):
+    """The machine stopped: names the instruction, its text and the reason."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a run cost."""
+
+    cycles: int
+    busy: dict[str, int]
+    """Cycles each engine spent executing."""
+    stalled: dict[str, int]
+    """Cycles each engine spent waiting for semaphores."""
+    instructions: int
+    """Instructions executed, loop iterations counted."""
+    macs: int
+    """MACs executed by the arrays."""
+    utilisation: float
+    """MACs of the model / (cycles * MACs per cycle)."""
+    dram_bytes: int
+    """Bytes on the DRAM bus, whole bursts."""
+    sram_bytes: int
+    energy_pj: dict[str, float]
+    """Energy by cause: mac, elements, sram, dram."""
+
+    @property
+    def energy_uj(self) -> float:
+        """Total energy in microjoules."""
+        return sum(self.energy_pj.values()) * 1e-6
+
+
+@dataclass
+class _Loop:
+    """An open hardware loop: position after its `loop`, iterations, current index."""
+
+    start: int
+    count: int
+    index: int = 0
+
+
+@dataclass
+class _EngineState:
+    """An engine: its queue of (index in the program, instruction), registers and clock."""
+
+    engine: Engine
+    queue: list[tuple[int, Inst]] = field(default_factory=list[tuple[int, Inst]])
+    position: int = 0
+    time: int = 0
+    done: int = 0
+    busy: int = 0
+    stalled: int = 0
+    loops: list[_Loop] = field(default_factory=list[_Loop])
+    base: list[int] = field(default_factory=lambda: [0] * 16)
+    stride: list[list[int]] = field(default_factory=lambda: [[0] * isa.LOOP_DEPTH] * 16)
+
+    def resolve(self, addr: Addr) -> Addr:
+        """The address with its register and the loop strides added."""
+        if addr.areg == 0:
+            return addr
+        offset = addr.offset + self.base[addr.areg]
+        for loop, stride in zip(self.loops, self.stride[addr.areg], strict=False):
+            offset += loop.index * stride
+        return Addr(addr.space, offset)
+
+
+class Machine:
+    """The accelerator with an image loaded into DRAM."""
+
+    def __init__(self, image: Image, arch: AccelTarget):
+        image.check_target(arch)
+        self.arch = arch
+        self.image = image
+        self.memories = Memories(arch, image.dram_size)
+        dram = self.memories.bytes[Space.DRAM]
+        for index, segment in enumerate(image.segments):
+            end = segment.address + len(segment.data)
+            if end > dram.size:
+                raise TrapError(f"data segment {index} leaves the {dram.size} bytes of DRAM")
+            dram[segment.address : end] = np.frombuffer(segment.data, np.uint8)
+        self.engines = [_EngineState(engine) for engine in Engine]
+        for index, inst in enumerate(image.code):
+            if not isinstance(inst, (isa.ControlInst, isa.UnitInst)):
+                raise TypeError(f"{type(inst).__name__} belongs to no engine")
+            self.engines[inst.engine].queue.append((index, inst))
+        self.tokens: list[deque[int]] = [deque() for _ in range(isa.SEMAPHORES)]
+        self.bus_free = 0
+        self.dram_bytes = 0
+        self.macs = 0
+        self.elements = 0
+        self.steps = 0
+
+    # -- data in and out --------------------------------------------------------------------
+
+    def write_port(self, port: Port, codes: NDArray[Any]) -> None:
+        """Put the codes of an input into DRAM."""
+        item = numpy_dtype(port.dtype)
+        raw = np.ascontiguousarray(codes, item).view(np.uint8).reshape(-1)
+        self.memories.bytes[Space.DRAM][port.address : port.address + raw.size] = raw
+
+    def read_port(self, port: Port) -> NDArray[Any]:
+        """The codes of an output."""
+        dram = self.memories.bytes[Space.DRAM][port.address : port.address + port.size]
+        return dram.copy().view(numpy_dtype(port.dtype)).reshape(port.shape)
+
+    # -- execution --------------------------------------------------------------------------
+
+    def run(self) -> Stats:
+        """Execute the program to its end; TrapError if it cannot be."""
+        ready = [(0, state.engine) for state in self.engines if state.queue]
+        blocked: dict[Engine, isa.Wait] = {}
+        heapq.heapify(ready)
+        with np.errstate(divide="raise", invalid="raise"):
+            while ready:
+                _, engine = heapq.heappop(ready)
+                state = self.engines[engine]
+                index, inst = state.queue[state.position]
+                self.steps += 1
+                if self.steps > MAX_STEPS:
+                    raise self._trap(index, inst, f"more than {MAX_STEPS} instructions executed")
+                if isinstance(inst, isa.Wait) and not self._take(state, inst):
+                    blocked[engine] = inst
+                    continue
+                if not isinstance(inst, isa.Wait):
+                    self._execute(state, index, inst)
+                state.position += 1
+                if state.position < len(state.queue):
+                    heapq.heappush(ready, (state.time, engine))
+                elif state.loops:
+                    raise self._trap(index, inst, "the queue ends inside a loop")
+                if isinstance(inst, isa.Signal):
+                    for other, wait in list(blocked.items()):
+                        if wait.sem == inst.sem and len(self.tokens[wait.sem]) >= wait.count:
+                            del blocked[other]
+                            heapq.heappush(ready, (self.engines[other].time, other))
+        if blocked:
+            raise self._deadlock(blocked)
+        return self._stats()
+
+    def _take(self, state: _EngineState, wait: isa.Wait) -> bool:
+        """Take tokens if they are there; the engine's clock moves to when they all were."""
+        tokens = self.tokens[wait.sem]
+        if len(tokens) < wait.count:
+            return False
+        arrival = max((tokens.popleft() for _ in range(wait.count)), default=0)
+        if arrival > state.time:
+            state.stalled += arrival - state.time
+            state.time = arrival
+        state.time += 1
+        return True
+
+    def _execute(self, state: _EngineState, index: int, inst: Inst) -> None:
+        try:
+            if isinstance(inst, isa.UnitInst):
+                self._unit(state, inst)
+            else:
+                self._control(state, inst)
+        except (VitError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+            raise self._trap(index, inst, str(error) or type(error).__name__) from error
+
+    def _unit(self, state: _EngineState, inst: isa.UnitInst) -> None:
+        EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
+        cycles = inst.cycles(self.arch)
+        latency = 0
+        if isinstance(inst, isa.CopyInst):
+            moved = inst.dram_bytes(self.arch)
+            if moved:
+                start = max(state.time, self.bus_free)
+                state.stalled += start - state.time
+                state.time = start
+                self.bus_free = start + cycles
+                self.dram_bytes += moved
+                latency = self.arch.dram_latency
+        state.time += cycles
+        state.busy += cycles
+        state.done = max(state.done, state.time + latency)
+        self.macs += inst.macs()
+        self.elements += inst.elements()
+
+    def _control(self, state: _EngineState, inst: Inst) -> None:
+        state.time += 1
+        match inst:
+            case isa.Signal():
+                tokens = self.tokens[inst.sem]
+                if len(tokens) + inst.count > isa.SEMAPHORE_MAX:
+                    raise VitError(f"semaphore {inst.sem} holds more than {isa.SEMAPHORE_MAX}")
+                tokens.extend([max(state.time, state.done)] * inst.count)
+            case isa.Loop():
+                if inst.count < 1:
+                    raise VitError("a loop has at least one iteration")
+                if len(state.loops) == isa.LOOP_DEPTH:
+                    raise VitError(f"more than {isa.LOOP_DEPTH} nested loops")
+                state.loops.append(_Loop(state.position, inst.count))
+            case isa.End():
+                if not state.loops:
+                    raise VitError("no loop is open")
+                loop = state.loops[-1]
+                loop.index += 1
+                if loop.index < loop.count:
+                    state.position = loop.start
+                else:
+                    state.loops.pop()
+            case isa.Base():
+                if inst.areg == 0:
+                    raise VitError("address register 0 is always zero")
+                state.base[inst.areg] = inst.value
+                state.stride[inst.areg] = [0] * isa.LOOP_DEPTH
+            case isa.Step():
+                if inst.areg == 0:
+                    raise VitError("address register 0 is always zero")
+                strides = list(state.stride[inst.areg])
+                strides[inst.depth] = inst.step
+                state.stride[inst.areg] = strides
+            case _:
+                raise VitError("no engine executes this instruction")
+
+    def _trap(self, index: int, inst: Inst, reason: str) -> TrapError:
+        return TrapError(f"instruction {index} '{instruction_text(inst)}': {reason}")
+
+    def _deadlock(self, blocked: dict[Engine, isa.Wait]) -> TrapError:
+        waits: list[str] = []
+        for engine, wait in sorted(blocked.items()):
+            state = self.engines[engine]
+            index = state.queue[state.position][0]
+            waits.append(
+                f"{engine.name.lower()} waits at instruction {index} '{instruction_text(wait)}' "
+                f"(semaphore {wait.sem} holds {len(self.tokens[wait.sem])} of {wait.count})"
+            )
+        return TrapError("deadlock: " + "; ".join(waits))
+
+    def _stats(self) -> Stats:
+        cycles = max(1, max(max(state.time, state.done) for state in self.engines))
+        table = self.arch.energy
+        touched = self.memories.touched
+        sram = sum(count for space, count in touched.items() if space is not Space.DRAM)
+        return Stats(
+            cycles=cycles,
+            busy={state.engine.name.lower(): state.busy for state in self.engines},
+            stalled={state.engine.name.lower(): state.stalled for state in self.engines},
+            instructions=self.steps,
+            macs=self.macs,
+            utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
+            dram_bytes=self.dram_bytes,
+            sram_bytes=sram,
+            energy_pj={
+                "mac": self.macs * table.mac_int8,
+                "elements": self.elements * table.add_int32,
+                "sram": sram * table.sram_byte,
+                "dram": self.dram_bytes * table.dram_byte,
+            },
+        )

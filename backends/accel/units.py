@@ -1,0 +1,458 @@
+"""What each unit does to the memories: one function per instruction, one numpy operation each.
+
+The arithmetic is that of `vit_opt.dialects.vit.semantics`, called on views of the memories; the
+functions here only say which bytes are operands and which are results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_opt.backends.accel.memory import AccessError, Memories, unpack_int4
+from vit_opt.dialects.vit.semantics import (
+    activation,
+    arithmetic,
+    convolution,
+    layernorm,
+    linear,
+    linear_attention,
+    pooling,
+    requant,
+    softmax,
+)
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType, PoolMode, Rounding
+from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+
+Ints = NDArray[np.integer[Any]]
+Resolve = Callable[[Addr], Addr]
+Effect = Callable[["Port", Any], None]
+
+EFFECTS: dict[type[Inst], Effect] = {}
+"""The effect of every instruction that touches memory."""
+
+MAX_MACS = 1 << 32
+"""Multiply-accumulates of one instruction; more is a damaged program."""
+
+AnyInst = TypeVar("AnyInst", bound=Inst)
+
+
+def effect(
+    cls: type[AnyInst],
+) -> Callable[[Callable[[Port, AnyInst], None]], Callable[[Port, AnyInst], None]]:
+    """Register the effect of an instruction class."""
+
+    def register(function: Callable[[Port, AnyInst], None]) -> Callable[[Port, AnyInst], None]:
+        EFFECTS[cls] = function
+        return function
+
+    return register
+
+
+class Port:
+    """An engine's access to the memories: resolves address registers, reads and writes blocks."""
+
+    def __init__(self, memories: Memories, resolve: Resolve):
+        self.memories = memories
+        self.resolve = resolve
+
+    def view(
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """A checked view of elements."""
+        return self.memories.view(self.resolve(addr), dtype, shape, strides)
+
+    def block(self, addr: Addr, dtype: DType, rows: int, cols: int, stride: int) -> NDArray[Any]:
+        """A view of `rows x cols` elements with contiguous columns."""
+        return self.view(addr, dtype, (rows, cols), (stride, dtype.size))
+
+    def vector(self, addr: Addr, dtype: DType, count: int) -> NDArray[Any]:
+        """A view of `count` contiguous elements."""
+        return self.view(addr, dtype, (count,), (dtype.size,))
+
+    def shifts(self, addr: Addr, immediate: int, cols: int) -> int | Ints:
+        """A shift per column, or the immediate one."""
+        return immediate if addr.space is Space.NONE else self.vector(addr, DType.I8, cols)
+
+    def bias(self, addr: Addr, count: int, step: int = 1) -> Ints | None:
+        """An int32 bias per channel, or None."""
+        if addr.space is Space.NONE:
+            return None
+        return self.view(addr, DType.I32, (count,), (4 * step,))
+
+    def operand(
+        self, addr: Addr, dtype: DType, rows: int, cols: int, strides: tuple[int, int]
+    ) -> Ints:
+        """A matrix operand of the array: int4 pairs unpacked, log2 codes decoded."""
+        if dtype is DType.I4X2:
+            packed = self.view(addr, dtype, (rows, (cols + 1) // 2), (strides[0], 1))
+            return unpack_int4(packed, cols)
+        values = self.view(addr, dtype, (rows, cols), strides)
+        if dtype is DType.LOG2:
+            return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
+        return values
+
+
+def rounding_of(inst: Any) -> arithmetic.Rounding:
+    """The name that `semantics` gives to an instruction's rounding."""
+    return cast("arithmetic.Rounding", cast("Rounding", inst.rounding).name.lower())
+
+
+def accumulate(acc: NDArray[Any], product: Ints, previous: Ints | None, more: bool) -> None:
+    """Write `product` plus a bias, or plus the accumulators' contents; int32 never wraps."""
+    if more:
+        product = product + acc
+    elif previous is not None:
+        product = product + previous
+    if product.size and (int(product.max()) >= 1 << 31 or int(product.min()) < -(1 << 31)):
+        raise AccessError("an accumulator leaves 32 bits")
+    acc[...] = product
+
+
+def check_macs(inst: isa.UnitInst) -> None:
+    """Refuse a size that no chip memory can hold the operands of."""
+    if inst.macs() > MAX_MACS or inst.elements() > MAX_MACS:
+        raise AccessError("the instruction is larger than any memory")
+
+
+# -- ld, st -----------------------------------------------------------------------------------
+
+
+def _copy(port: Port, inst: isa.CopyInst) -> None:
+    shape = (inst.n0, inst.n1, inst.n2, inst.run)
+    source = port.view(inst.src, DType.UI8, shape, (inst.s0, inst.s1, inst.s2, 1))
+    target = port.view(inst.dst, DType.UI8, shape, (inst.d0, inst.d1, inst.d2, 1))
+    target[...] = source
+
+
+@effect(isa.Load)
+def _load(port: Port, inst: isa.Load) -> None:
+    if inst.dst.space is Space.DRAM:
+        raise AccessError("ld.copy writes to the chip; use st.copy for DRAM")
+    _copy(port, inst)
+
+
+@effect(isa.Store)
+def _store(port: Port, inst: isa.Store) -> None:
+    if inst.dst.space is not Space.DRAM or inst.src.space is Space.DRAM:
+        raise AccessError("st.copy copies from the chip to DRAM")
+    _copy(port, inst)
+
+
+@effect(isa.Fill)
+def _fill(port: Port, inst: isa.Fill) -> None:
+    low, high = inst.type.bounds
+    if not low <= inst.value <= high:
+        raise AccessError(f"value {inst.value} is not a code of {inst.type.name.lower()}")
+    shape = (inst.n0, inst.n1, inst.count)
+    port.view(inst.dst, inst.type, shape, (inst.d0, inst.d1, inst.type.size))[...] = inst.value
+
+
+# -- mac, dw ----------------------------------------------------------------------------------
+
+
+@effect(isa.Matmul)
+def _matmul(port: Port, inst: isa.Matmul) -> None:
+    check_macs(inst)
+    a = port.operand(inst.a, inst.a_type, inst.m, inst.k, (inst.a_row, inst.a_step))
+    b = port.operand(inst.b, inst.b_type, inst.n, inst.k, (inst.b_row, inst.b_step))
+    acc = port.block(inst.acc, DType.I32, inst.m, inst.n, inst.acc_row)
+    product = linear.matmul(a, b, transpose_b=True)
+    accumulate(acc, product, port.bias(inst.bias, inst.n), bool(inst.accumulate))
+
+
+def _window(port: Port, inst: Any, chans: int) -> NDArray[Any]:
+    """The input block of a sliding window as a batch of one image."""
+    height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
+    width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
+    strides = (inst.src_row, inst.src_pix, inst.src_type.size)
+    return port.view(inst.src, inst.src_type, (height, width, chans), strides)[np.newaxis]
+
+
+@effect(isa.Conv)
+def _conv(port: Port, inst: isa.Conv) -> None:
+    check_macs(inst)
+    depth = inst.kh * inst.kw * inst.ic
+    size = inst.w_type.size
+    weight = port.operand(inst.w, inst.w_type, inst.oc, depth, (inst.w_row, size))
+    product = convolution.conv2d(
+        _window(port, inst, inst.ic),
+        weight.reshape(inst.oc, inst.kh, inst.kw, inst.ic),
+        None,
+        (inst.sh, inst.sw),
+        (0, 0, 0, 0),
+        (inst.dh, inst.dw),
+    )[0]
+    shape, strides = (inst.oh, inst.ow, inst.oc), (inst.acc_row, inst.acc_pix, 4)
+    acc = port.view(inst.acc, DType.I32, shape, strides)
+    accumulate(acc, product, port.bias(inst.bias, inst.oc), bool(inst.accumulate))
+
+
+@effect(isa.DepthwiseConv)
+def _depthwise(port: Port, inst: isa.DepthwiseConv) -> None:
+    check_macs(inst)
+    taps = inst.kh * inst.kw
+    weight = port.operand(inst.w, DType.I8, inst.chans, taps, (inst.w_row, 1))
+    product = convolution.conv2d(
+        _window(port, inst, inst.chans),
+        weight.reshape(inst.chans, inst.kh, inst.kw, 1),
+        None,
+        (inst.sh, inst.sw),
+        (0, 0, 0, 0),
+        (inst.dh, inst.dw),
+        inst.chans,
+    )[0]
+    shape = (inst.oh, inst.ow, inst.chans)
+    acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
+    accumulate(acc, product, port.bias(inst.bias, inst.chans, inst.bias_step), False)
+
+
+@effect(isa.Pool)
+def _pool(port: Port, inst: isa.Pool) -> None:
+    check_macs(inst)
+    image = _window(port, inst, inst.chans)
+    kernel, strides, dilations = (inst.kh, inst.kw), (inst.sh, inst.sw), (inst.dh, inst.dw)
+    if inst.mode is PoolMode.MAX:
+        result = pooling.max_pool2d(image, kernel, strides, dilations=dilations)[0]
+    else:
+        centred = image.astype(np.int64) - inst.zp
+        result = np.zeros((inst.oh, inst.ow, inst.chans), np.int64)
+        for r in range(inst.kh):
+            for q in range(inst.kw):
+                place = (r * inst.dh, q * inst.dw)
+                result += convolution.tap(centred, place, (inst.oh, inst.ow), strides)[0]
+    result = arithmetic.saturate(result, *inst.dst_type.bounds)
+    strides3 = (inst.dst_row, inst.dst_pix, inst.dst_type.size)
+    port.view(inst.dst, inst.dst_type, result.shape, strides3)[...] = result
+
+
+@effect(isa.Divide)
+def _divide(port: Port, inst: isa.Divide) -> None:
+    acc = port.block(inst.acc, inst.acc_type, inst.rows, inst.cols, inst.acc_row)
+    div = port.block(inst.div, inst.div_type, inst.rows, 1, inst.div_row)
+    shift = port.shifts(inst.shifts, inst.shift, inst.cols)
+    mode = cast("linear_attention.Divisor", inst.mode.name.lower())
+    low, high = inst.dst_type.bounds
+    result = linear_attention.divide_rows(
+        acc, div, shift, low, high, mode, inst.zp, rounding_of(inst)
+    )
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = result
+
+
+# -- shift ------------------------------------------------------------------------------------
+
+
+@effect(isa.Requant)
+def _requant(port: Port, inst: isa.Requant) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    shift = port.shifts(inst.shifts, inst.shift, inst.cols)
+    low, high = inst.dst_type.bounds
+    y = requant.pot_requant(x, shift, low, high, inst.zp_in, inst.zp_out, rounding_of(inst))
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+def _pair(port: Port, inst: isa.Add | isa.Mul) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both operands of an elementwise instruction; strides of 0 broadcast."""
+    shape = (inst.rows, inst.cols)
+    a = port.view(inst.a, inst.a_type, shape, (inst.a_row, inst.a_col))
+    b = port.view(inst.b, inst.b_type, shape, (inst.b_row, inst.b_col))
+    return a, b
+
+
+@effect(isa.Add)
+def _add(port: Port, inst: isa.Add) -> None:
+    a, b = _pair(port, inst)
+    gap_a, gap_b, shift = inst.shift_a, inst.shift_b, inst.shift
+    if inst.shifts.space is not Space.NONE:
+        vectors = port.block(inst.shifts, DType.I8, 3, inst.cols, inst.cols).astype(np.int64)
+        gap_a, gap_b, shift = vectors
+    low, high = inst.dst_type.bounds
+    # On the common grid (frac 0) the operands have fracs -gap and the result -shift.
+    y = requant.add(
+        a,
+        b,
+        np.negative(gap_a),
+        np.negative(gap_b),
+        np.negative(shift),
+        low,
+        high,
+        (inst.zp_a, inst.zp_b, inst.zp_out),
+        rounding_of(inst),
+    )
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+# -- softmax, norm ----------------------------------------------------------------------------
+
+
+@effect(isa.SoftmaxExp)
+def _softmax_exp(port: Port, inst: isa.SoftmaxExp) -> None:
+    scores = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    p, total = softmax.softmax_exp(scores, inst.frac)
+    port.block(inst.p, DType.UI8, inst.rows, inst.cols, inst.p_row)[...] = p
+    port.block(inst.sum, DType.UI32, inst.rows, 1, inst.sum_row)[...] = total
+
+
+@effect(isa.Normalize)
+def _normalize(port: Port, inst: isa.Normalize) -> None:
+    acc = port.block(inst.acc, inst.acc_type, inst.rows, inst.cols, inst.acc_row)
+    total = port.block(inst.div, inst.div_type, inst.rows, 1, inst.div_row)
+    shift = port.shifts(inst.shifts, inst.shift, inst.cols)
+    low, high = inst.dst_type.bounds
+    y = softmax.normalize(acc, total, shift, low, high, inst.zp, rounding_of(inst))
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Shiftmax)
+def _shiftmax(port: Port, inst: isa.Shiftmax) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    bits = 8 * inst.dst_type.size
+    if bits > 16:
+        raise AccessError("a shiftmax result has 8 or 16 bits")
+    step = softmax.step_of(inst.frac)
+    y = softmax.shiftmax(x, step, bits, inst.n, rounding_of(inst))
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Log2Softmax)
+def _log2_softmax(port: Port, inst: isa.Log2Softmax) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    y = softmax.log2_softmax(x, softmax.step_of(inst.frac))
+    port.block(inst.dst, DType.LOG2, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.LayerNorm)
+def _layernorm(port: Port, inst: isa.LayerNorm) -> None:
+    cols = inst.cols
+    x = port.block(inst.src, inst.src_type, inst.rows, cols, inst.src_row)
+    gamma = port.vector(inst.gamma, inst.gamma_type, cols)
+    beta = port.vector(inst.beta, DType.I32, cols)
+    shift = np.asarray(port.shifts(inst.shifts, inst.shift, cols), np.int64)
+    low, high = inst.dst_type.bounds
+    # With gamma's frac taken as 0, beta has frac 10 - beta_shift and the result 10 - shift.
+    y = layernorm.layernorm(
+        x,
+        gamma,
+        beta,
+        0,
+        layernorm.NORM_FRAC - inst.beta_shift,
+        layernorm.NORM_FRAC - shift,
+        low,
+        high,
+        port.shifts(inst.in_shifts, 0, cols),
+        inst.eps,
+        inst.zp_in,
+        inst.zp_out,
+        rounding_of(inst),
+    )
+    port.block(inst.dst, inst.dst_type, inst.rows, cols, inst.dst_row)[...] = y
+
+
+# -- table ------------------------------------------------------------------------------------
+
+
+def _table(port: Port, inst: isa.Lut | isa.Lut16, entries: int) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    dtype = DType.I16 if isinstance(inst, isa.Lut16) else inst.dst_type
+    table = port.vector(inst.table, dtype, entries)
+    function = activation.lut16 if isinstance(inst, isa.Lut16) else activation.lut
+    y = function(x, table, inst.src_type.bounds[0])
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Lut)
+def _lut(port: Port, inst: isa.Lut) -> None:
+    if inst.src_type.size != 1:
+        raise AccessError("table.lut takes 8-bit codes")
+    _table(port, inst, inst.src_type.bounds[1] - inst.src_type.bounds[0] + 1)
+
+
+@effect(isa.Lut16)
+def _lut16(port: Port, inst: isa.Lut16) -> None:
+    if inst.src_type.size != 2 or inst.dst_type is not DType.I16:
+        raise AccessError("table.lut16 takes 16-bit codes and gives i16")
+    _table(port, inst, 257)
+
+
+@effect(isa.ShiftGelu)
+def _shift_gelu(port: Port, inst: isa.ShiftGelu) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    if inst.src_type.size > 2 or inst.frac > 15:
+        raise AccessError("table.gelu takes 8- and 16-bit codes with 0 to 15 fractional bits")
+    y = arithmetic.saturate(activation.shift_gelu(x, inst.frac), *inst.dst_type.bounds)
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Mul)
+def _mul(port: Port, inst: isa.Mul) -> None:
+    a, b = _pair(port, inst)
+    shift = port.shifts(inst.shifts, inst.shift, inst.cols)
+    low, high = inst.dst_type.bounds
+    zero_points = (inst.zp_a, inst.zp_b, inst.zp_out)
+    y = requant.mul(a, b, shift, low, high, zero_points, rounding_of(inst))
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Clamp)
+def _clamp(port: Port, inst: isa.Clamp) -> None:
+    low, high = inst.type.bounds
+    if not low <= inst.low <= inst.high <= high:
+        raise AccessError(f"limits {inst.low}..{inst.high} are not codes of the element type")
+    x = port.block(inst.src, inst.type, inst.rows, inst.cols, inst.src_row)
+    y = requant.clamp(x, inst.low, inst.high)
+    port.block(inst.dst, inst.type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Lerp)
+def _lerp(port: Port, inst: isa.Lerp) -> None:
+    rows, cols = inst.rows, inst.cols
+    left, right, u0, u1 = port.block(inst.param, DType.UI16, 4, rows, 2 * rows).astype(np.int64)
+    pixels = int(max(left.max(), right.max())) + 1
+    top = port.block(inst.top, inst.src_type, pixels, cols, inst.pix).astype(np.int64)
+    low = port.block(inst.low, inst.src_type, pixels, cols, inst.pix).astype(np.int64)
+    both = inst.w0 * (top - inst.zp_in) + inst.w1 * (low - inst.zp_in)
+    total = u0[:, None] * both[left] + u1[:, None] * both[right]
+    y = requant.pot_requant(
+        total, 16 + inst.shift, *inst.dst_type.bounds, 0, inst.zp_out, rounding_of(inst)
+    )
+    port.block(inst.dst, inst.dst_type, rows, cols, inst.dst_row)[...] = y
+
+
+@effect(isa.Gather)
+def _gather(port: Port, inst: isa.Gather) -> None:
+    index = port.vector(inst.index, DType.UI32, inst.count).astype(np.int64)
+    entries = int(index.max()) + 1
+    source = port.block(inst.src, DType.UI8, entries, inst.run, inst.src_row)
+    port.block(inst.dst, DType.UI8, inst.count, inst.run, inst.dst_row)[...] = source[index]
+
+
+@effect(isa.Sum)
+def _sum(port: Port, inst: isa.Sum) -> None:
+    x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    acc = port.vector(inst.acc, inst.acc_type, inst.cols)
+    total = x.sum(axis=0, dtype=np.int64) - inst.zp * inst.rows
+    if inst.accumulate:
+        total = total + acc
+    low, high = inst.acc_type.bounds
+    if int(total.min()) < low or int(total.max()) > high:
+        raise AccessError("a sum leaves its accumulator")
+    acc[...] = total
+
+
+@effect(isa.Mean)
+def _mean(port: Port, inst: isa.Mean) -> None:
+    total = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
+    count: int | Ints = inst.count
+    if inst.counts.space is not Space.NONE:
+        count = port.vector(inst.counts, DType.UI32, inst.rows)[:, np.newaxis]
+    if int(np.min(count)) < 1:
+        raise AccessError("division by zero")
+    quotient = pooling.divide_scaled(
+        total.astype(np.int64), np.asarray(count, np.int64), inst.shift, rounding_of(inst)
+    )
+    y = arithmetic.saturate_offset(quotient, inst.zp_out, *inst.dst_type.bounds)
+    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y

@@ -1,0 +1,164 @@
+"""Targets: records that describe the machines a model is scheduled for.
+
+One record is the only place where a figure of the machine is written down: the tiler, the
+assembler, the emulator and its cycle and energy model all read it.  A new accelerator is a new
+record, nothing else.  Records are frozen; `AccelTarget.digest` names one exactly, and a binary
+image carries it, so that an image made for another machine is refused.
+
+Units: bytes, cycles of the accelerator's clock, picojoules.
+
+Energy figures are those of M. Horowitz, "Computing's energy problem (and what we can do about
+it)", ISSCC 2014, for a 45 nm process: int8 add 0.03 pJ, int32 add 0.1 pJ, int8 multiply 0.2 pJ,
+int32 multiply 3.1 pJ, 8 KB SRAM 10 pJ per 64 bits, DRAM 640 pJ per 32 bits.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+
+from vit_opt.dialects.errors import VitError
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """One on-chip memory."""
+
+    name: str
+    """Name used in addresses, for example `abuf`."""
+    size: int
+    """Capacity in bytes."""
+
+
+@dataclass(frozen=True)
+class EnergyTable:
+    """Energy in picojoules (Horowitz, ISSCC 2014, 45 nm)."""
+
+    mac_int8: float = 0.3
+    """One int8 x int8 multiplication (0.2) and one int32 addition (0.1)."""
+    add_int32: float = 0.1
+    """One shift, addition or table element operation, counted as an int32 addition."""
+    mul_int32: float = 3.1
+    """One wide multiplication (normalise, LayerNorm, interpolation)."""
+    sram_byte: float = 1.25
+    """One byte of on-chip memory: 10 pJ per 64 bits."""
+    dram_byte: float = 160.0
+    """One byte of DRAM: 640 pJ per 32 bits."""
+
+
+@dataclass(frozen=True)
+class AccelTarget:
+    """Architecture record of a chunk-based accelerator.
+
+    The MAC array has `lanes x columns` multipliers.  Two of the three axes (rows m, columns n,
+    reduction k) of a matrix product lie on the array, the third runs in time; every instruction
+    says which (`MacMap` in the ISA).
+    """
+
+    name: str
+    clock_mhz: int
+    lanes: int
+    """Lanes of the MAC array."""
+    columns: int
+    """Multipliers in a lane."""
+    int4_rate: int
+    """MACs per multiplier and cycle with int4 weights."""
+    memories: tuple[MemorySpec, ...]
+    """On-chip memories, at most seven; the order is their code in an address."""
+    dram_bytes_per_cycle: float
+    """Peak DRAM bandwidth."""
+    dram_burst: int
+    """Bytes of the smallest DRAM access: every contiguous run costs whole bursts."""
+    dram_latency: int
+    """Cycles from a DRAM request to its first byte; hidden between requests in one queue."""
+    move_width: int
+    """Bytes a cycle of copies and fills inside the chip."""
+    array_fill: int
+    """Cycles until the array's first result of an instruction."""
+    array_drain: int
+    """Cycles to drain the last results of an instruction."""
+    dw_width: int
+    """Multipliers of the reconfigurable engine (depthwise, pooling)."""
+    dw_latency: int
+    divider_width: int
+    """Elements a cycle multiplied by a row's reciprocal in the reconfigurable engine."""
+    divider_latency: int
+    """Cycles of one serial division (17 steps) and the multiplier after it."""
+    shift_width: int
+    """Shifters: elements requantised a cycle."""
+    shift_latency: int
+    softmax_width: int
+    softmax_latency: int
+    norm_width: int
+    norm_latency: int
+    """Cycles of the square root and the division of one row, overlapped between rows."""
+    table_width: int
+    table_latency: int
+    energy: EnergyTable = EnergyTable()
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Peak int8 MACs a cycle."""
+        return self.lanes * self.columns
+
+    def memory_size(self, name: str) -> int:
+        """Capacity in bytes of the memory called `name`; VitError if there is none."""
+        for memory in self.memories:
+            if memory.name == name:
+                return memory.size
+        raise VitError(f"architecture '{self.name}' has no memory '{name}'")
+
+    def digest(self) -> str:
+        """sha256 (hex) of every figure of the record, in declaration order."""
+        text = "\n".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_KIB = 1024
+
+P2VIT = AccelTarget(
+    name="p2vit",
+    clock_mhz=500,
+    lanes=64,
+    columns=8,
+    int4_rate=2,
+    memories=(
+        MemorySpec("abuf", 53 * _KIB),
+        MemorySpec("bbuf", 53 * _KIB),
+        MemorySpec("cbuf", 53 * _KIB),
+        MemorySpec("obuf", 108 * _KIB),
+        MemorySpec("pbuf", 32 * _KIB),
+    ),
+    dram_bytes_per_cycle=153.6,
+    dram_burst=64,
+    dram_latency=50,
+    move_width=64,
+    array_fill=8,
+    array_drain=8,
+    dw_width=64,
+    dw_latency=8,
+    divider_width=16,
+    divider_latency=20,
+    shift_width=64,
+    shift_latency=4,
+    softmax_width=16,
+    softmax_latency=16,
+    norm_width=16,
+    norm_latency=64,
+    table_width=32,
+    table_latency=4,
+)
+"""After P2-ViT (arXiv 2405.19915), whose array, clock and buffers are not public; taken from the
+nearest public configuration (ViTCoD): 512 int8 MACs as 64 lanes x 8, 500 MHz, 76.8 GB/s of DRAM,
+three 53 KB buffers for inputs and weights and 108 KB for accumulators and outputs.  Softmax and
+LayerNorm units take 16 elements a cycle, the table unit 32, the 64 shifters drain one lane row a
+cycle.  The 32 KB parameter buffer (biases, shifts, tables) and the latencies are ours."""
+
+ACCEL_TARGETS = {target.name: target for target in (P2VIT,)}
+"""The presets by name."""
+
+
+def accel_target(name: str) -> AccelTarget:
+    """The preset called `name`; VitError naming the presets if there is none."""
+    if name not in ACCEL_TARGETS:
+        known = ", ".join(sorted(ACCEL_TARGETS))
+        raise VitError(f"unknown architecture '{name}'; known: {known}")
+    return ACCEL_TARGETS[name]

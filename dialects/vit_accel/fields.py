@@ -1,0 +1,309 @@
+"""Field descriptors: how an instruction is declared once.
+
+An instruction is a frozen dataclass whose annotations carry descriptors::
+
+    @dataclass(frozen=True)
+    class Requant(Inst):
+        opcode = 0x30
+        dst: Annotated[Addr, address("rows x cols results")]
+        rows: Annotated[int, unsigned(16, "rows of the block")]
+
+Everything else is derived here: the bit layout (opcode in the lowest 8 bits, then the fields in
+the order of declaration, the whole rounded up to 8 bytes, little-endian), range checks that name
+the field, text, and parsing of text.
+"""
+
+import re
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as dataclass_fields
+from enum import IntEnum
+from functools import cache
+from typing import Annotated, Any, ClassVar, Protocol, Self, get_args, get_origin, get_type_hints
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import AccelTarget
+
+
+class FieldError(VitError):
+    """A field of an instruction has a value that it cannot hold, or text that is not one."""
+
+
+class Space(IntEnum):
+    """Address spaces. The on-chip memories' sizes are in the architecture record."""
+
+    DRAM = 0
+    ABUF = 1
+    BBUF = 2
+    CBUF = 3
+    OBUF = 4
+    PBUF = 5
+    NONE = 7
+
+
+_OFFSET_BITS, _AREG_BITS, _SPACE_BITS = 33, 4, 3
+_ADDR_TEXT = re.compile(r"([a-z]+)\[(?:a(\d+)\+)?(0x[0-9a-f]+|\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Addr:
+    """A byte address: `abuf[0x40]`, or `abuf[a3+0x40]` relative to address register 3.
+
+    Register 0 reads as zero. The effective offset is `offset + base + sum_d index_d * stride_d`
+    over the enclosing hardware loops d of the engine. `none` stands for an absent operand.
+    """
+
+    space: Space
+    offset: int = 0
+    areg: int = 0
+
+    def __str__(self) -> str:
+        if self.space is Space.NONE:
+            return "none"
+        register = f"a{self.areg}+" if self.areg else ""
+        return f"{self.space.name.lower()}[{register}{self.offset:#x}]"
+
+    @staticmethod
+    def parse(text: str) -> "Addr":
+        """The inverse of `str`; FieldError if `text` is not an address."""
+        if text == "none":
+            return NO_ADDR
+        match = _ADDR_TEXT.fullmatch(text)
+        if match is None or match[1].upper() not in Space.__members__ or match[1] == "none":
+            raise FieldError(f"'{text}' is not an address such as abuf[0x40], abuf[a1+0x40]")
+        return Addr(Space[match[1].upper()], int(match[3], 0), int(match[2] or 0))
+
+    def plus(self, offset: int) -> "Addr":
+        """The address `offset` bytes further."""
+        return Addr(self.space, self.offset + offset, self.areg)
+
+
+NO_ADDR = Addr(Space.NONE)
+
+
+class Field(Protocol):
+    """A descriptor: width in bits, meaning, and the way between value, raw bits and text."""
+
+    bits: int
+    doc: str
+
+    def to_raw(self, value: Any) -> int: ...
+    def from_raw(self, raw: int) -> object: ...
+    def to_text(self, value: Any) -> str: ...
+    def from_text(self, text: str) -> object: ...
+    def kind(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class IntField:
+    """An integer of `bits` bits, two's complement if `signed`."""
+
+    bits: int
+    doc: str
+    signed: bool
+
+    def bounds(self) -> tuple[int, int]:
+        """Smallest and largest value."""
+        if self.signed:
+            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return 0, (1 << self.bits) - 1
+
+    def to_raw(self, value: int) -> int:
+        low, high = self.bounds()
+        if not low <= value <= high:
+            raise FieldError(f"value {value} does not fit in {self.kind()} ({low}..{high})")
+        return value & ((1 << self.bits) - 1)
+
+    def from_raw(self, raw: int) -> int:
+        return raw - (1 << self.bits) if self.signed and raw >> (self.bits - 1) else raw
+
+    def to_text(self, value: int) -> str:
+        return str(value)
+
+    def from_text(self, text: str) -> int:
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise FieldError(f"'{text}' is not an integer") from None
+
+    def kind(self) -> str:
+        return f"{'s' if self.signed else 'u'}{self.bits}"
+
+
+@dataclass(frozen=True)
+class EnumField:
+    """One of the members of an enumeration, written in lower case."""
+
+    bits: int
+    doc: str
+    members: type[IntEnum]
+
+    def to_raw(self, value: IntEnum) -> int:
+        if not isinstance(value, self.members):
+            raise FieldError(f"value {value!r} is not one of {self.kind()}")
+        return int(value)
+
+    def from_raw(self, raw: int) -> IntEnum:
+        try:
+            return self.members(raw)
+        except ValueError:
+            raise FieldError(f"code {raw} is not one of {self.kind()}") from None
+
+    def to_text(self, value: IntEnum) -> str:
+        return value.name.lower()
+
+    def from_text(self, text: str) -> IntEnum:
+        if text.upper() not in self.members.__members__ or text != text.lower():
+            raise FieldError(f"'{text}' is not one of {self.kind()}")
+        return self.members[text.upper()]
+
+    def kind(self) -> str:
+        return "|".join(member.name.lower() for member in self.members)
+
+
+@dataclass(frozen=True)
+class AddrField:
+    """An address: 33 bits of offset, 4 of address register, 3 of space (low to high)."""
+
+    bits: int
+    doc: str
+
+    def to_raw(self, value: Addr) -> int:
+        if not 0 <= value.offset < 1 << _OFFSET_BITS:
+            raise FieldError(f"offset {value.offset} does not fit in u{_OFFSET_BITS}")
+        if not 0 <= value.areg < 1 << _AREG_BITS:
+            raise FieldError(f"address register {value.areg} is not one of a0..a15")
+        high = value.areg | value.space << _AREG_BITS
+        return value.offset | high << _OFFSET_BITS
+
+    def from_raw(self, raw: int) -> Addr:
+        code = raw >> (_OFFSET_BITS + _AREG_BITS)
+        if code not in Space.__members__.values():
+            raise FieldError(f"address space {code} does not exist")
+        offset = raw & ((1 << _OFFSET_BITS) - 1)
+        areg = raw >> _OFFSET_BITS & ((1 << _AREG_BITS) - 1)
+        if code == Space.NONE and (offset or areg):
+            raise FieldError("the absent address carries an offset")
+        return Addr(Space(code), offset, areg)
+
+    def to_text(self, value: Addr) -> str:
+        return str(value)
+
+    def from_text(self, text: str) -> Addr:
+        return Addr.parse(text)
+
+    def kind(self) -> str:
+        return "address"
+
+
+def unsigned(bits: int, doc: str) -> IntField:
+    """An unsigned integer field."""
+    return IntField(bits, doc, signed=False)
+
+
+def signed(bits: int, doc: str) -> IntField:
+    """A two's complement integer field."""
+    return IntField(bits, doc, signed=True)
+
+
+def choice(members: type[IntEnum], doc: str) -> EnumField:
+    """A field holding a member of an enumeration."""
+    return EnumField(max(1, max(members).bit_length()), doc, members)
+
+
+def address(doc: str) -> AddrField:
+    """An address field."""
+    return AddrField(_OFFSET_BITS + _AREG_BITS + _SPACE_BITS, doc)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A field with its name and place: bits `low` to `low + field.bits - 1`."""
+
+    name: str
+    field: Field
+    low: int
+    default: object
+
+
+@dataclass(frozen=True)
+class Format:
+    """Layout of an instruction: its slots and its size in bytes."""
+
+    slots: tuple[Slot, ...]
+    size: int
+
+
+OPCODE_BITS = 8
+
+
+@dataclass(frozen=True)
+class Inst:
+    """Base of all instructions; subclasses declare `opcode`, `mnemonic` and their fields."""
+
+    opcode: ClassVar[int] = -1
+    mnemonic: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for slot in layout(type(self)).slots:
+            try:
+                slot.field.to_raw(getattr(self, slot.name))
+            except FieldError as error:
+                raise FieldError(f"{self.mnemonic}: field '{slot.name}': {error}") from None
+
+    def cycles(self, arch: AccelTarget) -> int:
+        """Cycles the engine is busy with the instruction."""
+        raise NotImplementedError
+
+    def encode(self) -> bytes:
+        """The instruction's bytes."""
+        form = layout(type(self))
+        word = self.opcode
+        for slot in form.slots:
+            word |= slot.field.to_raw(getattr(self, slot.name)) << slot.low
+        return word.to_bytes(form.size, "little")
+
+    @classmethod
+    def decode(cls, code: bytes) -> Self:
+        """The instruction in `code` (exactly its size); FieldError for an illegal field."""
+        word = int.from_bytes(code, "little")
+        values: dict[str, Any] = {}
+        end = OPCODE_BITS
+        for slot in layout(cls).slots:
+            raw = word >> slot.low & ((1 << slot.field.bits) - 1)
+            end = slot.low + slot.field.bits
+            try:
+                values[slot.name] = slot.field.from_raw(raw)
+            except FieldError as error:
+                raise FieldError(f"{cls.mnemonic}: field '{slot.name}': {error}") from None
+        if word >> end:
+            raise FieldError(f"{cls.mnemonic}: bits {end} and above are not zero")
+        return cls(**values)
+
+    def text(self) -> str:
+        """Assembly text; fields that hold their default are left out."""
+        words = [self.name()]
+        for slot in layout(type(self)).slots:
+            value = getattr(self, slot.name)
+            if slot.default is MISSING or value != slot.default:
+                words.append(f"{slot.name}={slot.field.to_text(value)}")
+        return " ".join(words)
+
+    def name(self) -> str:
+        """Mnemonic with the engine, for example `mac.matmul`."""
+        return self.mnemonic
+
+
+@cache
+def layout(cls: type[Inst]) -> Format:
+    """The format of an instruction class, from the annotations of its fields."""
+    hints = get_type_hints(cls, include_extras=True)
+    slots: list[Slot] = []
+    low = OPCODE_BITS
+    for item in dataclass_fields(cls):
+        hint = hints[item.name]
+        if get_origin(hint) is not Annotated:
+            raise TypeError(f"{cls.__name__}.{item.name} has no field descriptor")
+        field: Field = get_args(hint)[1]
+        slots.append(Slot(item.name, field, low, item.default))
+        low += field.bits
+    return Format(tuple(slots), -(-low // 64) * 8)
