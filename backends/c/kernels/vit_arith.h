@@ -1,0 +1,152 @@
+/* Integer arithmetic shared by the kernels; every function is exact as a mathematical formula. */
+#ifndef VIT_ARITH_H
+#define VIT_ARITH_H
+
+#include "vit_kernels.h"
+
+#define VIT_LIMIT ((int64_t)1 << 62)
+
+static inline int64_t vit_clamp64(int64_t x, int64_t lo, int64_t hi)
+{
+    return x < lo ? lo : (x > hi ? hi : x);
+}
+
+static inline int32_t vit_clamp32(int32_t x, int32_t lo, int32_t hi)
+{
+    return x < lo ? lo : (x > hi ? hi : x);
+}
+
+/* x * 2^s for s >= 0, saturated to +-2^62: far outside every storage type, so that a following
+ * saturation gives what the unbounded product would. */
+static inline int64_t vit_shl(int64_t x, int32_t s)
+{
+    if (s > 62) {
+        s = 62;
+    }
+    x = vit_clamp64(x, -(VIT_LIMIT >> s), VIT_LIMIT >> s);
+    return x * ((int64_t)1 << s);
+}
+
+/* round(x / 2^s) for any s; s < 0 multiplies (see vit_shl). */
+static inline int64_t vit_round_shift(int64_t x, int32_t s, vit_rounding rounding)
+{
+    if (s <= 0) {
+        return s < -62 ? vit_shl(x, 62) : vit_shl(x, -s);
+    }
+    if (s > 63) { /* |x| / 2^s <= 1/2 */
+        return rounding == VIT_FLOOR && x < 0 ? -1 : 0;
+    }
+    const int64_t whole = x >> s;
+    const int64_t half = (x >> (s - 1)) & 1;
+    if (rounding == VIT_RHU) {
+        return whole + half;
+    }
+    if (rounding == VIT_RHE) {
+        const int64_t sticky = (x & (((int64_t)1 << (s - 1)) - 1)) != 0;
+        return whole + (half & (sticky | (whole & 1)));
+    }
+    return whole;
+}
+
+/* Position of the leading one plus 1; 0 for 0. */
+static inline int32_t vit_blen(uint64_t x)
+{
+    int32_t n = 0;
+    for (int32_t step = 32; step > 0; step >>= 1) {
+        if ((x >> step) != 0) {
+            x >>= step;
+            n += step;
+        }
+    }
+    return n + (x != 0 ? 1 : 0);
+}
+
+/* Floor of the square root, digit by digit. */
+static inline uint64_t vit_isqrt(uint64_t v)
+{
+    uint64_t root = 0;
+    uint64_t bit = (uint64_t)1 << 62;
+    while (bit > v) {
+        bit >>= 2;
+    }
+    while (bit != 0) {
+        if (v >= root + bit) {
+            v -= root + bit;
+            root = (root >> 1) + bit;
+        } else {
+            root >>= 1;
+        }
+        bit >>= 2;
+    }
+    return root;
+}
+
+/* floor((2a + b) / (2b)) for b > 0: division rounded half up. */
+static inline int64_t vit_rdiv(int64_t a, int64_t b)
+{
+    const int64_t n = 2 * a + b;
+    const int64_t d = 2 * b;
+    const int64_t q = n / d;
+    return n % d < 0 ? q - 1 : q;
+}
+
+/* Exponential by shifts (Shiftmax, ShiftGELU): about step * 2^n * exp(d / step), d in steps of
+ * 1/step. `log2_step` is log2(step) for a power of two, else -1. Saturates at 2^63-1 (d > 0). */
+static inline int64_t vit_exp_shift(int64_t d, int64_t step, int32_t log2_step, int32_t n)
+{
+    int64_t p = d + (d >> 1) - (d >> 4);
+    if (p < -(int64_t)n * step) {
+        p = -(int64_t)n * step;
+    }
+    int64_t octaves = 0; /* floor(-p / step) */
+    if (log2_step >= 0) {
+        octaves = (-p) >> log2_step;
+    } else {
+        octaves = -p / step;
+        octaves -= -p % step < 0 ? 1 : 0;
+    }
+    const int64_t mantissa = p + octaves * step + 2 * step;
+    const int64_t left = n - octaves;
+    if (left > 62 || mantissa > INT64_MAX >> left) {
+        return INT64_MAX >> 1;
+    }
+    return (mantissa << left) >> 1;
+}
+
+/* log2 of a power of two, -1 for any other number. */
+static inline int32_t vit_exact_log2(int64_t x)
+{
+    return (x & (x - 1)) == 0 ? vit_blen((uint64_t)x) - 1 : -1;
+}
+
+static inline int32_t vit_max_of(const int32_t *x, int32_t n)
+{
+    int32_t m = x[0];
+    for (int32_t i = 1; i < n; ++i) {
+        m = x[i] > m ? x[i] : m;
+    }
+    return m;
+}
+
+static inline size_t vit_align64(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static inline int32_t vit_min32(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int32_t vit_round_up16(int32_t n)
+{
+    return (n + 15) & ~15;
+}
+
+/* Elements from row to row of a weight matrix with k columns: int4 rows end on a byte. */
+static inline size_t vit_weight_stride(vit_type type, int32_t k)
+{
+    return type == VIT_S4 ? (size_t)((k + 1) & ~1) : (size_t)k;
+}
+
+#endif

@@ -1,0 +1,100 @@
+/* kernel: ReLU linear attention
+ * layout: q[batch][tokens][dim], k[batch][key_tokens][dim], v[batch][key_tokens][value_dim],
+ *         y[batch][tokens][value_dim]
+ * in:     q, k codes >= 0 of 8 bits, v of 8 bits with zero point
+ * out:    Q (K^T V) / (Q sum K), the state shifted to 8 bits
+ * method: one reciprocal of 16 bits, or one power of two, per token
+ * scratch: (dim * value_dim + 2 * dim + 2 * value_dim) * 4 bytes
+ */
+#include "vit_arith.h"
+
+typedef struct {
+    int32_t *state; /* [dim][value_dim] */
+    int32_t *key_sum, *left, *right, *out;
+} buffers;
+
+static void gather_state(const vit_linear_attn_shape *p, const void *k, const void *v,
+                         int32_t batch, const buffers *s)
+{
+    const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
+    for (size_t i = 0; i < dim * value_dim; ++i) {
+        s->state[i] = 0;
+    }
+    for (size_t i = 0; i < dim; ++i) {
+        s->key_sum[i] = 0;
+    }
+    for (int32_t t = 0; t < p->key_tokens; ++t) {
+        const size_t token = (size_t)batch * (size_t)p->key_tokens + (size_t)t;
+        vit_load_s32(k, p->k_type, token * dim, p->dim, s->left);
+        vit_load_s32(v, p->v_type, token * value_dim, p->value_dim, s->right);
+        for (int32_t i = 0; i < p->dim; ++i) {
+            int32_t *restrict row = s->state + (size_t)i * value_dim;
+            const int32_t key = s->left[i];
+            s->key_sum[i] += key;
+            for (int32_t j = 0; j < p->value_dim; ++j) {
+                row[j] += key * (s->right[j] - p->v_zp);
+            }
+        }
+    }
+    for (size_t i = 0; i < dim * value_dim; ++i) {
+        const int64_t y = vit_round_shift(s->state[i], p->kv_shift, p->rounding);
+        s->state[i] = (int32_t)vit_clamp64(y, -128, 127);
+    }
+    for (size_t i = 0; i < dim; ++i) {
+        const int64_t y = vit_round_shift(s->key_sum[i], p->ksum_shift, p->rounding);
+        s->key_sum[i] = (int32_t)vit_clamp64(y, 0, 255);
+    }
+}
+
+/* round(log2 x) in the log domain: the mantissa is compared with sqrt(2) in Q.31. */
+static int32_t rounded_log2(uint32_t x)
+{
+    const int32_t b = vit_blen(x) - 1;
+    return b + (((uint64_t)x << (31 - b)) > UINT64_C(0xB504F333) ? 1 : 0);
+}
+
+static void divide_row(const vit_linear_attn_shape *p, uint32_t divisor, int32_t *out)
+{
+    const int32_t nb = vit_blen(divisor);
+    const int64_t factor =
+        p->pot != 0 || divisor == 0 ? 1 : (int64_t)(((uint64_t)1 << (nb + 15)) / divisor);
+    const int32_t shift =
+        (divisor == 0 ? 0 : p->pot != 0 ? rounded_log2(divisor) : nb + 15) + p->shift;
+    for (int32_t j = 0; j < p->value_dim; ++j) {
+        const int64_t y =
+            divisor == 0 ? 0 : vit_round_shift(out[j] * factor, shift, p->rounding);
+        out[j] = (int32_t)vit_clamp64(y + p->zp, p->lo, p->hi);
+    }
+}
+
+void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
+                     void *y, void *scratch)
+{
+    const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
+    buffers s;
+    s.state = (int32_t *)scratch;
+    s.key_sum = s.state + dim * value_dim;
+    s.left = s.key_sum + dim;
+    s.right = s.left + dim;
+    s.out = s.right + value_dim;
+    for (int32_t batch = 0; batch < p->batch; ++batch) {
+        gather_state(p, k, v, batch, &s);
+        for (int32_t t = 0; t < p->tokens; ++t) {
+            const size_t token = (size_t)batch * (size_t)p->tokens + (size_t)t;
+            vit_load_s32(q, p->q_type, token * dim, p->dim, s.left);
+            uint32_t divisor = 0;
+            for (size_t j = 0; j < value_dim; ++j) {
+                s.out[j] = 0;
+            }
+            for (size_t i = 0; i < dim; ++i) {
+                const int32_t query = s.left[i];
+                divisor += (uint32_t)query * (uint32_t)s.key_sum[i];
+                for (size_t j = 0; j < value_dim; ++j) {
+                    s.out[j] += query * s.state[i * value_dim + j];
+                }
+            }
+            divide_row(p, divisor, s.out);
+            vit_store_s32(s.out, p->value_dim, y, p->y_type, token * value_dim);
+        }
+    }
+}
