@@ -1,0 +1,111 @@
+"""Pass `smooth`: outlier channels of LayerNorm outputs move into the weights that read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import OpResult
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from vit_opt.dialects import onnx
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.passes.calibrate import set_range, statistics_of
+from vit_opt.passes.onnx_graph import Constants
+from vit_opt.passes.stage import require_stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SmoothPass(ModulePass):
+    """Divide LayerNorm outputs by powers of two per channel, multiply the next weights by them.
+
+    For a LayerNormalization all of whose users are `onnx.Linear`, with per-channel maxima x_c of its
+    output and w_c of the weights' columns, p_c = PoT(x_c^alpha / w_c^(1 - alpha)) (P2-ViT): scale
+    and bias are divided by 2^p_c and the weight columns multiplied by it. The product is unchanged
+    in real numbers; the output needs a smaller range. At run time the factors cost nothing: they
+    become per-channel shifts of the LayerNorm. Needs the statistics of `calibrate`.
+
+        %n = onnx.LayerNormalization %x, %g, %b         %n = onnx.LayerNormalization %x, %g', %b'
+        %y = onnx.Linear %n, %w, %c              ->     %y = onnx.Linear %n, %w', %c
+    """
+
+    name = "smooth"
+
+    alpha: float = 0.5
+    """How much of an outlier moves into the weights: 0 none, 1 all of it."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        require_stage(op, self.name, "calibrated")
+        smooth(op, Constants.of(ctx), self.alpha)
+
+
+def smooth(module: ModuleOp, constants: Constants, alpha: float = 0.5) -> int:
+    """Smooth every LayerNorm that qualifies; the number of them. See `SmoothPass`."""
+    norms = [op for op in module.walk() if isinstance(op, onnx.LayerNormalization)]
+    return sum(_smooth_norm(norm, constants, alpha) for norm in norms)
+
+
+def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: float) -> bool:
+    import numpy as np
+
+    from vit_opt.passes.algorithms.smoothing import smoothing_exponents
+
+    statistics = statistics_of(norm.y, constants.store)
+    readers = [use.operation for use in norm.y.uses]
+    weights = [
+        constants.array(r.w) if isinstance(r, onnx.Linear) and r.x is norm.y else None
+        for r in readers
+    ]
+    scale, bias = constants.array(norm.scale), constants.array(norm.bias)
+    if statistics is None or scale is None or not weights or (norm.bias and bias is None):
+        return False
+    if any(weight is None for weight in weights):
+        return False
+    columns = [np.abs(cast("NDArray[np.float32]", weight)).max(axis=0) for weight in weights]
+    exponents = smoothing_exponents(
+        statistics.channels.magnitude, np.max(columns, axis=0).astype(np.float64), alpha
+    )
+    if not exponents.any():
+        return False
+    factor = np.exp2(exponents.astype(np.float64))
+    _replace_operand(norm, 1, scale / factor, constants)
+    if bias is not None:
+        _replace_operand(norm, 2, bias / factor, constants)
+    for reader, weight in zip(readers, weights, strict=True):
+        assert weight is not None
+        _replace_operand(cast("onnx.Linear", reader), 1, weight * factor, constants)
+    _rescale_statistics(norm.y, factor, constants.store)
+    return True
+
+
+def _replace_operand(
+    op: onnx.OnnxOp, index: int, array: NDArray[np.float64], constants: Constants
+) -> None:
+    owner = op.operands[index].owner
+    key = owner.label if isinstance(owner, onnx.Constant) else op.label
+    constant = constants.make(array, key)
+    Rewriter.insert_op(constant, InsertPoint.before(op))
+    op.operands[index] = constant.y
+    if isinstance(owner, onnx.Constant) and not any(owner.y.uses):
+        owner.detach()
+        owner.erase()
+
+
+def _rescale_statistics(value: OpResult, factor: NDArray[np.float64], store: AssetStore) -> None:
+    import numpy as np
+
+    statistics = statistics_of(value, store)
+    assert statistics is not None
+    channels = statistics.channels
+    channels.minimum, channels.maximum = channels.minimum / factor, channels.maximum / factor
+    channels.squares = channels.squares / np.square(factor)
+    if statistics.moments is not None:
+        statistics.moments.matrix /= np.outer(factor, factor)
+    set_range(value, float(channels.minimum.min()), float(channels.maximum.max()))
