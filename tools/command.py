@@ -1,0 +1,78 @@
+"""What all commands share: how an error ends, and how files are written.
+
+A mistake of the user ends in one line on stderr and exit code 1 (2 for wrong usage, by argparse).
+Any other exception is a bug of ours and keeps its traceback. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError
+
+from vit_opt.dialects.errors import VitError
+
+
+def run_command(tool: str, body: Callable[[], None]) -> int:
+    """Run a command and return its exit code; a user's mistake is told on stderr."""
+    try:
+        body()
+        sys.stdout.flush()
+    except (VitError, DiagnosticException, ParseError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        print(f"{tool}: error: {describe(error)}", file=sys.stderr)
+        return 1
+    except ArgSpecParseError as error:
+        print(f"{tool}: error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def describe(error: Exception) -> str:
+    """An error in one line: where, then what."""
+    if isinstance(error, ParseError):
+        return _one_line(f"{error.span.get_location()}: {error.msg}")
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return _one_line(_failing_operation(error) + str(error))
+
+
+def _failing_operation(error: Exception) -> str:
+    """The operation that a verifier complains about: the line above the carets in xDSL's note."""
+    for note in getattr(error, "__notes__", ()):
+        found = re.search(r'^\s*(.*"([\w.]+)".*)\n\s*\^\^', str(note), re.MULTILINE)
+        if found:
+            node = re.search(r'node_name = "([^"]*)"', found[1])
+            return f"{found[2]} ({node[1]}): " if node else f"{found[2]}: "
+    return ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end and removed after an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
