@@ -17,34 +17,32 @@ LARGEST_EXPONENT = 5
 """Migration never divides by more than 2**5."""
 
 
-def migration_ratio(channel_max: RealInput) -> Reals:
-    """Published float factors [C]: ``max_c / max(quantile_0.99, mean)`` clipped to 0.1 .. 64.
+def migration_reference(channel_max: RealInput, quantile: float) -> float:
+    """What a channel's maximum is compared with: the larger of ``quantile`` and the mean maximum.
 
-    ``channel_max`` [C] holds the channels' absolute maxima.  All ones if every channel is zero.
+    ``quantile`` is the 0.99 quantile of all values of the tensor, over all channels.
     """
-    values = channel_max.astype(np.float64)
-    reference = max(float(np.quantile(values, 0.99)), float(values.mean()))
-    if reference == 0.0:
-        return np.ones(values.shape)
-    return np.clip(values / reference, 0.1, 64.0)
+    return max(float(quantile), float(channel_max.astype(np.float64).mean()))
 
 
-def migration_exponents(
-    channel_max: RealInput, reference: float | None = None
-) -> npt.NDArray[np.int64]:
-    """Exponents ``p_c = clamp(round(log2 r_c), 0, 5)`` [C]: divide channel ``c`` by ``2**p_c``.
+def migration_ratio(channel_max: RealInput, reference: float) -> Reals:
+    """Published float factors [C]: ``max_c / reference`` clipped to 0.1 .. 64.
 
-    ``r_c`` is the channel's maximum over ``reference``, by default the one of `migration_ratio`.
+    The published code takes the signed maximum of each channel.  All ones without a reference.
+    """
+    if not reference > 0.0:
+        return np.ones(channel_max.shape)
+    return np.clip(channel_max.astype(np.float64) / reference, 0.1, 64.0)
+
+
+def migration_exponents(channel_max: RealInput, reference: float) -> npt.NDArray[np.int64]:
+    """Exponents ``p_c = clamp(round(log2(max_c / reference)), 0, 5)``: divide by ``2**p_c``.
+
     The producer's requantisation shift of the channel grows by ``p_c``, the consumer's per-channel
     weight frac falls by it: with per-channel depthwise weights no integer changes.
     """
-    values = channel_max.astype(np.float64)
-    if reference is None:
-        ratio = migration_ratio(values)
-    else:
-        ratio = values / reference if reference > 0 else np.ones(values.shape)
-    safe = np.where(ratio > 0, ratio, 1.0)
-    return np.clip(np.rint(np.log2(safe)), 0, LARGEST_EXPONENT).astype(np.int64)
+    ratio = migration_ratio(channel_max, reference)
+    return np.clip(np.rint(np.log2(ratio)), 0, LARGEST_EXPONENT).astype(np.int64)
 
 
 def channel_midpoints(channel_min: RealInput, channel_max: RealInput) -> Reals:

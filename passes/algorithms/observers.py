@@ -116,7 +116,7 @@ class Histogram:
 
     def _edges(self) -> Reals:
         width = math.ldexp(2.0 / BINS, self.exponent or 0)
-        return (np.arange(BINS + 1) - BINS // 2) * width
+        return ((np.arange(BINS + 1) - BINS // 2) * width).astype(np.float64)
 
     def percentile(self, fraction: float) -> tuple[float, float]:
         """The range that leaves out ``1 - fraction`` of the values, half of it at each end.

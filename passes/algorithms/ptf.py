@@ -18,27 +18,18 @@ FACTORS = 4
 """Number of factors: 2**0 .. 2**3."""
 
 
-def ptf_base(
-    x: RealInput, low: int, high: int, symmetric: bool, variant: Literal["fq", "p2"]
-) -> tuple[float, int]:
+def ptf_base(x: RealInput, low: int, high: int, variant: Literal["fq", "p2"]) -> tuple[float, int]:
     """Published base scale and zero point: the range over all codes, divided by 8; float32.
 
-    The range is ``max - min`` (FQ-ViT) or twice the absolute maximum (P2-ViT and symmetric codes).
+    The range is ``max - min`` with a zero point (FQ-ViT), or twice the absolute maximum without
+    one (P2-ViT).
     """
     minimum, maximum = np.float32(x.min()), np.float32(x.max())
-    largest = max(abs(minimum), abs(maximum))
-    codes = np.float32(high - low)
-    if symmetric:
-        full = np.float32(largest / (codes / np.float32(2)))
-        zero_point = 0
-    elif variant == "fq":
-        full = np.float32((maximum - minimum) / codes)
-        zero_point = int(np.clip(low - np.rint(minimum / full), low, high)) if full > 0 else low
-    else:
-        full = np.float32(2 * largest / codes)
-        zero_point = 0
-    base = max(float(full) / 2 ** (FACTORS - 1), float(np.finfo(np.float32).eps))
-    return base, zero_point
+    asymmetric = variant == "fq"
+    span = maximum - minimum if asymmetric else 2 * max(abs(minimum), abs(maximum))
+    full = max(np.float32(span / np.float32(high - low)), np.finfo(np.float32).eps)
+    zero_point = int(np.clip(low - np.rint(minimum / full), low, high)) if asymmetric else 0
+    return float(full) / 2 ** (FACTORS - 1), zero_point
 
 
 def ptf_exponents(

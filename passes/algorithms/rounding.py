@@ -117,12 +117,13 @@ def _spreading_factor(hessian: Reals, damping: float) -> Reals:
     size = hessian.shape[0]
     mean = float(np.trace(hessian)) / size
     for attempt in range(12):
-        damped = hessian + np.eye(size) * (mean * damping * 10.0**attempt)
+        damped: Reals = hessian + np.eye(size) * (mean * damping * 10.0**attempt)
         try:
-            factor = np.linalg.cholesky(damped[::-1, ::-1])
+            lower = np.linalg.cholesky(np.asarray(damped[::-1, ::-1], np.float64))
         except np.linalg.LinAlgError:
             continue
-        return np.ascontiguousarray(_inverse_lower(factor)[::-1, ::-1])
+        inverse = _inverse_lower(lower.astype(np.float64))
+        return np.ascontiguousarray(inverse[::-1, ::-1])
     raise ValueError("second moments are not positive semidefinite")
 
 
@@ -130,7 +131,7 @@ def _inverse_lower(factor: Reals) -> Reals:
     """Inverse of a lower triangular matrix, by halves: almost all work is matrix products."""
     size = factor.shape[0]
     if size <= BLOCK // 2:
-        return np.tril(np.linalg.inv(factor))
+        return np.tril(np.linalg.inv(factor)).astype(np.float64)
     half = size // 2
     inverse = np.zeros_like(factor)
     inverse[:half, :half] = _inverse_lower(factor[:half, :half])
