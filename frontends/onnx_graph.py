@@ -1,0 +1,495 @@
+"""An ONNX model as plain Python data: the only place where protobuf is touched.
+
+`load_graph` reads a file or takes a ModelProto, makes every shape static, lets the simplifier and
+ONNX shape inference do the generic cleaning, folds what shape arithmetic is left, and hands back a
+`Graph` of nodes, constants and value types.
+
+Weights never pass through the simplifier. They are taken out of the model first and stand in it as
+extra inputs of known shape, which makes cleaning cheap for any size of model (protobuf stops at
+2 GB) and keeps it from touching them. Only small constants, those of shape arithmetic, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vit_opt.dialects.errors import VitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+ModelSource: TypeAlias = "str | Path | onnx.ModelProto"
+
+SMALL = 64
+"""Constants of up to this many elements may be shape arithmetic and stay in the model."""
+
+KEPT = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that are never folded away, since they carry the scales of a quantised model."""
+
+SKIPPED_FUSIONS = (
+    "fuse_add_bias_into_conv",
+    "fuse_bn_into_conv",
+    "fuse_matmul_add_bias_into_gemm",
+    "fuse_pad_into_conv",
+    "fuse_pad_into_pool",
+    "fuse_qkv",
+    "fuse_transpose_into_gemm",
+    "rewrite_where",
+)
+"""Simplifier passes that change operators: fusing is the business of our own passes."""
+
+
+@dataclass
+class Node:
+    """One operator application; optional inputs that are left out have the name ""."""
+
+    operator: str
+    domain: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+    """Attribute values as Python numbers, strings (decoded), lists and arrays."""
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """Shape and numpy dtype of a value."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass
+class Graph:
+    """A model with static shapes, its nodes in an order in which they can run."""
+
+    nodes: list[Node]
+    inputs: list[str]
+    outputs: list[str]
+    types: dict[str, ValueType]
+    constants: dict[str, Array]
+    opsets: dict[str, int]
+    """Operator set version by domain; the domain of ONNX itself is "ai.onnx"."""
+
+
+def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """Read a model and make it static and plain; see the module docstring.
+
+    `shapes` gives input shapes by input name, for dimensions that the file leaves open.
+
+    Raises VitError for a file that cannot be read, is no ONNX model, lacks its external data, or
+    has control flow, sparse weights, or shapes that stay dynamic.
+    """
+    model, arrays = _separate(source)
+    inputs = _fix_input_shapes(model, set(arrays), shapes or {})
+    outputs = [value.name for value in model.graph.output]
+    model = _simplify(model, inputs)
+    types = _fold(model, arrays)
+    nodes = [_plain_node(node) for node in model.graph.node]
+    _number_names(nodes)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    nodes = _reachable(nodes, outputs)
+    return Graph(nodes, inputs, outputs, types, arrays, opsets)
+
+
+def _separate(source: ModelSource) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model with weights replaced by inputs, and the weights by name.
+
+    The message that was read, which holds the weights once more, dies with this function.
+    """
+    model, folder = _read(source)
+    _check_model(model, source)
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    return _without_weights(model, folder)
+
+
+def _read(source: ModelSource) -> tuple[onnx.ModelProto, Path]:
+    """The model without its external data, and the folder where that data lies."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+        return model, Path.cwd()
+    path = Path(source)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise VitError(f"{path}: cannot be read: {error.strerror}") from error
+    except (DecodeError, ValueError) as error:
+        raise VitError(f"{path}: not an ONNX model, or a truncated one") from error
+    return model, path.parent
+
+
+def _check_model(model: onnx.ModelProto, source: ModelSource) -> None:
+    where = source if isinstance(source, str | Path) else "the model"
+    if not model.opset_import or not (model.graph.node or model.graph.output):
+        raise VitError(f"{where}: not an ONNX model (no operator set or no graph)")
+    if model.graph.sparse_initializer:
+        names = ", ".join(s.values.name for s in model.graph.sparse_initializer)
+        raise VitError(f"{where}: sparse weights are not supported: {names}")
+    if not model.graph.output:
+        raise VitError(f"{where}: the graph has no output; the file may be truncated")
+
+
+def _without_weights(
+    model: onnx.ModelProto, folder: Path
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A copy of a model in which weights are inputs of known shape, and the weights as arrays.
+
+    A weight is a constant with more than SMALL elements, or an operand of a quantisation operator.
+    `Constant` nodes become initializers on the way.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph, slim = model.graph, onnx.ModelProto()
+    slim.ir_version = model.ir_version
+    slim.opset_import.extend(model.opset_import)
+    slim.graph.name = graph.name or "graph"
+    slim.graph.output.extend(graph.output)
+    constants = {node.output[0]: _node_constant(node) for node in graph.node if _is_constant(node)}
+    slim.graph.node.extend(node for node in graph.node if not _is_constant(node))
+    tensors = [*graph.initializer, *constants.values()]
+    names = {tensor.name for tensor in tensors}
+    slim.graph.input.extend(value for value in graph.input if value.name not in names)
+    quantised = {name for node in graph.node if node.op_type in KEPT for name in node.input}
+    arrays: dict[str, Array] = {}
+    for tensor in tensors:
+        array = _array(tensor, folder)
+        if array.size > SMALL or tensor.name in quantised:
+            arrays[tensor.name] = array
+            element = helper.np_dtype_to_tensor_dtype(array.dtype)
+            slim.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, element, list(tensor.dims))
+            )
+        else:
+            slim.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
+    _widen(slim.graph)
+    return slim, arrays
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Declare every float of another width (float16, bfloat16, float64) as float32."""
+    import onnx
+    from onnx import numpy_helper
+
+    kinds = onnx.TensorProto
+    others = {kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in others:
+            value.type.tensor_type.elem_type = kinds.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == attribute.TENSOR and attribute.t.data_type in others:
+                attribute.t.CopyFrom(numpy_helper.from_array(_array(attribute.t, Path())))
+            elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in others:
+                attribute.i = kinds.FLOAT
+
+
+def _is_constant(node: onnx.NodeProto) -> bool:
+    names = {attribute.name for attribute in node.attribute}
+    return node.op_type == "Constant" and not names & {
+        "sparse_value",
+        "value_string",
+        "value_strings",
+    }
+
+
+def _node_constant(node: onnx.NodeProto) -> onnx.TensorProto:
+    """The tensor of a `Constant` node, under the name of the node's output."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        return tensor
+    dtype = np.float32 if attribute.name.startswith("value_float") else np.int64
+    return numpy_helper.from_array(np.array(value, dtype), node.output[0])
+
+
+def _array(tensor: onnx.TensorProto, folder: Path) -> Array:
+    """The data of a tensor; floating-point data of any width becomes float32.
+
+    Raises VitError for missing external data, and for NaN and infinities.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise VitError(f"constant {tensor.name}: strings are not supported")
+    try:
+        array = numpy_helper.to_array(tensor, str(folder))
+    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise VitError(f"weight {tensor.name} cannot be read (external data?): {reason}") from error
+    integers = (np.integer, np.bool_)
+    if np.issubdtype(array.dtype, np.floating) or not np.issubdtype(array.dtype, np.generic):
+        array = array.astype(np.float32, copy=False)
+    elif not any(np.issubdtype(array.dtype, kind) for kind in integers):
+        array = array.astype(np.float32)
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        kind = "NaN" if np.isnan(array).any() else "infinity"
+        raise VitError(f"weight {tensor.name} contains {kind}; the model is broken")
+    return array
+
+
+def _fix_input_shapes(
+    model: onnx.ModelProto, weights: Collection[str], shapes: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Make the shapes of all inputs static, forget those of outputs; the names of the inputs.
+
+    A symbolic first dimension is the batch and becomes 1. Raises VitError, naming the input, for
+    other open dimensions, for shapes that contradict the file, and for a batch other than 1.
+    """
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    names = [value.name for value in inputs]
+    unknown = [name for name in shapes if name not in names]
+    if unknown:
+        raise VitError(f"no input {', '.join(unknown)}; the model's inputs are {', '.join(names)}")
+    for value in inputs:
+        if not value.type.HasField("tensor_type"):
+            raise VitError(f"input {value.name} is not a tensor")
+        _fix_shape(value, shapes.get(value.name))
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return names
+
+
+def _fix_shape(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        if given is None:
+            raise VitError(f"input {value.name} has no shape; {_shape_advice(value.name, 4)}")
+        for _ in given:
+            tensor.shape.dim.add()
+    found = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    if given is not None and (
+        len(given) != len(found)
+        or any(size not in (None, new) for size, new in zip(found[1:], given[1:], strict=True))
+    ):
+        raise VitError(f"input {value.name} has shape {_text(value)}, but {list(given)} was given")
+    sizes = list(given) if given is not None else found
+    if sizes and sizes[0] is None:
+        sizes[0] = 1
+    if None in sizes:
+        advice = _shape_advice(value.name, len(sizes))
+        raise VitError(f"input {value.name} has dynamic dimensions {_text(value)}; {advice}")
+    if any(size is not None and size < 1 for size in sizes):
+        raise VitError(f"input {value.name} has a dimension of size zero: {_text(value)}")
+    if len(sizes) == 4 and sizes[0] != 1:
+        raise VitError(
+            f"input {value.name} has the fixed batch {sizes[0]}; export the model with batch 1 or "
+            f"a symbolic batch (a batch is run image by image)"
+        )
+    for dimension, size in zip(tensor.shape.dim, sizes, strict=True):
+        dimension.Clear()
+        dimension.dim_value = size or 1
+
+
+def _shape_advice(name: str, rank: int) -> str:
+    example = "1x3x224x224" if rank == 4 else "x".join(["1", *["N"] * (rank - 1)])
+    return f"give them, as in --shape {name}={example}"
+
+
+def _text(value: onnx.ValueInfoProto) -> str:
+    """The shape of an input as the file has it."""
+    sizes = [d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim]
+    return f"[{', '.join(size or '?' for size in sizes)}]"
+
+
+def _simplify(model: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
+    """Fold shape arithmetic and drop operators without effect, by onnxsim.
+
+    onnxsim is only a help here: where it gives up on a model, that goes on as it is.
+    """
+    import contextlib
+    import io
+
+    import onnxsim  # pyright: ignore[reportMissingTypeStubs]
+
+    noise = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
+            cleaned, _ = onnxsim.simplify(model, skipped_optimizers=list(SKIPPED_FUSIONS))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return model
+    kept = {value.name for value in cleaned.graph.input}
+    return cleaned if kept.issuperset(inputs) else model
+
+
+def _fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueType]:
+    """Evaluate nodes with constant operands, and Shape, until nothing changes.
+
+    Results join `arrays`, the nodes go. Returns the types of all values; an entry is missing where
+    a shape stays unknown.
+    """
+    from onnx import numpy_helper, shape_inference
+
+    graph = model.graph
+    for tensor in graph.initializer:
+        arrays[tensor.name] = _array(tensor, Path())
+    while True:
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
+        types = _types(inferred.graph)
+        rest: list[onnx.NodeProto] = []
+        for node in graph.node:
+            results = _evaluate(node, model, arrays, types)
+            if results is None:
+                rest.append(node)
+                continue
+            for name, array in results.items():
+                arrays[name] = array
+                types[name] = ValueType(array.shape, array.dtype)
+                if array.size <= SMALL:
+                    graph.initializer.append(numpy_helper.from_array(array, name))
+        if len(rest) == len(graph.node):
+            break
+        kept = [_copy(node) for node in rest]
+        del graph.node[:]
+        graph.node.extend(kept)
+        _declare(model, arrays)
+    for name, array in arrays.items():
+        types[name] = ValueType(array.shape, array.dtype)
+    return types
+
+
+def _declare(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:
+    """Declare folded weights as inputs, so that shape inference knows them."""
+    from onnx import helper
+
+    graph = model.graph
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for name, array in arrays.items():
+        if name not in known:
+            element = helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(helper.make_tensor_value_info(name, element, list(array.shape)))
+
+
+def _evaluate(
+    node: onnx.NodeProto,
+    model: onnx.ModelProto,
+    arrays: Mapping[str, Array],
+    types: Mapping[str, ValueType],
+) -> dict[str, Array] | None:
+    """The results of a node whose operands are constants; None if it has to stay."""
+    import numpy as np
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    operands = [name for name in node.input if name]
+    if node.op_type in ("Shape", "Size") and operands[0] in types:
+        shape = types[operands[0]].shape
+        limits = {a.name: a.i for a in node.attribute}
+        part = shape[limits.get("start", 0) : limits.get("end", len(shape))]
+        result = np.array(part if node.op_type == "Shape" else prod(shape), np.int64)
+        return {node.output[0]: result}
+    if node.op_type in KEPT or not all(name in arrays for name in operands):
+        return None
+    if not operands and node.op_type != "Constant":
+        return None
+    if any(attribute.HasField("g") for attribute in node.attribute):
+        return None
+    inputs = [helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(operands)]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    single = helper.make_model(
+        helper.make_graph([node], "fold", inputs, outputs), opset_imports=model.opset_import
+    )
+    try:
+        values = ReferenceEvaluator(single).run(None, {name: arrays[name] for name in operands})
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
+        return None
+    results = {o.name: np.asarray(v) for o, v in zip(outputs, values, strict=True)}
+    return {
+        name: array.astype(np.float32) if array.dtype.kind == "f" else array
+        for name, array in results.items()
+    }
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, ValueType]:
+    """Types of the values whose shape is fully known; every float type counts as float32."""
+    import numpy as np
+    import onnx
+    from onnx import helper
+
+    types: dict[str, ValueType] = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+        known = tensor.HasField("shape") and min(sizes, default=1) > 0
+        if known and tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            is_integer = np.issubdtype(dtype, np.integer) or dtype == np.bool_
+            types[value.name] = ValueType(
+                tuple(sizes), dtype if is_integer else np.dtype(np.float32)
+            )
+    return types
+
+
+def _plain_node(node: onnx.NodeProto) -> Node:
+    attributes = {attribute.name: _attribute(attribute) for attribute in node.attribute}
+    return Node(
+        node.op_type, node.domain, node.name, list(node.input), list(node.output), attributes
+    )
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    from onnx import helper, numpy_helper
+
+    value = helper.get_attribute_value(attribute)
+    if attribute.type == attribute.TENSOR:
+        return numpy_helper.to_array(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if attribute.type in (attribute.INTS, attribute.FLOATS):
+        return list(value)
+    return value
+
+
+def _number_names(nodes: Iterable[Node]) -> None:
+    """Give every node a name of its own: that of the file, of its first output, or numbered."""
+    taken: set[str] = set()
+    for node in nodes:
+        base = node.name or node.outputs[0]
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        node.name = name
+
+
+def _reachable(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
+    """The nodes that an output depends on, in their order."""
+    needed = set(outputs)
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if needed & set(node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    return kept[::-1]
+
+
+def _copy(message: onnx.NodeProto) -> onnx.NodeProto:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
