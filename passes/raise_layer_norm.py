@@ -83,6 +83,8 @@ def _fit(cone: Cone, shape: tuple[int, ...], axis: int, epsilon: float) -> Norm 
     probe = np.broadcast_to(row.reshape(along), shape).astype(np.float32)
     plus, minus = (_first_row(cone.evaluate(x), axis, size) for x in (probe, -probe))
     unit = (row - row.mean()) / np.sqrt(row.var() + epsilon)
+    if not np.isfinite([plus, minus]).all():
+        return None
     gamma = _exact((plus - minus) / (2 * unit), cone)
     beta = _exact((plus + minus) / 2, cone)
     for scale, offset in ((1.0, 0.0), (2.0, 1.0), (max(epsilon, 1e-12) ** 0.5, 0.0)):
