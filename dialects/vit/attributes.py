@@ -42,6 +42,9 @@ PRINT_LIMIT = 16
 STORAGE_WIDTHS = {False: (4, 8, 16, 32, 64), True: (8, 16, 32)}
 """Widths of the storage types, by unsignedness."""
 
+ZERO_POINT_WIDTH = 16
+"""Widest storage that may have a zero point."""
+
 FRAC_LIMIT = 126
 """Largest magnitude of frac: scales stay normal in single precision."""
 
@@ -107,13 +110,19 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
 
     def _verify_shared(self) -> None:
         width = self.storage.width.data
-        if width not in STORAGE_WIDTHS[is_unsigned(self.storage)]:
+        signed = self.storage.signedness.data == Signedness.SIGNED
+        if signed or width not in STORAGE_WIDTHS[is_unsigned(self.storage)]:
             raise VerifyException(
                 f"storage {self.storage} is not one of i4, i8, ui8, i16, ui16, i32, ui32, i64"
             )
         low, high = self.bounds
         if not low <= self.zero_point <= high:
             raise VerifyException(f"zp {self.zero_point} lies outside of {self.storage}")
+        if self.zero_point and width > ZERO_POINT_WIDTH:
+            raise VerifyException(
+                f"zp {self.zero_point} of storage {self.storage}: accumulators have zero point 0, "
+                f"only storage of up to {ZERO_POINT_WIDTH} bits may have another"
+            )
         if isinstance(self.axis, IntAttr) and self.axis.data < 0:
             raise VerifyException(f"axis {self.axis.data} is negative")
 
@@ -140,6 +149,9 @@ def _parse_channels(parser: AttrParser, number: Any, dtype: str) -> bytes:
     while parser.parse_optional_punctuation(",") is not None:
         numbers.append(number())
     parser.parse_punctuation("]")
+    worst = max(abs(float(number)) for number in numbers)
+    if np.dtype(dtype).kind == "i" and worst > FRAC_LIMIT:
+        parser.raise_error(f"frac of magnitude {worst:.0f} exceeds {FRAC_LIMIT}")
     return np.array(numbers, dtype).tobytes()
 
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import BytesAttr, DenseIntOrFPElementsAttr, TensorType
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
@@ -28,6 +28,7 @@ from vit_opt.dialects.vit.ops.movement import (
     ReshapeOp,
     SliceOp,
     TransposeOp,
+    reshaped_format,
 )
 from vit_opt.dialects.vit.ops.nonlinear import LutOp
 from vit_opt.dialects.vit.ops.requant import PotRequantOp
@@ -164,8 +165,15 @@ class DropIdentityMovement(RewritePattern):
                 identity = list(integers(op.indices)) == list(range(size))
             case _:
                 return
-        if identity:
+        if identity and op.operands[0].type == op.results[0].type:
             rewriter.replace(op, (), (op.operands[0],))
+
+
+def reshape_like(op: ReshapeOp | TransposeOp, source: SSAValue) -> ReshapeOp:
+    """A reshape of another value that takes the place of an operation."""
+    return ReshapeOp(
+        operands=[source], properties={"node_name": op.node_name}, result_types=[op.result.type]
+    )
 
 
 class MergeReshapes(RewritePattern):
@@ -173,10 +181,12 @@ class MergeReshapes(RewritePattern):
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: ReshapeOp, rewriter: PatternRewriter) -> None:
-        if isinstance(op.x.owner, ReshapeOp):
-            merged = ReshapeOp(operands=[op.x.owner.x], result_types=[op.result.type])
-            if merged.derived_formats()[0] == tensor_type(op.result).get_element_type():
-                rewriter.replace(op, merged)
+        if not isinstance(op.x.owner, ReshapeOp):
+            return
+        source, target = op.x.owner.x, tensor_type(op.result)
+        derived = reshaped_format(tensor_type(source), target.get_shape())
+        if derived == target.get_element_type():
+            rewriter.replace(op, reshape_like(op, source))
 
 
 class MergeTransposes(RewritePattern):
@@ -190,7 +200,10 @@ class MergeTransposes(RewritePattern):
         first, second = integers(inner.permutation), integers(op.permutation)
         merged = TransposeOp(
             operands=[inner.x],
-            properties={"permutation": i64_array([first[i] for i in second])},
+            properties={
+                "permutation": i64_array([first[i] for i in second]),
+                "node_name": op.node_name,
+            },
             result_types=[op.result.type],
         )
         rewriter.replace(op, merged)
@@ -205,11 +218,9 @@ class TransposeAsReshape(RewritePattern):
         moved = [axis for axis in permutation if shape[axis] != 1]
         if moved != sorted(moved) or list(permutation) == sorted(permutation):
             return
-        reshaped = ReshapeOp(operands=[op.x], result_types=[op.result.type])
-        element = format_of(op.result)
-        if element.channel_axis is not None and shape_of(op.result)[element.channel_axis] == 1:
-            return
-        rewriter.replace(op, reshaped)
+        target = tensor_type(op.result)
+        if reshaped_format(tensor_type(op.x), target.get_shape()) == target.get_element_type():
+            rewriter.replace(op, reshape_like(op, op.x))
 
 
 class FlattenTransposedImage(RewritePattern):
@@ -229,4 +240,6 @@ class FlattenTransposedImage(RewritePattern):
         n, c, h, w = shape_of(turn.result)
         if shape_of(reshape.result) != (n, c, h * w) or prod((h, w)) == 0:
             return
-        rewriter.replace(op, ReshapeOp(operands=[turn.x], result_types=[op.result.type]))
+        target = tensor_type(op.result)
+        if reshaped_format(tensor_type(turn.x), target.get_shape()) == target.get_element_type():
+            rewriter.replace(op, reshape_like(op, turn.x))

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from typing import Self, TypeAlias, cast
 
-from xdsl.dialects.builtin import I64, DenseArrayBase, StringAttr, TensorType, i64
+from xdsl.dialects.builtin import (
+    I64,
+    DenseArrayBase,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+    i64,
+)
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import IRDLOperation, ParsePropInAttrDict, opt_prop_def
+from xdsl.rewriter import Rewriter
 from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.dialects.vit.attributes import (
@@ -42,10 +51,10 @@ def tensor_type(value: SSAValue) -> TensorType[Attribute]:
 
 
 def shape_of(value: SSAValue) -> Shape:
-    """The static shape of a tensor value; raises VerifyException for a dynamic one."""
+    """The static shape of a tensor value; raises VerifyException for a dynamic or empty one."""
     shape = tensor_type(value).get_shape()
-    if any(size < 0 for size in shape):
-        raise VerifyException(f"expected a static shape, got {value.type}")
+    if any(size < 1 for size in shape):
+        raise VerifyException(f"expected a static shape without empty dimensions, got {value.type}")
     return shape
 
 
@@ -79,6 +88,36 @@ def require_storage(format_: QuantizedType, what: str, *names: str) -> None:
         )
 
 
+FACTORS = ("i4", "i8", "ui8", "i16", "ui16")
+"""Storage types that a product may take; wider ones are accumulators."""
+
+
+def check_power_ratio(source: QuantizedType, target: QuantizedType) -> None:
+    """Scales of source and result must differ by powers of two (and vary along one axis)."""
+    import numpy as np
+
+    if (
+        source.is_per_channel
+        and target.is_per_channel
+        and source.channel_axis != target.channel_axis
+    ):
+        raise VerifyException(
+            f"operand varies along axis {source.channel_axis}, result along {target.channel_axis}"
+        )
+    mantissa, _ = np.frexp(source.channel_scales() / target.channel_scales())
+    if not np.all(mantissa == 0.5):
+        raise VerifyException(
+            f"scales of {source} and {target} do not differ by a power of two; requantise with "
+            f"vit.requant"
+        )
+
+
+def require_symmetric(format_: QuantizedType, what: str) -> None:
+    """Reject a zero point where the arithmetic has none."""
+    if format_.zero_point:
+        raise VerifyException(f"{what} has zp {format_.zero_point}, expected 0")
+
+
 def product_format(
     a: QuantizedType, b: QuantizedType, axis: int | None, repeat: int = 1
 ) -> QuantizedType:
@@ -109,6 +148,27 @@ def i64_array(values: Sequence[int]) -> I64Array:
     return DenseArrayBase.from_list(i64, list(values))
 
 
+Plain: TypeAlias = "int | bool | str | Sequence[int] | Attribute | None"
+"""A Python value that `plain_attribute` turns into a property."""
+
+
+def plain_attribute(value: Plain) -> Attribute | None:
+    """The attribute for a Python value: i64, unit (True), string or a dense array of i64."""
+    match value:
+        case None | False:
+            return None
+        case True:
+            return UnitAttr()
+        case int():
+            return IntegerAttr(value, i64)
+        case str():
+            return StringAttr(value)
+        case Attribute():
+            return value
+        case _:
+            return i64_array(value)
+
+
 def integers(values: I64Array) -> tuple[int, ...]:
     """The entries of a dense array attribute of integers."""
     return values.get_values()
@@ -121,6 +181,55 @@ class VitOp(IRDLOperation, ABC):
 
     node_name = opt_prop_def(StringAttr)
     """The node of the imported model that this came from, for messages and reports."""
+
+    @classmethod
+    def of(
+        cls,
+        *operands: SSAValue | None,
+        type: Attribute | None = None,
+        shape: Sequence[int] = (),
+        node_name: StringAttr | None = None,
+        **properties: Plain,
+    ) -> Self:
+        """Build the operation and infer its result types.
+
+        `type` is the element type of results whose format is free, `shape` the result's shape where
+        operands leave it open (reshape, resize). None among operands and properties is left out.
+        Raises VerifyException where operands do not fit.
+        """
+        given = {key: plain_attribute(value) for key, value in properties.items()}
+        present = {key: value for key, value in given.items() if value is not None}
+        if node_name is not None:
+            present["node_name"] = node_name
+        results = len(cls.get_irdl_definition().results)
+        op = cls.create(
+            operands=[operand for operand in operands if operand is not None],
+            properties=present,
+            result_types=[TensorType(type or i64, shape)] * results,
+        )
+        op.infer(type)
+        return op
+
+    def infer(self, chosen: Attribute | None = None) -> None:
+        """Set the result types that the operands imply; `chosen` is the format where it is free.
+
+        Without `chosen` a free result keeps its format.
+        """
+        shapes = self.result_shapes()
+        if chosen is not None:
+            self._retype([TensorType(chosen, shape) for shape in shapes])
+        derived = self.derived_formats()
+        self._retype(
+            [
+                TensorType(format_ or tensor_type(result).get_element_type(), shape)
+                for format_, result, shape in zip(derived, self.results, shapes, strict=True)
+            ]
+        )
+
+    def _retype(self, types: Sequence[Attribute]) -> None:
+        for result, type_ in zip(self.results, types, strict=True):
+            if result.type != type_:
+                Rewriter.replace_value_with_new_type(result, type_)
 
     @abstractmethod
     def result_shapes(self) -> Sequence[Shape]:
@@ -139,6 +248,9 @@ class VitOp(IRDLOperation, ABC):
             raise VerifyException(
                 f"rounding '{rounding.data}' is not one of {', '.join(ROUNDINGS)}"
             )
+        for operand in self.operands:
+            if isinstance(tensor_type(operand).get_element_type(), QuantizedType):
+                check_channels(operand)
         for result, shape in zip(self.results, self.result_shapes(), strict=True):
             if shape_of(result) != tuple(shape):
                 raise VerifyException(
@@ -171,6 +283,7 @@ def check_channels(value: SSAValue) -> None:
 
 
 __all__ = [
+    "FACTORS",
     "FUNCTIONAL",
     "RHU",
     "ROUNDINGS",
@@ -181,6 +294,7 @@ __all__ = [
     "Shape",
     "VitOp",
     "check_channels",
+    "check_power_ratio",
     "format_of",
     "i64_array",
     "integers",
@@ -188,6 +302,7 @@ __all__ = [
     "product_format",
     "require_per_tensor",
     "require_storage",
+    "require_symmetric",
     "scaled_by_power",
     "shape_of",
     "storage_of",

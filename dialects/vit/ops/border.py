@@ -6,9 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, Float32Type, TensorType
+from xdsl.dialects.builtin import (
+    DenseIntOrFPElementsAttr,
+    Float32Type,
+    Float64Type,
+    StringAttr,
+    TensorType,
+)
 from xdsl.ir import Attribute
 from xdsl.irdl import (
     BaseAttr,
@@ -22,7 +28,13 @@ from xdsl.irdl import (
 from xdsl.traits import ConstantLike, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from vit_opt.dialects.assets import AssetAttr
+from vit_opt.dialects.assets import (
+    ArrayAttribute,
+    AssetAttr,
+    AssetStore,
+    array_attribute,
+    dtype_of,
+)
 from vit_opt.dialects.vit.attributes import QuantizedType
 from vit_opt.dialects.vit.ops.base import (
     FUNCTIONAL,
@@ -32,6 +44,9 @@ from vit_opt.dialects.vit.ops.base import (
     shape_of,
     tensor_type,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DENSE: BaseAttr[DenseIntOrFPElementsAttr[Any]] = BaseAttr(DenseIntOrFPElementsAttr)
 
@@ -56,6 +71,31 @@ class ConstantOp(VitOp):
     traits = traits_def(Pure(), ConstantLike())
     assembly_format = "attr-dict `:` type($result)"
 
+    @staticmethod
+    def make(
+        store: AssetStore,
+        key: str,
+        codes: NDArray[Any],
+        type_: QuantizedType,
+        *,
+        master: ArrayAttribute | None = None,
+        inline: bool | None = None,
+    ) -> ConstantOp:
+        """A constant of codes (in any integer dtype that holds them) with a format.
+
+        `key` names the weight; `inline` as in `array_attribute`.
+        """
+        stored = codes.astype(dtype_of(type_.storage))
+        value = array_attribute(store, key, stored, inline=inline)
+        if isinstance(value, DenseIntOrFPElementsAttr):
+            value = DenseIntOrFPElementsAttr(TensorType(type_.storage, codes.shape), value.data)
+        properties: dict[str, Attribute] = {"value": value, "node_name": StringAttr(key)}
+        if master is not None:
+            properties["master"] = master
+        return ConstantOp.create(
+            properties=properties, result_types=[TensorType(type_, codes.shape)]
+        )
+
     def result_shapes(self) -> Sequence[Shape]:
         shape = shape_of(self.result)
         for field, attribute in (("value", self.value), ("master", self.master)):
@@ -67,6 +107,10 @@ class ConstantOp(VitOp):
         return [shape]
 
     def verify_formats(self) -> None:
+        if self.master is not None:
+            real = self.master.type.get_element_type()
+            if not isinstance(real, Float32Type | Float64Type):
+                raise VerifyException(f"master has elements {real}, expected f32 or f64")
         format_, value = format_of(self.result), self.value
         held = value.type.get_element_type()
         if isinstance(value, AssetAttr):

@@ -32,11 +32,13 @@ from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.dialects.vit.attributes import FixedType, Log2Type, QuantizedType, ScaledType
 from vit_opt.dialects.vit.ops.base import (
+    FACTORS,
     FUNCTIONAL,
     RHU,
     I64Array,
     Shape,
     VitOp,
+    check_power_ratio,
     format_of,
     i64_array,
     integers,
@@ -44,6 +46,7 @@ from vit_opt.dialects.vit.ops.base import (
     product_format,
     require_per_tensor,
     require_storage,
+    require_symmetric,
     shape_of,
     storage_of,
     tensor_type,
@@ -100,6 +103,7 @@ class LinearOp(VitOp):
         return [product_format(x, w, axis)]
 
     def verify_formats(self) -> None:
+        require_storage(format_of(self.x), "x", *FACTORS)
         require_per_tensor(format_of(self.x), "x")
         check_weight(self.weight)
         accumulator = self.derived_formats()[0]
@@ -138,6 +142,8 @@ class MatmulOp(VitOp):
 
     def verify_formats(self) -> None:
         b, rank = format_of(self.b), len(shape_of(self.b))
+        require_storage(format_of(self.a), "a", *FACTORS)
+        require_storage(b, "b", *FACTORS)
         require_per_tensor(format_of(self.a), "a")
         if b.is_per_channel and b.channel_axis != (
             rank - 2 if self.transpose_b is not None else rank - 1
@@ -178,6 +184,14 @@ def check_image(x: SSAValue) -> Shape:
     return shape
 
 
+def check_kernel(weight: SSAValue) -> tuple[int, int, int, int]:
+    """The shape [O, KH, KW, C / groups] of a convolution's weight."""
+    shape = shape_of(weight)
+    if len(shape) != 4:
+        raise VerifyException(f"weight has shape {list(shape)}, expected [O, KH, KW, C / groups]")
+    return shape[0], shape[1], shape[2], shape[3]
+
+
 class ConvBase(VitOp):
     """Operands and fields that both convolutions have."""
 
@@ -192,7 +206,7 @@ class ConvBase(VitOp):
     def channels(self) -> tuple[int, int, int]:
         """Input channels, output channels and groups, checked against each other."""
         groups = self.groups.value.data
-        cin, (cout, *_, per_group) = check_image(self.x)[3], shape_of(self.weight)
+        cin, (cout, _, _, per_group) = check_image(self.x)[3], check_kernel(self.weight)
         if groups < 1 or cin % groups or cout % groups or cin // groups != per_group:
             raise VerifyException(
                 f"groups {groups} with {cin} input and {cout} output channels does not fit a weight "
@@ -208,6 +222,7 @@ class ConvBase(VitOp):
 
     def verify_formats(self) -> None:
         x = format_of(self.x)
+        require_storage(x, "x", *FACTORS)
         cin, cout, groups = self.channels()
         if not (x.channel_axis == 3 and groups == cin):
             require_per_tensor(x, "x")
@@ -232,7 +247,7 @@ class Conv2dOp(ConvBase):
 
     def result_shapes(self) -> Sequence[Shape]:
         n, h, w, _ = check_image(self.x)
-        cout, kh, kw, _ = shape_of(self.weight)
+        cout, kh, kw, _ = check_kernel(self.weight)
         strides, pads, dilations = map(integers, (self.strides, self.pads, self.dilations))
         check_window(strides, pads, dilations)
         self.channels()
@@ -250,9 +265,14 @@ class ConvTranspose2dOp(ConvBase):
 
     def result_shapes(self) -> Sequence[Shape]:
         n, h, w, _ = check_image(self.x)
-        cout, kh, kw, _ = shape_of(self.weight)
+        cout, kh, kw, _ = check_kernel(self.weight)
         strides, pads, extra = map(integers, (self.strides, self.pads, self.output_padding))
         check_window(strides, pads)
+        if len(extra) != 2 or any(not 0 <= extra[i] < strides[i] for i in range(2)):
+            raise VerifyException(
+                f"output_padding {list(extra)}: expected two sizes smaller than strides "
+                f"{list(strides)}"
+            )
         self.channels()
         height = (h - 1) * strides[0] + kh + extra[0] - pads[0] - pads[2]
         width = (w - 1) * strides[1] + kw + extra[1] - pads[1] - pads[3]
@@ -330,11 +350,11 @@ class LinearAttnOp(VitOp):
             format_ = format_of(value)
             require_storage(format_, what, "i8", "ui8")
             require_per_tensor(format_, what)
-            if format_.zero_point:
-                raise VerifyException(f"{what} has zp {format_.zero_point}, expected 0")
+            require_symmetric(format_, what)
         if self.divisor.data not in ("recip", "pot"):
             raise VerifyException(f"divisor '{self.divisor.data}' is not recip or pot")
         require_per_tensor(format_of(self.result), "result")
+        check_power_ratio(format_of(self.v), format_of(self.result))
 
 
 __all__ = [

@@ -29,6 +29,7 @@ from vit_opt.dialects.vit.ops.base import (
     I64Array,
     Shape,
     VitOp,
+    format_of,
     integers,
     shape_of,
     tensor_type,
@@ -63,6 +64,21 @@ def selected_channels(element: Attribute, indices: Sequence[int]) -> Attribute:
     return element
 
 
+def reshaped_format(source: TensorType[Attribute], shape: Shape) -> Attribute | None:
+    """The element type after a reshape: a channel axis moves to where its dimension went.
+
+    None if the reshape breaks the dimension up.
+    """
+    element = source.get_element_type()
+    if not isinstance(element, QuantizedType) or element.channel_axis is None:
+        return element
+    before, axis = source.get_shape(), element.channel_axis
+    for index, size in enumerate(shape):
+        if prod(shape[:index]) == prod(before[:axis]) and size == before[axis]:
+            return element.with_axis(index)
+    return None
+
+
 @irdl_op_definition
 class ReshapeOp(VitOp):
     """The same elements in row-major order under another shape."""
@@ -80,17 +96,14 @@ class ReshapeOp(VitOp):
         return [y]
 
     def derived_formats(self) -> Sequence[Attribute | None]:
-        element = tensor_type(self.x).get_element_type()
-        if not isinstance(element, QuantizedType) or element.channel_axis is None:
-            return [element]
-        x, y, axis = shape_of(self.x), shape_of(self.result), element.channel_axis
-        before = prod(x[:axis])
-        for index, size in enumerate(y):
-            if prod(y[:index]) == before and size == x[axis]:
-                return [element.with_axis(index)]
-        raise VerifyException(
-            f"reshape {list(x)} to {list(y)} breaks up dimension {axis}, along which the scale varies"
-        )
+        shape = shape_of(self.result)
+        element = reshaped_format(tensor_type(self.x), shape)
+        if element is None:
+            raise VerifyException(
+                f"reshape {list(shape_of(self.x))} to {list(shape)} breaks up dimension "
+                f"{format_of(self.x).channel_axis}, along which the scale varies"
+            )
+        return [element]
 
 
 @irdl_op_definition
@@ -209,13 +222,13 @@ class PadOp(VitOp):
 
     def result_shapes(self) -> Sequence[Shape]:
         x, low, high = shape_of(self.x), integers(self.low), integers(self.high)
-        if not len(low) == len(high) == len(x) or min(*low, *high) < 0:
+        if not len(low) == len(high) == len(x) or any(v < 0 for v in (*low, *high)):
             raise VerifyException(f"low and high must be {len(x)} non-negative sizes each")
         return [tuple(a + s + b for a, s, b in zip(low, x, high, strict=True))]
 
     def derived_formats(self) -> Sequence[Attribute | None]:
-        element = tensor_type(self.x).get_element_type()
-        axis = element.channel_axis if isinstance(element, QuantizedType) else None
+        element = format_of(self.x)
+        axis = element.channel_axis
         if axis is not None and (integers(self.low)[axis] or integers(self.high)[axis]):
             raise VerifyException(f"cannot pad dimension {axis}, along which the scale varies")
         return [element]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
@@ -28,10 +28,12 @@ from vit_opt.dialects.vit.ops.base import (
     RHU,
     Shape,
     VitOp,
+    check_power_ratio,
     format_of,
     is_fixed,
     require_per_tensor,
     require_storage,
+    require_symmetric,
     shape_of,
 )
 
@@ -42,6 +44,18 @@ def check_mode(mode: StringAttr) -> None:
     """`standard` is the hardware form, `ivit` the form of I-ViT's published code."""
     if mode.data not in ("standard", "ivit"):
         raise VerifyException(f"mode '{mode.data}' is not standard or ivit")
+
+
+SCORES = ("i8", "ui8", "i16", "i32")
+"""Storage types of scores before a softmax."""
+
+
+def check_rows(x: SSAValue, what: str) -> Shape:
+    """The shape of an operand that is worked on row by row: it has a last dimension."""
+    shape = shape_of(x)
+    if not shape:
+        raise VerifyException(f"{what} is a scalar, expected rows along a last dimension")
+    return shape
 
 
 def check_fixed(format_: QuantizedType, what: str) -> None:
@@ -68,9 +82,7 @@ class SoftmaxExpOp(VitOp):
     assembly_format = f"$s {FUNCTIONAL}"
 
     def result_shapes(self) -> Sequence[Shape]:
-        s = shape_of(self.s)
-        if not s or s[-1] < 1:
-            raise VerifyException(f"s has shape {list(s)}, expected a last dimension of 1 or more")
+        s = check_rows(self.s, "s")
         return [s, (*s[:-1], 1)]
 
     def derived_formats(self) -> Sequence[Attribute | None]:
@@ -78,6 +90,7 @@ class SoftmaxExpOp(VitOp):
 
     def verify_formats(self) -> None:
         check_fixed(format_of(self.s), "s")
+        require_storage(format_of(self.s), "s", *SCORES)
         require_per_tensor(format_of(self.s), "s")
 
 
@@ -100,34 +113,18 @@ class NormalizeOp(VitOp):
     assembly_format = f"$acc `,` $sum {FUNCTIONAL}"
 
     def result_shapes(self) -> Sequence[Shape]:
-        acc, total = shape_of(self.acc), shape_of(self.sum)
+        acc, total = check_rows(self.acc, "acc"), shape_of(self.sum)
         if total != (*acc[:-1], 1):
             raise VerifyException(f"sum has shape {list(total)}, expected {[*acc[:-1], 1]}")
         return [acc]
 
     def verify_formats(self) -> None:
-        require_storage(format_of(self.sum), "sum", "ui32")
+        require_storage(format_of(self.acc), "acc", "i32")
+        if format_of(self.sum) != FixedType("ui32", 0):
+            raise VerifyException(
+                f"sum has format {format_of(self.sum)}, expected !vit.fixed<ui32, 0>"
+            )
         check_power_ratio(format_of(self.acc), format_of(self.result))
-
-
-def check_power_ratio(source: QuantizedType, target: QuantizedType) -> None:
-    """Scales of source and result must differ by powers of two (and vary along one axis)."""
-    import numpy as np
-
-    if (
-        source.is_per_channel
-        and target.is_per_channel
-        and source.channel_axis != target.channel_axis
-    ):
-        raise VerifyException(
-            f"operand varies along axis {source.channel_axis}, result along {target.channel_axis}"
-        )
-    mantissa, _ = np.frexp(source.channel_scales() / target.channel_scales())
-    if not np.all(mantissa == 0.5):
-        raise VerifyException(
-            f"scales of {source} and {target} do not differ by a power of two; requantise with "
-            f"vit.requant"
-        )
 
 
 @irdl_op_definition
@@ -148,7 +145,7 @@ class ShiftmaxOp(VitOp):
     assembly_format = f"$s {FUNCTIONAL}"
 
     def result_shapes(self) -> Sequence[Shape]:
-        return [shape_of(self.s)]
+        return [check_rows(self.s, "s")]
 
     def derived_formats(self) -> Sequence[Attribute | None]:
         storage = format_of(self.result).storage
@@ -157,7 +154,10 @@ class ShiftmaxOp(VitOp):
     def verify_formats(self) -> None:
         check_mode(self.mode)
         s = format_of(self.s)
+        require_storage(s, "s", *SCORES)
         require_per_tensor(s, "s")
+        if not 1 <= self.n.value.data <= 31:
+            raise VerifyException(f"n {self.n.value.data} is not 1 to 31 octaves")
         if self.mode.data == "standard":
             check_fixed(s, "s")
         require_storage(format_of(self.result), "result", "i8", "i16")
@@ -182,7 +182,7 @@ class Log2SoftmaxOp(VitOp):
     assembly_format = f"$s {FUNCTIONAL}"
 
     def result_shapes(self) -> Sequence[Shape]:
-        return [shape_of(self.s)]
+        return [check_rows(self.s, "s")]
 
     def derived_formats(self) -> Sequence[Attribute | None]:
         return [Log2Type()]
@@ -190,6 +190,7 @@ class Log2SoftmaxOp(VitOp):
     def verify_formats(self) -> None:
         s = format_of(self.s)
         check_fixed(s, "s")
+        require_storage(s, "s", *SCORES)
         require_per_tensor(s, "s")
         assert isinstance(s, FixedType)
         bits = s.frac + 15 + (shape_of(self.s)[-1] - 1).bit_length()
@@ -276,8 +277,7 @@ class ShiftGeluOp(VitOp):
         x = format_of(self.x)
         require_storage(x, "x", "i8", "i16")
         require_per_tensor(x, "x")
-        if x.zero_point:
-            raise VerifyException(f"x has zp {x.zero_point}, expected 0")
+        require_symmetric(x, "x")
         check_fixed(x, "x")
         assert isinstance(x, FixedType)
         if not 0 <= x.frac <= 15:
@@ -310,7 +310,7 @@ class LayerNormOp(VitOp):
     assembly_format = f"$x `,` $gamma `,` $beta {FUNCTIONAL}"
 
     def result_shapes(self) -> Sequence[Shape]:
-        x = shape_of(self.x)
+        x = check_rows(self.x, "x")
         for what, value in (("gamma", self.gamma), ("beta", self.beta)):
             if shape_of(value) != x[-1:]:
                 raise VerifyException(
@@ -334,7 +334,11 @@ class LayerNormOp(VitOp):
         require_storage(gamma, "gamma", "i8", "i16")
         require_storage(beta, "beta", "i32")
         if self.mode.data == "ivit":
+            require_per_tensor(x, "x")
+            require_storage(y, "result", "i32")
             return
+        if x.is_per_channel:
+            check_fixed(x, "x, which has a scale per channel,")
         check_fixed(gamma, "gamma")
         check_fixed(beta, "beta")
         check_fixed(y, "result")
@@ -354,5 +358,4 @@ __all__ = [
     "ShiftGeluOp",
     "ShiftmaxOp",
     "SoftmaxExpOp",
-    "check_power_ratio",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr
-from xdsl.ir import Attribute, ParametrizedAttribute, Region, SSAValue
+from xdsl.ir import Attribute, Operation, ParametrizedAttribute, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     ParsePropInAttrDict,
@@ -199,3 +199,18 @@ class PipelineOp(IRDLOperation):
             )
         if self.body.block.args:
             raise VerifyException("the body of a pipeline takes no arguments")
+        for op in self.body.block.ops:
+            check_loops(op)
+
+
+def check_loops(op: Operation) -> None:
+    """The loops of an operation, where it has some, say a need for each of its operands."""
+    loops = op.attributes.get(LOOPS)
+    if loops is None:
+        return
+    if not isinstance(loops, LoopsAttr):
+        raise VerifyException(f"{op.name}: {LOOPS} is {loops}, expected #vit.loops")
+    if len(loops.operand_needs) != len(op.operands):
+        raise VerifyException(
+            f"{op.name}: {LOOPS} has {len(loops.operand_needs)} needs for {len(op.operands)} operands"
+        )

@@ -17,19 +17,20 @@ from xdsl.irdl import (
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
+from vit_opt.dialects.vit.attributes import QuantizedType
 from vit_opt.dialects.vit.ops.base import (
     FUNCTIONAL,
     RHU,
     I64Array,
     Shape,
     VitOp,
+    check_power_ratio,
     format_of,
     integers,
     require_per_tensor,
     shape_of,
 )
 from vit_opt.dialects.vit.ops.linear import check_image, check_window, window_shape
-from vit_opt.dialects.vit.ops.nonlinear import check_power_ratio
 
 
 @irdl_op_definition
@@ -59,6 +60,12 @@ class MeanOp(VitOp):
         require_per_tensor(format_of(self.x), "x")
         require_per_tensor(format_of(self.result), "result")
         check_power_ratio(format_of(self.x), format_of(self.result))
+
+
+def check_channels_last(format_: QuantizedType) -> None:
+    """Pixels of one scale may be mixed: a scale per channel varies along the last dimension."""
+    if format_.channel_axis not in (None, 3):
+        require_per_tensor(format_, "x")
 
 
 class PoolBase(VitOp):
@@ -107,6 +114,9 @@ class MaxPool2dOp(PoolBase):
     def derived_formats(self) -> Sequence[Attribute | None]:
         return [format_of(self.x)]
 
+    def verify_formats(self) -> None:
+        check_channels_last(format_of(self.x))
+
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -150,3 +160,4 @@ class ResizeOp(VitOp):
             require_per_tensor(format_of(self.x), "x")
             require_per_tensor(format_of(self.result), "result")
             check_power_ratio(format_of(self.x), format_of(self.result))
+        check_channels_last(format_of(self.x))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import irdl_op_definition, operand_def, prop_def, result_def, traits_def
 from xdsl.pattern_rewriter import RewritePattern
 from xdsl.traits import HasCanonicalizationPatternsTrait, Pure
@@ -109,9 +109,7 @@ def broadcast_shape(a: Shape, b: Shape) -> Shape:
     for left, right in zip(padded_a, padded_b, strict=True):
         if left != right and 1 not in (left, right):
             raise VerifyException(f"shapes {list(a)} and {list(b)} do not broadcast")
-    return tuple(
-        max(p, q) if 0 not in (p, q) else 0 for p, q in zip(padded_a, padded_b, strict=True)
-    )
+    return tuple(max(p, q) for p, q in zip(padded_a, padded_b, strict=True))
 
 
 def check_broadcast_axes(op: VitOp) -> None:
@@ -186,20 +184,15 @@ class ClampOp(VitOp):
     traits = traits_def(Pure())
     assembly_format = f"$x {FUNCTIONAL}"
 
-    def __init__(self, x: object, low: int, high: int, node_name: StringAttr | None = None):
-        from typing import cast
-
-        from xdsl.ir import SSAValue
-
-        value = cast("SSAValue", x)
+    def __init__(self, x: SSAValue, low: int, high: int, node_name: StringAttr | None = None):
         super().__init__(
-            operands=[value],
+            operands=[x],
             properties={
                 "min": IntegerAttr(low, i64),
                 "max": IntegerAttr(high, i64),
                 "node_name": node_name,
             },
-            result_types=[value.type],
+            result_types=[x.type],
         )
 
     def result_shapes(self) -> Sequence[Shape]:
@@ -212,6 +205,9 @@ class ClampOp(VitOp):
         low, high = self.min.value.data, self.max.value.data
         if low > high:
             raise VerifyException(f"min {low} is greater than max {high}")
+        least, most = format_of(self.x).bounds
+        if low < least or high > most:
+            raise VerifyException(f"min {low} and max {high} must be codes of x, {least} to {most}")
 
 
 @irdl_op_definition
