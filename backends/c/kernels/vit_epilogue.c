@@ -204,7 +204,8 @@ static int64_t mul_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
 {
     const int32_t shift = pick(s->shift_c, s->shift, col);
     const int64_t product = ((int64_t)v - s->zp_in) * ((int64_t)o - s->other_zp);
-    return vit_clamp64(vit_round_shift(product, shift, s->rounding) + s->zp, s->lo, s->hi);
+    const int64_t scaled = product * pick(s->multiplier_c, s->multiplier, col);
+    return vit_clamp64(vit_round_shift(scaled, shift, s->rounding) + s->zp, s->lo, s->hi);
 }
 
 static int64_t combine(const vit_stage *s, int32_t v, int32_t o, int32_t col)
@@ -287,7 +288,7 @@ static void normalize(const vit_stage *s, int32_t *tile, int32_t ld, int32_t row
         const int32_t nb = vit_blen(sum);
         const int64_t reciprocal = (int64_t)(((uint64_t)1 << (nb + 15)) / sum);
         const int32_t shift = nb + s->shift;
-        if (s->shift_c == NULL && shift >= 1 && shift <= 62) {
+        if (s->shift_c == NULL && s->rounding == VIT_RHU && shift >= 1 && shift <= 62) {
             for (int32_t c = 0; c < cols; ++c) {
                 const int64_t p = (int64_t)v[c] * reciprocal;
                 const int64_t y = (p >> shift) + ((p >> (shift - 1)) & 1) + s->zp;
@@ -297,7 +298,7 @@ static void normalize(const vit_stage *s, int32_t *tile, int32_t ld, int32_t row
         }
         for (int32_t c = 0; c < cols; ++c) {
             const int32_t sc = s->shift_c == NULL ? shift : nb + s->shift_c[col0 + c];
-            const int64_t y = vit_round_shift((int64_t)v[c] * reciprocal, sc, VIT_RHU);
+            const int64_t y = vit_round_shift((int64_t)v[c] * reciprocal, sc, s->rounding);
             v[c] = (int32_t)vit_clamp64(y + s->zp, s->lo, s->hi);
         }
     }

@@ -41,8 +41,8 @@ typedef enum {
     VIT_ADD,       /* y = sat(round(((v - zp_in) << left_v) + ((o - o_zp) << left_o), shift) + zp) */
     VIT_ADD_SEPARATE, /* y = sat(round((v - zp_in) * multiplier, shift)
                              + round((o - o_zp) * multiplier_o, shift_o) + zp) */
-    VIT_MUL,       /* y = sat(round((v - zp_in) * (o - o_zp), shift) + zp) */
-    VIT_NORMALIZE, /* y = sat(rhu(v * floor(2^(nb+15) / sum), nb + shift) + zp), nb = blen(sum) */
+    VIT_MUL, /* y = sat(round((v - zp_in) * (o - o_zp) * multiplier, shift) + zp) */
+    VIT_NORMALIZE, /* y = sat(round(v * floor(2^(nb+15) / sum), nb + shift) + zp), nb = blen(sum) */
     VIT_LUT,       /* y = table[v - lut_min] */
     VIT_LUT16,     /* y = interpolated 257-entry table of a 16-bit code */
     VIT_CLAMP      /* y = min(max(v, lo), hi) */
@@ -191,8 +191,8 @@ typedef struct {
     vit_rounding rounding;
     int64_t lo, hi;
     int32_t zp_in, zp;
-    int32_t shift;
-    const int32_t *shift_c; /* one per channel, or NULL */
+    int32_t shift, multiplier;
+    const int32_t *shift_c, *multiplier_c; /* one per channel, or NULL */
 } vit_requant_shape;
 
 void vit_requant_s64(const vit_requant_shape *p, const void *x, void *y);

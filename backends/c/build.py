@@ -1,0 +1,156 @@
+"""Building emitted projects with the system's C compiler.
+
+Kernel objects depend on nothing but their sources, the compiler and its flags, so they are kept in
+a cache and a model is compiled in the time that its own model.c takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vit_opt.dialects.errors import VitError
+
+KERNELS = Path(__file__).parent / "kernels"
+"""The kernel library's sources."""
+
+CPUS: dict[str, tuple[str, ...]] = {
+    "host": ("-march=native",),
+    "portable": (),
+    "x86-64-v2": ("-march=x86-64-v2",),
+    "x86-64-v3": ("-march=x86-64-v3",),
+    "x86-64-v4": ("-march=x86-64-v4",),
+}
+"""Compiler flags of an instruction level."""
+
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to compile."""
+
+    cpu: str = "host"
+    """Instruction level, a key of `CPUS`."""
+
+    compiler: str | None = None
+    """The C compiler, by default $CC or cc."""
+
+    flags: tuple[str, ...] = ()
+    """More flags, such as sanitizers."""
+
+    optimize: str = "-O3"
+    """Optimisation level."""
+
+    def command(self) -> list[str]:
+        """Compiler and flags, without files; raises VitError if there is no compiler."""
+        flags = CPUS.get(self.cpu)
+        if flags is None:
+            raise VitError(f"unknown --cpu '{self.cpu}'; known: {', '.join(CPUS)}")
+        return [*find_compiler(self.compiler), "-std=c11", self.optimize, *WARNINGS, *flags, *self.flags]
+
+
+def find_compiler(name: str | None = None) -> list[str]:
+    """The C compiler as a command; raises VitError if it is not installed."""
+    words = shlex.split(name or os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(words[0]) is None:
+        raise VitError(f"C compiler '{words[0]}' not found; install gcc or clang, or set CC")
+    return words
+
+
+@lru_cache
+def _compiler_version(compiler: str) -> str:
+    """What a compiler says of itself, and the machine it would compile for with -march=native."""
+    words = shlex.split(compiler)
+    probe = [*words, "-march=native", "-Q", "--help=target"]
+    native = subprocess.run(probe, capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False)
+    return version.stdout + native
+
+
+def compile_c(command: Sequence[str], what: str) -> None:
+    """Run the compiler; raises VitError with the first lines of what it says."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if "error" in line]
+        shown = "; ".join((lines or result.stderr.splitlines())[:3])
+        raise VitError(f"{what}: {command[0]} failed: {shown or 'no message'}")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept ($XDG_CACHE_HOME/vit-opt, usually ~/.cache/vit-opt)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vit-opt" / "objects"
+
+
+def kernel_objects(folder: Path, options: BuildOptions) -> list[Path]:
+    """Objects of every vit_*.c in a folder, compiled as position independent code or cached."""
+    sources = sorted(folder.glob("vit_*.c"))
+    headers = b"".join(path.read_bytes() for path in sorted(folder.glob("*.h")))
+    command = [*options.command(), "-fPIC"]
+    identity = f"{command}{_compiler_version(shlex.join(find_compiler(options.compiler)))}".encode()
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VitError(f"{cache}: cannot create the cache of compiled kernels: {error}") from error
+
+    def compiled(source: Path) -> Path:
+        key = hashlib.sha256(identity + headers + source.read_bytes()).hexdigest()[:32]
+        target = cache / f"{source.stem}-{key}.o"
+        if not target.exists():
+            with tempfile.NamedTemporaryFile(dir=cache, suffix=".o") as part:
+                compile_c([*command, "-c", str(source), "-o", part.name], source.name)
+                shutil.copyfile(part.name, f"{part.name}.done")
+                Path(f"{part.name}.done").replace(target)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sources))
+
+
+def link_library(objects: Sequence[Path], target: Path, options: BuildOptions) -> Path:
+    """A shared library from sources and objects, written in one step."""
+    part = target.with_name(target.name + ".part")
+    files = [str(path) for path in objects]
+    command = [*options.command(), "-fPIC", "-shared", *files, "-o", str(part)]
+    compile_c(command, target.name)
+    part.replace(target)
+    return target
+
+
+def build_c(project: Path, options: BuildOptions | None = None) -> Path:
+    """Compile an emitted project into a shared library and return its path.
+
+    The library holds model and kernels, not the weights. Raises VitError if the folder is no
+    project or the compiler fails.
+    """
+    options = options or BuildOptions()
+    model = project / "model.c"
+    if not model.exists():
+        raise VitError(f"{project}: no model.c here; emit the C project first")
+    kernels = project / "kernels"
+    objects = kernel_objects(kernels, options)
+    identity = [model.read_bytes(), str(options).encode(), *(p.name.encode() for p in objects)]
+    digest = hashlib.sha256(b"".join(identity)).hexdigest()[:16]
+    build = project / "build"
+    build.mkdir(exist_ok=True)
+    target = build / f"libmodel-{digest}.so"
+    if not target.exists():
+        include = BuildOptions(
+            options.cpu,
+            options.compiler,
+            (*options.flags, f"-I{kernels}", f"-I{project}"),
+            options.optimize,
+        )
+        link_library([model, *objects], target, include)
+    return target

@@ -1,0 +1,297 @@
+"""The model as the C backend sees it: one list of operations, and what runs as one kernel call.
+
+Pipelines are flattened (their schedule never changes a result). Then operations are grouped:
+
+* an accumulating operation and the elementwise chain behind it (requantise, add, normalise, table,
+  clamp) run as one kernel with an epilogue, so that accumulators are never stored as a tensor;
+* scores, exponentials and the product with the values, with what lies between and behind them, run
+  as one attention kernel;
+* an elementwise chain on a stored tensor runs as one pass over it.
+
+A chain goes on as long as the value has one reader, the reader works on the same rows and columns,
+and its parameters vary along the columns only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TypeAlias
+
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
+from vit_opt.dialects.vit.ops.base import format_of, shape_of, tensor_type
+
+ACCUMULATING = (
+    ops.LinearOp,
+    ops.MatmulOp,
+    ops.Conv2dOp,
+    ops.ConvTranspose2dOp,
+    ops.Log2MatmulOp,
+)
+
+STAGES = (
+    ops.PotRequantOp,
+    ops.RequantOp,
+    ops.AddOp,
+    ops.MulOp,
+    ops.NormalizeOp,
+    ops.LutOp,
+    ops.ClampOp,
+)
+
+Stage: TypeAlias = (
+    "ops.PotRequantOp | ops.RequantOp | ops.AddOp | ops.MulOp | ops.NormalizeOp | ops.LutOp"
+    " | ops.ClampOp"
+)
+
+
+@dataclass
+class Chain:
+    """An operation and the elementwise stages that run in its epilogue."""
+
+    head: Operation
+    """The producing operation; the first stage itself where the chain reads a stored tensor."""
+    stages: list[tuple[Stage, int]] = field(default_factory=list[tuple[Stage, int]])
+    """Stage operations, each with the index of the operand that is the chain's value."""
+    result: SSAValue | None = None
+
+
+@dataclass
+class Attention:
+    """Scores (with stages), exponentials, product with the values (with stages)."""
+
+    scores: Chain
+    softmax: ops.SoftmaxExpOp
+    product: Chain
+
+
+Step: TypeAlias = "Operation | Chain | Attention"
+
+
+@dataclass
+class Graph:
+    """A function, flattened and grouped."""
+
+    function: FuncOp
+    steps: list[Step]
+    aliases: dict[SSAValue, SSAValue]
+    """Results of pipelines and of data movement that moves nothing, and what they stand for."""
+    outputs: list[SSAValue]
+    """The returned values."""
+
+    def root(self, value: SSAValue) -> SSAValue:
+        """The value whose memory `value` shares."""
+        while value in self.aliases:
+            value = self.aliases[value]
+        return value
+
+
+def main_function(module: Operation) -> FuncOp:
+    """The one function of a model; raises VitError if there is none or more than one."""
+    functions = [op for op in module.walk() if isinstance(op, FuncOp)]
+    if len(functions) != 1:
+        raise VitError(f"a model is a module with one function, this has {len(functions)}")
+    return functions[0]
+
+
+def build_graph(function: FuncOp) -> Graph:
+    """Flatten and group a function of `vit` operations; raises VitError for anything else."""
+    aliases: dict[SSAValue, SSAValue] = {}
+    flat: list[Operation] = []
+    outputs: list[SSAValue] = []
+    _flatten(list(function.body.block.ops), flat, aliases, outputs)
+    graph = Graph(function, [], aliases, outputs)
+    graph.steps = _Grouping(graph, flat).steps()
+    return graph
+
+
+def _flatten(
+    body: list[Operation],
+    flat: list[Operation],
+    aliases: dict[SSAValue, SSAValue],
+    outputs: list[SSAValue],
+) -> None:
+    for op in body:
+        if isinstance(op, ops.PipelineOp):
+            inner = list(op.body.block.ops)
+            _flatten(inner[:-1], flat, aliases, outputs)
+            aliases.update(zip(op.outputs, op.terminator.values, strict=True))
+        elif isinstance(op, ReturnOp):
+            outputs.extend(op.arguments)
+        elif isinstance(op, ops.ReshapeOp | ops.ReinterpretOp):
+            aliases[op.result] = op.x
+        elif isinstance(op, ops.VitOp):
+            flat.append(op)
+        else:
+            raise VitError(
+                f"{op.name} has no C kernel; the C backend takes vit operations (run pot-fold first)"
+            )
+
+
+def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A tensor as a matrix whose columns are its last dimension."""
+    return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def other_view(main: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int] | None:
+    """Row distance and repetition of a broadcast operand beside rows of `main`.
+
+    Returns (elements from row to row, rows before it repeats or 0), or None where the operand does
+    not cover whole rows.
+    """
+    rows, columns = rows_and_columns(main)
+    stripped = list(other)
+    while stripped and stripped[0] == 1 and len(stripped) > 1:
+        stripped.pop(0)
+    if not stripped or stripped[-1] != columns:
+        return None
+    lead = stripped[:-1]
+    if not lead:
+        return 0, 0
+    if list(main[len(main) - len(stripped) : -1]) != lead or len(stripped) > len(main):
+        return None
+    period = prod(lead)
+    return columns, 0 if period == rows else period
+
+
+def is_narrow(value: SSAValue) -> bool:
+    """Whether the codes of a value fit the int32 tile of an epilogue."""
+    element = tensor_type(value).get_element_type()
+    if not isinstance(element, QuantizedType):
+        return False
+    width = element.storage.width.data
+    return width < 32 or (width == 32 and not is_unsigned(element.storage))
+
+
+def _varies_along_columns(value: SSAValue) -> bool:
+    """Whether a value's scale is one, or one per column."""
+    return format_of(value).channel_axis in (None, len(shape_of(value)) - 1)
+
+
+def can_be_stage(op: Operation, index: int) -> bool:
+    """Whether `op` can run in an epilogue on its operand `index`, tile by tile."""
+    if not isinstance(op, STAGES) or not all(map(is_narrow, op.results)):
+        return False
+    main = op.operands[index]
+    if not is_narrow(main) or not _varies_along_columns(op.results[0]):
+        return False
+    if not _varies_along_columns(main):
+        return False
+    if isinstance(op, ops.AddOp | ops.MulOp):
+        other = op.operands[1 - index]
+        return (
+            shape_of(main) == shape_of(op.result)
+            and is_narrow(other)
+            and _varies_along_columns(other)
+            and other_view(shape_of(main), shape_of(other)) is not None
+        )
+    return index == 0
+
+
+class _Grouping:
+    """Finds chains and attentions in a flat list of operations."""
+
+    def __init__(self, graph: Graph, flat: list[Operation]):
+        self.graph = graph
+        self.flat = flat
+        self.readers: dict[SSAValue, list[tuple[Operation, int]]] = {}
+        for op in flat:
+            for index, operand in enumerate(op.operands):
+                self.readers.setdefault(graph.root(operand), []).append((op, index))
+        self.returned = {graph.root(value) for value in graph.outputs}
+        self.taken: set[Operation] = set()
+
+    def steps(self) -> list[Step]:
+        """Every operation once, chains and attentions at the place of their last operation."""
+        last: dict[Operation, Step] = {}
+        for op in self.flat:
+            if op in self.taken or not isinstance(op, ops.MatmulOp):
+                continue
+            attention = self._attention(op)
+            if attention is not None:
+                members = [*self._members(attention.scores), attention.softmax]
+                members += self._members(attention.product)
+                self.taken.update(members)
+                last[members[-1]] = attention
+        for op in self.flat:
+            if op in self.taken:
+                continue
+            chain = self._chain(op)
+            if chain is not None:
+                members = self._members(chain)
+                self.taken.update(members)
+                last[members[-1]] = chain
+        steps: list[Step] = []
+        for op in self.flat:
+            if op in last:
+                steps.append(last[op])
+            elif op not in self.taken:
+                steps.append(op)
+        return steps
+
+    @staticmethod
+    def _members(chain: Chain) -> list[Operation]:
+        stages: list[Operation] = [stage for stage, _ in chain.stages]
+        return stages if stages and stages[0] is chain.head else [chain.head, *stages]
+
+    def _single_reader(self, value: SSAValue) -> tuple[Operation, int] | None:
+        """The only reader of a value, and the operand it reads it as."""
+        readers = self.readers.get(value, [])
+        if len(readers) != 1 or value in self.returned or readers[0][0] in self.taken:
+            return None
+        op, index = readers[0]
+        # A reshape in between must leave the columns alone, since tiles are rows of columns.
+        if shape_of(op.operands[index])[-1:] != shape_of(value)[-1:]:
+            return None
+        return readers[0]
+
+    def _chain(self, op: Operation) -> Chain | None:
+        """The chain that starts at `op`, or None if it is neither accumulating nor a stage."""
+        if isinstance(op, ACCUMULATING):
+            chain = Chain(op)
+        elif isinstance(op, STAGES):
+            index = next((i for i in (0, 1) if i < len(op.operands) and can_be_stage(op, i)), None)
+            if index is None:
+                return None
+            chain = Chain(op, [(op, index)])
+        else:
+            return None
+        self._extend(chain, op.results[0])
+        return chain
+
+    def _extend(self, chain: Chain, value: SSAValue) -> None:
+        while (reader := self._single_reader(value)) is not None:
+            op, index = reader
+            if not isinstance(op, STAGES) or not can_be_stage(op, index):
+                break
+            chain.stages.append((op, index))
+            value = op.results[0]
+        chain.result = value
+
+    def _attention(self, scores: ops.MatmulOp) -> Attention | None:
+        """The attention whose scores `scores` computes, if nothing else reads its parts."""
+        first = Chain(scores)
+        self._extend(first, scores.result)
+        assert first.result is not None
+        reader = self._single_reader(first.result)
+        if reader is None or not isinstance(reader[0], ops.SoftmaxExpOp):
+            return None
+        softmax = reader[0]
+        product, total = self._single_reader(softmax.p), self._single_reader(softmax.sum)
+        if product is None or total is None:
+            return None
+        op, index = product
+        if not isinstance(op, ops.MatmulOp) or index != 0 or op.transpose_b is not None:
+            return None
+        if shape_of(op.a) != shape_of(scores.result):
+            return None
+        second = Chain(op)
+        self._extend(second, op.result)
+        if not any(stage is total[0] for stage, _ in second.stages):
+            return None
+        return Attention(first, softmax, second)

@@ -1,0 +1,443 @@
+"""Kernel calls of accumulating operations and of the elementwise chains behind them."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from vit_opt.backends.c.code import Array, Pointer, Struct, Symbol, Value
+from vit_opt.backends.c.graph import (
+    Attention,
+    Chain,
+    Stage,
+    other_view,
+    rows_and_columns,
+)
+from vit_opt.backends.c.memory import (
+    Memory,
+    aligned,
+    describe,
+    element_symbol,
+    pack_int4,
+    rounding,
+    saturation,
+    size_of,
+    storage_name,
+    type_text,
+    without_zeros,
+    zero_point,
+)
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.evaluate import dyadic_between, fracs_of, scales_of, shift_between
+from vit_opt.dialects.vit.ops.base import format_of, integers, is_fixed, shape_of
+from vit_opt.dialects.vit.semantics.requant import dyadic_multiplier
+from vit_opt.dialects.vit.semantics.softmax import EXP_TABLE
+
+PANEL = 32
+"""VIT_PANEL of vit_kernels.h: columns of a product computed at a time."""
+
+BLOCK_BYTES = 192 * 1024
+"""Operand rows widened at a time should stay in a second-level cache."""
+
+RHE = {"rounding": Symbol("VIT_RHE")}
+
+
+def row_block(rows: int, reduction: int) -> int:
+    """Rows of a product computed at a time: a multiple of 4 between 8 and 64, or all."""
+    block = BLOCK_BYTES // (2 * padded(reduction)) // 4 * 4
+    return min(rows, max(8, min(64, block)))
+
+
+def padded(reduction: int) -> int:
+    """Length of a widened operand row."""
+    return -(-reduction // 16) * 16
+
+
+def product_scratch(block: int, reduction: int) -> int:
+    """Scratch of the linear, matmul and convolution kernels (see their headers)."""
+    return (block + PANEL) * padded(reduction) * 2 + block * PANEL * 4
+
+
+# ---- stages --------------------------------------------------------------------------------------
+
+
+def stage_fields(memory: Memory, op: Stage, index: int) -> dict[str, Value]:
+    """The fields of `vit_stage` that do not depend on how the other operand is addressed."""
+    main = op.operands[index]
+    if isinstance(op, ops.PotRequantOp):
+        shift = memory.parameter("shift", shift_between(op.x, op.result))
+        kind = "REQUANT"
+        fields = {"zp_in": zero_point(main), **shift, **saturation(op.result), **rounding(op)}
+    elif isinstance(op, ops.RequantOp):
+        kind = "DYADIC"
+        fields = {"zp_in": zero_point(main), **_dyadic(memory, main, op.result), **RHE}
+        fields |= saturation(op.result)
+    elif isinstance(op, ops.NormalizeOp):
+        kind = "NORMALIZE"
+        shift = memory.parameter("shift", 15 + shift_between(op.acc, op.result))
+        fields = {**shift, **saturation(op.result), **rounding(op)}
+    elif isinstance(op, ops.LutOp):
+        wide = format_of(op.x).storage.width.data == 16
+        kind = "LUT16" if wide else "LUT"
+        fields = {
+            "table": memory.address(op.table),
+            "table_type": element_symbol(op.table),
+            "lut_min": format_of(op.x).bounds[0],
+        }
+    elif isinstance(op, ops.ClampOp):
+        low, high = (int(np.clip(v.value.data, -(2**31), 2**31 - 1)) for v in (op.min, op.max))
+        kind, fields = "CLAMP", {"lo": low, "hi": high}
+    else:
+        return _binary_fields(memory, op, index)
+    return {"kind": Symbol(f"VIT_{kind}"), **without_zeros(fields)}
+
+
+def _dyadic(
+    memory: Memory, source: SSAValue, target: SSAValue, suffix: str = ""
+) -> dict[str, Value]:
+    multiplier, shift = dyadic_between(source, target)
+    found = {**memory.parameter("multiplier", multiplier), **memory.parameter("shift", shift)}
+    if not suffix:
+        return found
+    names = {
+        "multiplier": "multiplier_o",
+        "multiplier_c": "multiplier_o_c",
+        "shift": "shift_o",
+        "shift_c": "shift_o_c",
+    }
+    return {names[key]: value for key, value in found.items()}
+
+
+def _binary_fields(memory: Memory, op: ops.AddOp | ops.MulOp, index: int) -> dict[str, Value]:
+    """Fields of an addition or product whose operand `index` is the tile."""
+    main, other = op.operands[index], op.operands[1 - index]
+    fixed = is_fixed(format_of(op.a), format_of(op.b), format_of(op.result))
+    fields: dict[str, Value] = {
+        "zp_in": zero_point(main),
+        "other_zp": zero_point(other),
+        **saturation(op.result),
+    }
+    if isinstance(op, ops.MulOp):
+        kind = "MUL"
+        if fixed:
+            shift = fracs_of(op.a) + fracs_of(op.b) - fracs_of(op.result)
+            fields |= {**memory.parameter("shift", shift), "multiplier": 1, **rounding(op)}
+        else:
+            ratio = scales_of(op.a) * scales_of(op.b) / scales_of(op.result)
+            multiplier, shift = dyadic_multiplier(ratio)
+            fields |= memory.parameter("multiplier", multiplier)
+            fields |= {**memory.parameter("shift", shift), **RHE}
+    elif fixed:
+        kind = "ADD"
+        mine, theirs = fracs_of(main), fracs_of(other)
+        common = np.maximum(mine, theirs)
+        fields |= memory.parameter("left_v", common - mine)
+        fields |= memory.parameter("left_o", common - theirs)
+        fields |= memory.parameter("shift", common - fracs_of(op.result))
+        fields |= rounding(op)
+    else:
+        kind = "ADD_SEPARATE"
+        fields |= _dyadic(memory, main, op.result) | _dyadic(memory, other, op.result, "o") | RHE
+    return {"kind": Symbol(f"VIT_{kind}"), **without_zeros(fields)}
+
+
+def _stage(memory: Memory, op: Stage, index: int, normalizer: bool) -> Struct:
+    """One stage of a chain; `normalizer` says that row sums are in memory."""
+    fields = stage_fields(memory, op, index)
+    if isinstance(op, ops.AddOp | ops.MulOp):
+        other = op.operands[1 - index]
+        view = other_view(shape_of(op.operands[index]), shape_of(other))
+        assert view is not None
+        fields |= {
+            "other": memory.address(other),
+            "other_type": element_symbol(other),
+            **without_zeros({"other_ld": view[0], "other_rows": view[1]}),
+        }
+    elif isinstance(op, ops.NormalizeOp) and normalizer:
+        fields |= {"other": memory.address(op.sum)}
+    return Struct("vit_stage", fields)
+
+
+def stages_of(memory: Memory, chain: Chain, normalizer: bool = True) -> Array | None:
+    """The stages of a chain, None if it has none."""
+    items = tuple(_stage(memory, op, index, normalizer) for op, index in chain.stages)
+    return Array("vit_stage", items) if items else None
+
+
+def epilogue(
+    memory: Memory, chain: Chain, columns: int, stages: Array | None, y: Pointer
+) -> Struct:
+    """The epilogue that stores a chain's result."""
+    assert chain.result is not None
+    return Struct(
+        "vit_epilogue",
+        {
+            "stages": stages,
+            "count": len(stages.items) if stages else 0,
+            "type": element_symbol(chain.result),
+            "y": y,
+            "ld": columns,
+        },
+    )
+
+
+def chain_comment(chain: Chain) -> str:
+    """What a chain computes: its operations, and the type of its result."""
+    names = [describe(chain.head)]
+    names += [describe(op) for op, _ in chain.stages if op is not chain.head]
+    assert chain.result is not None
+    return " + ".join(names) + f": {type_text(chain.result)}"
+
+
+# ---- calls ---------------------------------------------------------------------------------------
+
+
+def lower_chain(memory: Memory, chain: Chain) -> None:
+    """One kernel call for an operation and its epilogue."""
+    assert chain.result is not None
+    head = chain.head
+    columns = rows_and_columns(shape_of(head.results[0]))[1]
+    if isinstance(head, ops.LinearOp):
+        kernel, shape, operands, scratch = _linear(memory, head)
+    elif isinstance(head, ops.MatmulOp | ops.Log2MatmulOp):
+        kernel, shape, operands, scratch = _matmul(memory, head)
+    elif isinstance(head, ops.Conv2dOp | ops.ConvTranspose2dOp):
+        kernel, shape, operands, scratch = _convolution(memory, head)
+    else:
+        _map(memory, chain)
+        return
+    stages = stages_of(memory, chain)
+    y = memory.allocate(chain.result)
+    end = epilogue(memory, chain, columns, stages, y)
+    memory.call(kernel, [shape, *operands, end], chain_comment(chain), scratch)
+
+
+def _map(memory: Memory, chain: Chain) -> None:
+    """A chain on a stored tensor."""
+    assert chain.result is not None
+    first, index = chain.stages[0]
+    x = first.operands[index]
+    rows, columns = rows_and_columns(shape_of(x))
+    stages = stages_of(memory, chain)
+    assert stages is not None
+    if not any(_depends_on_place(stage) for stage in stages.items):
+        rows, columns = 1, rows * columns
+    source = memory.address(x)
+    y = memory.allocate(chain.result)
+    end = epilogue(memory, chain, columns, stages, y)
+    memory.call("vit_map", [source, element_symbol(x), rows, columns, end], chain_comment(chain))
+
+
+def _depends_on_place(stage: Struct) -> bool:
+    return any(key == "other" or key.endswith("_c") for key in stage.fields)
+
+
+def _weight(memory: Memory, op: Operation, weight: SSAValue) -> tuple[Pointer, Symbol]:
+    """Address and type of a weight matrix; int4 is packed when it is placed."""
+    if format_of(weight).storage.width.data != 4:
+        return memory.address(weight), element_symbol(weight)
+    codes = memory.constant(weight)
+    if codes is None:
+        raise VitError(f"{describe(op)}: int4 weights must be constants")
+    packed = pack_int4(codes.reshape(codes.shape[0], -1))
+    return memory.weights.add(packed), Symbol("VIT_S4")
+
+
+def _bias(memory: Memory, bias: SSAValue | None) -> Pointer | None:
+    return None if bias is None else memory.address(bias)
+
+
+def _check_operand(op: Operation, *values: SSAValue) -> None:
+    """Products work on codes of at most 16 bits."""
+    for value in values:
+        if storage_name(value) not in ("S8", "U8", "S16", "U16", "LOG2"):
+            raise VitError(
+                f"{describe(op)}: operands of {storage_name(value).lower()} have no C kernel; "
+                "requantise them to 16 bits or less first"
+            )
+
+
+def _linear(memory: Memory, op: ops.LinearOp) -> tuple[str, Struct, list[Value], int]:
+    _check_operand(op, op.x)
+    m, k = rows_and_columns(shape_of(op.x))
+    block = row_block(m, k)
+    weight, weight_type = _weight(memory, op, op.weight)
+    fields: dict[str, Value] = {
+        "m": m,
+        "n": shape_of(op.weight)[0],
+        "k": k,
+        "block": block,
+        "x_type": element_symbol(op.x),
+        "w_type": weight_type,
+    }
+    zeros = without_zeros({"x_zp": zero_point(op.x), "w_zp": zero_point(op.weight)})
+    shape = Struct("vit_linear_shape", fields | zeros)
+    operands: list[Value] = [memory.address(op.x), weight, _bias(memory, op.bias)]
+    return "vit_linear_s16", shape, operands, product_scratch(block, k)
+
+
+def _matmul(
+    memory: Memory, op: ops.MatmulOp | ops.Log2MatmulOp
+) -> tuple[str, Struct, list[Value], int]:
+    a, b = op.operands
+    _check_operand(op, a, b)
+    transposed = isinstance(op, ops.MatmulOp) and op.transpose_b is not None
+    *lead, m, k = shape_of(a)
+    n = shape_of(op.result)[-1]
+    block = row_block(m, k)
+    fields: dict[str, Value] = {
+        "batch": prod(lead),
+        "m": m,
+        "n": n,
+        "k": k,
+        "block": block,
+        "transpose_b": int(transposed),
+        "a_type": element_symbol(a),
+        "b_type": element_symbol(b),
+        "a_ld": k,
+        "b_ld": k if transposed else n,
+        "a_batch": m * k,
+        "b_batch": n * k,
+    }
+    zeros = without_zeros({"a_zp": zero_point(a), "b_zp": zero_point(b)})
+    shape = Struct("vit_matmul_shape", fields | zeros)
+    operands: list[Value] = [memory.address(a), memory.address(b)]
+    return "vit_matmul_s16", shape, operands, product_scratch(block, k)
+
+
+def _convolution(
+    memory: Memory, op: ops.Conv2dOp | ops.ConvTranspose2dOp
+) -> tuple[str, Struct, list[Value], int]:
+    _check_operand(op, op.x)
+    batch, height, width, channels = shape_of(op.x)
+    out_channels, kernel_h, kernel_w, depth = shape_of(op.weight)
+    _, out_height, out_width, _ = shape_of(op.result)
+    groups = op.groups.value.data
+    dilations = integers(op.dilations) if isinstance(op, ops.Conv2dOp) else (1, 1)
+    strides, pads = integers(op.strides), integers(op.pads)
+    pixels, k = batch * out_height * out_width, kernel_h * kernel_w * depth
+    fields: dict[str, Value] = {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "out_height": out_height,
+        "out_width": out_width,
+        "out_channels": out_channels,
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": strides[0],
+        "stride_w": strides[1],
+        "pad_top": pads[0],
+        "pad_left": pads[1],
+        "dilation_h": dilations[0],
+        "dilation_w": dilations[1],
+        "groups": groups,
+        "x_type": element_symbol(op.x),
+        **without_zeros({"x_zp": zero_point(op.x), "w_zp": zero_point(op.weight)}),
+    }
+    bias = _bias(memory, op.bias)
+    weight = memory.constant(op.weight)
+    if isinstance(op, ops.Conv2dOp) and _is_depthwise(op) and weight is not None:
+        taps = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8, copy=False)
+        block = min(pixels, 8)
+        shape = Struct("vit_conv2d_shape", fields | {"block": block})
+        operands: list[Value] = [memory.address(op.x), memory.weights.add(taps), bias]
+        return "vit_dwconv2d_s8", shape, operands, (block + 1) * channels * 4
+    address, weight_type = _weight(memory, op, op.weight)
+    block = row_block(pixels, k)
+    fields |= {"block": block, "w_type": weight_type}
+    if isinstance(op, ops.ConvTranspose2dOp):
+        fields["transposed"] = 1
+    shape = Struct("vit_conv2d_shape", fields)
+    return "vit_conv2d_s16", shape, [memory.address(op.x), address, bias], product_scratch(block, k)
+
+
+def _is_depthwise(op: ops.Conv2dOp) -> bool:
+    """One input and one output channel a group, and weights that fit the depthwise kernel."""
+    weight = format_of(op.weight)
+    channels = shape_of(op.x)[3]
+    return (
+        op.groups.value.data == channels == shape_of(op.weight)[0]
+        and weight.storage.width.data <= 8
+        and not weight.zero_point
+    )
+
+
+def lower_attention(memory: Memory, attention: Attention) -> None:
+    """One call for scores, exponentials, product with the values and what follows."""
+    scores, product = attention.scores.head, attention.product.head
+    assert isinstance(scores, ops.MatmulOp) and isinstance(product, ops.MatmulOp)
+    assert attention.product.result is not None
+    _check_operand(scores, scores.a, scores.b, product.b)
+    *lead, m, k = shape_of(scores.a)
+    n, d = shape_of(product.b)[-2:]
+    batch, block = prod(lead), min(m, 32)
+    frac = format_of(attention.softmax.s)
+    assert isinstance(frac, FixedType)
+    fields: dict[str, Value] = {
+        "batch": batch,
+        "m": m,
+        "n": n,
+        "k": k,
+        "d": d,
+        "block": block,
+        "key_columns": int(scores.transpose_b is None),
+        "q_type": element_symbol(scores.a),
+        "key_type": element_symbol(scores.b),
+        "value_type": element_symbol(product.b),
+        "frac": frac.frac,
+    }
+    zeros = {
+        "q_zp": zero_point(scores.a),
+        "key_zp": zero_point(scores.b),
+        "value_zp": zero_point(product.b),
+    }
+    shape = Struct("vit_attention_shape", fields | without_zeros(zeros))
+    first = stages_of(memory, attention.scores)
+    second = stages_of(memory, attention.product, normalizer=False)
+    score_type = {"stages": first, "count": len(first.items) if first else 0}
+    table = memory.weights.add(EXP_TABLE.astype(np.uint8))
+    sources: list[Value] = [memory.address(v) for v in (scores.a, scores.b, product.b)]
+    y = memory.allocate(attention.product.result)
+    end = epilogue(memory, attention.product, d, second, y)
+    comment = " + ".join(
+        [
+            chain_comment(attention.scores).rsplit(":", 1)[0],
+            describe(attention.softmax),
+            chain_comment(attention.product),
+        ]
+    )
+    arguments: list[Value] = [shape, *sources, table, Struct("vit_epilogue", score_type), end]
+    memory.call(
+        "vit_attention_u8", arguments, comment, attention_scratch(block, m=m, n=n, k=k, d=d)
+    )
+
+
+def attention_scratch(block: int, *, m: int, n: int, k: int, d: int) -> int:
+    """Scratch of vit_attention_u8: the arrays that its `carve` lays out."""
+    del m
+    sizes = (
+        n * padded(k) * 2,
+        d * padded(n) * 2,
+        block * padded(k) * 2,
+        block * padded(n) * 2,
+        block * max(n, d) * 4,
+        n * 4,
+        block * 4,
+        block * n,
+    )
+    return sum(map(aligned, sizes))
+
+
+__all__ = [
+    "attention_scratch",
+    "lower_attention",
+    "lower_chain",
+    "size_of",
+    "stage_fields",
+]

@@ -1,0 +1,160 @@
+"""Running lowered calls through ctypes on a library of all kernels.
+
+The structs and prototypes are read from vit_kernels.h, so that a field that is renamed in one place
+only fails here. Nothing is compiled per test case, which is what lets hypothesis try many.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_opt.backends.c.build import KERNELS, BuildOptions, kernel_objects, link_library
+from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
+from vit_opt.backends.c.lowering import Lowered
+
+_SCALARS: dict[str, Any] = {
+    "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
+    "uint64_t": ctypes.c_uint64,
+    "uint32_t": ctypes.c_uint32,
+}
+
+
+class Header:
+    """The enumerators and structs of vit_kernels.h."""
+
+    def __init__(self) -> None:
+        text = re.sub(r"/\*.*?\*/", "", (KERNELS / "vit_kernels.h").read_text(), flags=re.S)
+        self.symbols: dict[str, int] = {}
+        self.structs: dict[str, type[ctypes.Structure]] = {}
+        defines = dict(re.findall(r"#define (VIT_\w+) (\d+)", text))
+        for body, name in re.findall(r"typedef enum \{(.*?)\} (\w+);", text, flags=re.S):
+            _SCALARS[name] = ctypes.c_int
+            for index, symbol in enumerate(re.findall(r"VIT_\w+", body)):
+                self.symbols[symbol] = index
+        for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, flags=re.S):
+            fields: list[tuple[str, Any]] = []
+            for declaration in body.split(";"):
+                fields += self._fields(declaration.strip(), defines)
+            self.structs[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
+
+    @staticmethod
+    def _fields(declaration: str, defines: dict[str, str]) -> list[tuple[str, Any]]:
+        if not declaration:
+            return []
+        base, names = re.match(r"(?:const )?(\w+) (.*)", declaration, flags=re.S).groups()
+        found: list[tuple[str, Any]] = []
+        for name in names.split(","):
+            name = name.strip()
+            if name.startswith("*"):
+                found.append((name.lstrip("*"), ctypes.c_void_p))
+                continue
+            array = re.match(r"(\w+)\[(\w+)\]", name)
+            if array:
+                count = int(defines.get(array[2], array[2]))
+                found.append((array[1], _SCALARS[base] * count))
+            else:
+                found.append((name, _SCALARS[base]))
+        return found
+
+
+@cache
+def header() -> Header:
+    return Header()
+
+
+@cache
+def library(compiler: str | None = None) -> ctypes.CDLL:
+    """All kernels as one shared library; signed overflow and bad shifts trap."""
+    traps = ("-fsanitize=undefined,bounds", "-fsanitize-undefined-trap-on-error")
+    if compiler == "clang":
+        traps = ("-fsanitize=undefined,bounds", "-fsanitize-trap=all")
+    options = BuildOptions("portable", compiler, traps, "-O1")
+    folder = Path(tempfile.mkdtemp(prefix="vit-kernels-"))
+    return ctypes.CDLL(
+        str(link_library(kernel_objects(KERNELS, options), folder / "kernels.so", options))
+    )
+
+
+class Machine:
+    """Memory for a lowered model, and its calls made through ctypes.
+
+    Every buffer has an allocation of its own with guard bytes behind it, so that a kernel that
+    writes too far is noticed whatever the plan would have put there.
+    """
+
+    GUARD = 64
+
+    def __init__(self, lowered: Lowered, compiler: str | None = None) -> None:
+        self.lowered = lowered
+        self.library = library(compiler)
+        self.memory: dict[Buffer, np.ndarray] = {}
+        self.kept: list[Any] = []
+        data = np.frombuffer(lowered.weights.tobytes() or bytes(64), np.uint8)
+        self.bytes_of(lowered.weights.buffer)[: data.size] = data
+
+    def bytes_of(self, buffer: Buffer) -> np.ndarray:
+        if buffer not in self.memory:
+            block = np.full(buffer.size + 64 + 2 * self.GUARD, 0xA5, np.uint8)
+            start = -block.ctypes.data % 64
+            self.memory[buffer] = block[start:]
+        return self.memory[buffer]
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Raw output codes, as bytes, for raw input codes."""
+        for port, array in zip(self.lowered.inputs, inputs, strict=True):
+            raw = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+            self.bytes_of(port.buffer)[: raw.size] = raw
+        for call in self.lowered.calls:
+            self.kept.clear()
+            arguments = [self.argument(value) for value in call.arguments]
+            getattr(self.library, call.kernel)(*arguments)
+        for buffer, block in self.memory.items():
+            if not (block[buffer.size : buffer.size + self.GUARD] == 0xA5).all():
+                raise AssertionError(f"a kernel wrote behind {buffer.space} {buffer.name}")
+        return [self.bytes_of(p.buffer)[: p.buffer.size] for p in self.lowered.outputs]
+
+    def pointer(self, pointer: Pointer) -> int:
+        return self.bytes_of(pointer.buffer).ctypes.data + pointer.offset
+
+    def argument(self, value: Value) -> Any:
+        if value is None:
+            return ctypes.c_void_p(0)
+        if isinstance(value, int):
+            return ctypes.c_int32(value)
+        if isinstance(value, Symbol):
+            return ctypes.c_int(header().symbols[value.name])
+        if isinstance(value, Pointer):
+            return ctypes.c_void_p(self.pointer(value))
+        assert isinstance(value, Struct)
+        built = self.struct(value)
+        self.kept.append(built)
+        return ctypes.byref(built)
+
+    def struct(self, value: Struct) -> ctypes.Structure:
+        built = header().structs[value.type]()
+        names = {name for name, _ in built._fields_}
+        for name, field in value.fields.items():
+            assert name in names, f"{value.type} has no field {name}"
+            setattr(built, name, self.field(field))
+        return built
+
+    def field(self, value: Value) -> Any:
+        if isinstance(value, Symbol):
+            return header().symbols[value.name]
+        if isinstance(value, Pointer):
+            return self.pointer(value)
+        if isinstance(value, Array):
+            array = (header().structs[value.type] * len(value.items))(
+                *(self.struct(item) for item in value.items)
+            )
+            self.kept.append(array)
+            return ctypes.addressof(array)
+        return value
