@@ -204,7 +204,7 @@ def _normalize(op: ops.NormalizeOp, args: Sequence[Array]) -> Array:
     return softmax.normalize(args[0], args[1], shift, low, high, zp, _rounding(op))
 
 
-def _published_step(format_: QuantizedType) -> int:
+def published_step(format_: QuantizedType) -> int:
     """Integer steps of one unit of the exponent, ceil(1 / scale), as I-ViT computes it."""
     return int(-np.floor(np.float32(-1.0) / np.float32(format_.channel_scales())))
 
@@ -212,7 +212,7 @@ def _published_step(format_: QuantizedType) -> int:
 def _shiftmax(op: ops.ShiftmaxOp, args: Sequence[Array]) -> Array:
     bits, n = format_of(op.result).storage.width.data, op.n.value.data
     if op.mode.data == "ivit":
-        step = _published_step(format_of(op.s))
+        step = published_step(format_of(op.s))
         return softmax.shiftmax(args[0], step, bits, n, "floor", 1 << 31)
     step = softmax.step_of(int(fracs_of(op.s)))
     return softmax.shiftmax(args[0], step, bits, n, _rounding(op))
