@@ -16,6 +16,7 @@ from xdsl.passes import ModulePass
 
 PASSES = (
     "calibrate",
+    "decompose-einsum",
     "fold-batch-norm",
     "fold-constants",
     "fuse",

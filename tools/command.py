@@ -18,6 +18,10 @@ from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseE
 from vit_opt.dialects.errors import VitError
 
 
+class UsageError(VitError):
+    """A command that was called in a wrong way: exit code 2."""
+
+
 def run_command(tool: str, body: Callable[[], None]) -> int:
     """Run a command and return its exit code; a user's mistake is told on stderr."""
     try:
@@ -28,7 +32,7 @@ def run_command(tool: str, body: Callable[[], None]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         print(f"{tool}: error: {describe(error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except ArgSpecParseError as error:
         print(f"{tool}: error: {_one_line(str(error))}", file=sys.stderr)
         return 2

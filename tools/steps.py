@@ -1,0 +1,115 @@
+"""Import, calibration data and pipelines: the steps that the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass, PassPipeline
+
+from vit_opt.dialects.assets import VitContext
+from vit_opt.dialects.errors import VitError
+from vit_opt.passes import get_all_passes
+from vit_opt.passes.pipelines import passes_of, remaining
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Shapes: TypeAlias = Mapping[str, Sequence[int]]
+
+
+def new_context() -> VitContext:
+    """A context that knows all dialects and has an empty asset store."""
+    from xdsl.universe import Universe
+
+    from vit_opt.dialects.onnx import Onnx
+
+    context = VitContext()
+    for name, factory in Universe.get_multiverse().all_dialects.items():
+        context.register_dialect(name, factory)
+    context.register_dialect("onnx", lambda: Onnx)
+    return context
+
+
+def import_onnx(
+    source: str | Path | bytes | onnx.ModelProto,
+    *,
+    shapes: Shapes | None = None,
+    context: VitContext,
+) -> ModuleOp:
+    """An ONNX model, from a file, its bytes or in memory, as a module of the `onnx` dialect."""
+    from vit_opt.frontends.onnx_import import import_onnx as import_model
+
+    if isinstance(source, bytes):
+        source = _model_of(source)
+    return import_model(source, shapes=shapes, context=context)
+
+
+def _model_of(data: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise VitError("standard input: not an ONNX model") from error
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`--shape` options, `NAME=1x3x224x224` each, as shapes by input name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        parts = sizes.split("x")
+        if not name or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise VitError(f"--shape {text}: expected NAME=1x3x224x224")
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes
+
+
+def run_pipeline(
+    module: ModuleOp,
+    context: VitContext,
+    passes: str | Sequence[ModulePass],
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Run passes, given as in `-p` or as instances, and verify the module after each.
+
+    `say` is called with the name of every pass before it runs.
+    """
+    if isinstance(passes, str):
+        try:
+            passes = PassPipeline.parse_spec(get_all_passes(), passes).passes
+        except ValueError as error:
+            raise VitError(str(error)) from error
+
+    def callback(_: ModulePass | None, module: ModuleOp, following: ModulePass | None) -> None:
+        module.verify()
+        if following is not None:
+            say(following.name)
+
+    PassPipeline(tuple(passes), callback).apply(context, module)
+
+
+def calibrate(
+    module: ModuleOp,
+    context: VitContext,
+    data: Path | Sequence[Mapping[str, Array]] | None = None,
+    preprocess: str | None = None,
+) -> str | None:
+    """Raise an imported module and record its ranges on calibration data.
+
+    `data` is a file or folder, or batches of arrays by input name; None takes synthetic images and
+    returns the warning to show.
+    """
+    if data is None or isinstance(data, Path):
+        note = provide_batches(module, context, data, preprocess)
+    else:
+        context.assets.batches = [dict(batch) for batch in data]
+        note = None
+    run_pipeline(module, context, passes_of((*remaining(module, "calibrate"), "calibrate")))
+    return note

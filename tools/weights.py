@@ -1,0 +1,68 @@
+"""The weight file beside a module's text: `X.weights.npz` for `X.mlir`.
+
+It holds the arrays that `#vit.asset` attributes of the module name, and the channel vectors of
+types that are too long to be spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp
+from xdsl.ir import Attribute, Operation, ParametrizedAttribute
+
+from vit_opt.dialects.assets import AssetAttr, AssetStore, digest_of
+
+
+def sidecar_of(path: Path) -> Path:
+    """The weight file that belongs to a text file."""
+    return path.with_suffix(".weights.npz")
+
+
+def referenced_digests(module: ModuleOp, store: AssetStore) -> set[str]:
+    """Digests of all arrays that the text of a module refers to.
+
+    Channel vectors, which live in types while in memory, are put into the store.
+    """
+    from vit_opt.dialects.vit.attributes import FixedType, ScaledType
+
+    seen: set[Attribute] = set()
+    digests: set[str] = set()
+    for op in module.walk():
+        for attribute in _attributes(op):
+            for part in _parts(attribute, seen):
+                if isinstance(part, AssetAttr):
+                    digests.add(part.digest.data)
+                elif isinstance(part, FixedType | ScaledType):
+                    vector = part.channel_vector()
+                    if vector is not None:
+                        digests.add(digest_of(vector))
+                        store.arrays.setdefault(digest_of(vector), vector)
+    return digests
+
+
+def _attributes(op: Operation) -> Iterator[Attribute]:
+    yield from op.attributes.values()
+    yield from op.properties.values()
+    yield from op.result_types
+    for region in op.regions:
+        for block in region.blocks:
+            yield from block.arg_types
+
+
+def _parts(attribute: Attribute, seen: set[Attribute]) -> Iterator[Attribute]:
+    """An attribute and everything inside of it, each only once."""
+    if attribute in seen:
+        return
+    seen.add(attribute)
+    yield attribute
+    inner: tuple[Attribute, ...] = ()
+    if isinstance(attribute, ArrayAttr):
+        inner = attribute.data
+    elif isinstance(attribute, DictionaryAttr):
+        inner = tuple(attribute.data.values())
+    elif isinstance(attribute, ParametrizedAttribute):
+        inner = tuple(attribute.parameters)
+    for part in inner:
+        yield from _parts(part, seen)
