@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.traits import IsTerminator
+from xdsl.utils.hints import isa
 
 from vit_opt.dialects.errors import VitError
 
@@ -95,9 +96,9 @@ def main_function(module: ModuleOp) -> FuncOp:
 def value_names(func: FuncOp, attribute: str, count: int, default: str) -> tuple[str, ...]:
     """The names in `vit.input_names` or `vit.output_names`; numbered defaults if there are none."""
     names = func.attributes.get(attribute)
-    if not isinstance(names, ArrayAttr):
+    if not isa(names, ArrayAttr[StringAttr]):
         return tuple(f"{default}{index}" for index in range(count))
-    return tuple(name.data for name in names if isinstance(name, StringAttr))
+    return tuple(name.data for name in names)
 
 
 def input_names(func: FuncOp) -> tuple[str, ...]:

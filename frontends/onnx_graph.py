@@ -11,11 +11,11 @@ extra inputs of known shape, which makes cleaning cheap for any size of model (p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vit_opt.dialects.errors import VitError
 
@@ -126,7 +126,7 @@ def _read(source: ModelSource) -> tuple[onnx.ModelProto, Path]:
         return model, Path.cwd()
     path = Path(source)
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as error:
         raise VitError(f"{path}: cannot be read: {error.strerror}") from error
     except (DecodeError, ValueError) as error:
@@ -330,7 +330,8 @@ def _simplify(model: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
     noise = io.StringIO()
     try:
         with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            cleaned, _ = onnxsim.simplify(model, skipped_optimizers=list(SKIPPED_FUSIONS))
+            simplify = cast("Callable[..., tuple[onnx.ModelProto, bool]]", onnxsim.simplify)
+            cleaned, _ = simplify(model, skipped_optimizers=list(SKIPPED_FUSIONS))
     except (RuntimeError, ValueError, TypeError, IndexError):
         return model
     kept = {value.name for value in cleaned.graph.input}
@@ -415,7 +416,8 @@ def _evaluate(
         helper.make_graph([node], "fold", inputs, outputs), opset_imports=model.opset_import
     )
     try:
-        values = ReferenceEvaluator(single).run(None, {name: arrays[name] for name in operands})
+        run = cast("Callable[..., list[Array]]", ReferenceEvaluator(single).run)
+        values = run(None, {name: arrays[name] for name in operands})
     except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
         return None
     results = {o.name: np.asarray(v) for o, v in zip(outputs, values, strict=True)}

@@ -10,10 +10,12 @@ where an attribute is an integer, a real number, a string or a list of integers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import Self, TypeAlias, cast
 
 from xdsl.dialects.builtin import (
+    I64,
     DenseArrayBase,
+    Float64Type,
     FloatAttr,
     IntegerAttr,
     IntegerType,
@@ -28,13 +30,11 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
-if TYPE_CHECKING:
-    from xdsl.dialects.builtin import Float64Type
-
-IntAttribute: TypeAlias = "IntegerAttr[IntegerType]"
-RealAttribute: TypeAlias = "FloatAttr[Float64Type]"
-IntsAttribute: TypeAlias = "DenseArrayBase[IntegerType]"
+IntAttribute: TypeAlias = IntegerAttr[I64]
+RealAttribute: TypeAlias = FloatAttr[Float64Type]
+IntsAttribute: TypeAlias = DenseArrayBase[I64]
 Plain: TypeAlias = "int | float | str | Sequence[int] | Attribute"
 """A Python value that `plain_attribute` turns into an attribute."""
 
@@ -44,29 +44,27 @@ TENSOR = BaseAttr[TensorType[Attribute]](TensorType)
 
 def int_prop(default: int) -> IntAttribute:
     """An integer attribute with its ONNX default."""
-    return opt_prop_def(BaseAttr[IntAttribute](IntegerAttr), IntegerAttr(default, i64))
+    return opt_prop_def(IntAttribute, IntegerAttr(default, i64))
 
 
 def real_prop(default: float) -> RealAttribute:
     """A real attribute with its ONNX default."""
-    return opt_prop_def(BaseAttr[RealAttribute](FloatAttr), FloatAttr(default, f64))
+    return opt_prop_def(RealAttribute, FloatAttr(default, f64))
 
 
 def opt_real_prop() -> RealAttribute | None:
     """A real attribute that may be left out."""
-    return opt_prop_def(BaseAttr[RealAttribute](FloatAttr))
+    return opt_prop_def(RealAttribute)
 
 
 def str_prop(default: str) -> StringAttr:
     """A string attribute with its ONNX default."""
-    return opt_prop_def(BaseAttr(StringAttr), StringAttr(default))
+    return opt_prop_def(StringAttr, StringAttr(default))
 
 
 def ints_prop(*default: int) -> IntsAttribute:
     """A list of integers with the default that it has for two spatial dimensions."""
-    return opt_prop_def(
-        BaseAttr[IntsAttribute](DenseArrayBase), DenseArrayBase.from_list(i64, default)
-    )
+    return opt_prop_def(IntsAttribute, DenseArrayBase.from_list(i64, default))
 
 
 def plain_attribute(value: Plain) -> Attribute:
@@ -239,23 +237,17 @@ def print_attributes(printer: Printer, attributes: Mapping[str, Attribute]) -> N
 
 
 def _print_plain(printer: Printer, value: Attribute) -> None:
-    if isinstance(value, IntegerAttr):
-        number = cast("IntegerAttr[Any]", value)
-        if number.type == i64:
-            printer.print_string(str(number.value.data))
-            return
-    if isinstance(value, FloatAttr):
-        real_number = cast("FloatAttr[Any]", value)
-        text = _real_text(real_number.value.data)
-        if real_number.type == f64 and text is not None:
-            printer.print_string(text)
-            return
-    if isinstance(value, DenseArrayBase):
-        array = cast("DenseArrayBase[Any]", value)
-        if array.elt_type == i64:
-            printer.print_string(dims(integers(array)))
-            return
-    printer.print_attribute(value)
+    text = None
+    if isa(value, IntegerAttr[I64]) and value.type == i64:
+        text = str(value.value.data)
+    elif isa(value, FloatAttr[Float64Type]):
+        text = _real_text(value.value.data)
+    elif isa(value, DenseArrayBase[I64]) and value.elt_type == i64:
+        text = dims(integers(value))
+    if text is None:
+        printer.print_attribute(value)
+    else:
+        printer.print_string(text)
 
 
 def _real_text(value: float) -> str | None:
@@ -290,7 +282,7 @@ def _parse_entry(parser: Parser) -> tuple[str, Attribute]:
         return key, plain_attribute(number)
     type_ = parser.parse_type()
     if isinstance(type_, IntegerType) and isinstance(number, int):
-        return key, IntegerAttr(number, type_)
+        return key, cast("Attribute", IntegerAttr(number, cast("IntegerType", type_)))
     if type_ == f64:
         return key, FloatAttr(float(number), f64)
     parser.raise_error(f"attribute {key} has the unexpected type {type_}")

@@ -58,7 +58,7 @@ class MatMul(OnnxOp):
     def verify_(self) -> None:
         a, b = shape_of(self.a), shape_of(self.b)
         require(bool(a and b), f"operands of shapes {dims(a)} and {dims(b)} have no columns")
-        inner_b = b[-2] if len(b) > 1 else b[0]
+        inner_b = b[-2:][0]
         require(
             a[-1] == inner_b, f"inner dimensions differ: a has K = {a[-1]}, b has K = {inner_b}"
         )
@@ -108,7 +108,11 @@ class Linear(OnnxOp):
     def verify_(self) -> None:
         x, w = shape_of(self.x), shape_of(self.w)
         require(len(w) == 2 and len(x) > 0, f"w has shape {dims(w)}, expected [N, K]")
-        require(x[-1] == w[1], f"inner dimensions differ: x has K = {x[-1]}, w has K = {w[1]}")
+        inner = x[-1:]
+        require(
+            inner == w[1:],
+            f"inner dimensions differ: x has K = {dims(inner)}, w has K = {dims(w[1:])}",
+        )
         if self.bias is not None:
             expect_bias(shape_of(self.bias), w[0])
         expect_shape(shape_of(self.y), (*x[:-1], w[0]))

@@ -8,10 +8,9 @@ from __future__ import annotations
 from math import prod
 from typing import Self, cast
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, TensorType
-from xdsl.ir import Attribute
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.irdl import (
-    AnyAttr,
+    BaseAttr,
     irdl_op_definition,
     operand_def,
     prop_def,
@@ -52,7 +51,7 @@ class Constant(OnnxOp):
     """A weight: `onnx.Constant #vit.asset<"key", "digest", type>` or `onnx.Constant dense<..>`."""
 
     name = "onnx.Constant"
-    value: ArrayAttribute = prop_def(AnyAttr())
+    value = prop_def(BaseAttr(AssetAttr) | BaseAttr(DenseIntOrFPElementsAttr))
     y = result_def(TENSOR)
 
     traits = traits_def(ConstantLike())
@@ -60,17 +59,14 @@ class Constant(OnnxOp):
     @classmethod
     def of(cls, value: ArrayAttribute, *, node_name: str | None = None) -> Self:
         """The constant of an array attribute; its result type is the attribute's type."""
-        type_ = value.type if isinstance(value, AssetAttr) else value.get_type()
-        return cls.make([], [type_], node_name=node_name, value=value)
+        return cls.make([], [value.type], node_name=node_name, value=value)
 
     def verify_(self) -> None:
-        value = cast("Attribute", self.value)
-        if not isinstance(value, AssetAttr | DenseIntOrFPElementsAttr):
-            require(False, f"value must be dense or #vit.asset, got {value}")
-            return
-        dense = cast("ArrayAttribute", value)
-        type_ = dense.type if isinstance(dense, AssetAttr) else dense.get_type()
+        type_ = self.value.type
         require(type_ == self.y.type, f"value has type {type_}, the result {self.y.type}")
+        if isinstance(self.value, DenseIntOrFPElementsAttr):
+            count, given = prod(type_.get_shape()), len(self.value)
+            require(given in (1, count), f"value holds {given} elements, its type {count}")
 
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
@@ -81,13 +77,11 @@ class Constant(OnnxOp):
     def parse(cls, parser: Parser) -> Self:
         value = parser.parse_attribute()
         attributes = parse_attributes(parser)
-        if isinstance(value, AssetAttr):
-            type_: Attribute = value.type
-        elif isinstance(value, DenseIntOrFPElementsAttr):
-            type_ = cast("DenseIntOrFPElementsAttr[TensorType[Attribute]]", value).get_type()  # pyright: ignore[reportInvalidTypeArguments]
-        else:
+        if not isinstance(value, AssetAttr | DenseIntOrFPElementsAttr):
             parser.raise_error(f"value must be dense or #vit.asset, got {value}")
-        return cls.create(result_types=[type_], properties={"value": value}, attributes=attributes)
+        constant = cls.of(cast("ArrayAttribute", value))
+        constant.attributes.update(attributes)
+        return constant
 
 
 class SameElements(OnnxOp):
