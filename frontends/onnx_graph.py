@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -79,6 +80,11 @@ class Graph:
     constants: dict[str, Array]
     opsets: dict[str, int]
     """Operator set version by domain; the domain of ONNX itself is "ai.onnx"."""
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """Names of the values that a node takes or that are outputs."""
+        return frozenset(self.outputs).union(*(node.inputs for node in self.nodes))
 
 
 def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:

@@ -87,25 +87,18 @@ def _form(node: Node, graph: Graph) -> Form:
     rule = rule_for(node)
     if rule is None:
         raise UnsupportedError(_why_unknown(node))
-    unknown = [
-        name for name in (*node.inputs, *node.outputs[:1]) if name and name not in graph.types
-    ]
-    if unknown:
-        raise UnsupportedError(
-            f"the shape of {unknown[0]} is dynamic; give input shapes with --shape"
-        )
-    for name in (*node.inputs, *node.outputs):
-        if name and 0 in graph.types[name].shape:
+    for name in (*node.inputs, node.outputs[0]):
+        if name and name not in graph.types:
             raise UnsupportedError(
-                f"{name} has a dimension of size zero {list(graph.types[name].shape)}"
+                f"the shape of {name} is dynamic; give input shapes with --shape"
             )
     form = rule(View(node, graph))
-    used = (
-        {name for other in graph.nodes for name in other.inputs}
-        if form.results < len(node.outputs)
-        else set[str]()
-    )
-    extra = [name for name in node.outputs[form.results :] if name in used or name in graph.outputs]
+    results = node.outputs[: form.results]
+    for name in (*form.operands, *results):
+        shape = graph.types[name].shape
+        if 0 in shape:
+            raise UnsupportedError(f"{name} has a dimension of size zero, {list(shape)}")
+    extra = [name for name in node.outputs[form.results :] if name in graph.used]
     if extra:
         raise UnsupportedError(f"its output {extra[0]} is used")
     return form
