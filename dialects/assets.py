@@ -162,6 +162,11 @@ class AssetStore:
     batches: list[dict[str, Array]] = field(default_factory=list["dict[str, Array]"])
     """Calibration inputs: real-valued arrays of batch 1 by input name."""
 
+    reports: dict[str, list[dict[str, Any]]] = field(
+        default_factory=dict[str, "list[dict[str, Any]]"]
+    )
+    """What passes that change numbers say about it: rows of a table, by pass name."""
+
     def add(self, key: str, array: Array) -> AssetAttr:
         """Keep an array and return the attribute that names it."""
         import numpy as np

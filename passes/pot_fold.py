@@ -1,0 +1,317 @@
+"""Pass `pot-fold`: every scale becomes a power of two, every requantisation a shift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import I64, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from vit_opt.dialects.assets import attribute_array
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.evaluation import main_function
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
+from vit_opt.dialects.vit.ops.base import ROUNDINGS, VitOp, format_of
+from vit_opt.dialects.vit.ops.linear import ConvBase
+from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.stage import require_stage, set_stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vit_opt.passes.calibrate import ValueStatistics
+
+    Array: TypeAlias = NDArray[Any]
+
+WEIGHTS = ("compensated", "nearest")
+EXPONENTS = ("cover", "search")
+
+
+@dataclass(frozen=True)
+class PotFoldPass(ModulePass):
+    """Replace every scale by the power of two that covers the same range.
+
+    Formats become `!vit.fixed`, `vit.requant` becomes `vit.pot_requant`, tables are made anew for
+    their new grids, weights and biases are rounded here, once, from their float masters. This
+    changes numbers; by how much is reported per weight as SQNR in dB. Structure stays as it is.
+
+        %y = vit.requant %a : (tensor<...!vit.scaled<i32, 2.1e-4>>) -> tensor<...!vit.scaled<i8, 0.03>>
+        %y = vit.pot_requant %a : (tensor<...!vit.fixed<i32, 12>>) -> tensor<...!vit.fixed<i8, 5>>
+    """
+
+    name = "pot-fold"
+
+    weights: str = "compensated"
+    """Weight rounding: "compensated" spreads each rounding error over the row's other weights, by
+    the second moments of the inputs (the idea of GPTQ; plain where there are none), or "nearest"."""
+
+    exponents: str = "cover"
+    """Weight exponents: "cover" the range, or "search" floor-1 .. floor+2 by output error (P2-ViT)."""
+
+    rounding: str = "rhu"
+    """Rounding of all shifts: rhu, rhe or floor."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        pot_fold(
+            op,
+            Constants.of(ctx),
+            weights=self.weights,
+            exponents=self.exponents,
+            rounding=self.rounding,
+        )
+
+
+def pot_fold(
+    module: ModuleOp,
+    constants: Constants,
+    *,
+    weights: str = "compensated",
+    exponents: str = "cover",
+    rounding: str = "rhu",
+) -> None:
+    """Fold all scales of @main to powers of two; see `PotFoldPass`.
+
+    Raises VitError for an unknown option, or a table that does not say which function it holds.
+    """
+    require_stage(module, "pot-fold", "quantized")
+    for name, value, allowed in (
+        ("weights", weights, WEIGHTS),
+        ("exponents", exponents, EXPONENTS),
+        ("rounding", rounding, ROUNDINGS),
+    ):
+        if value not in allowed:
+            raise VitError(f"pot-fold: {name} '{value}' is not one of {', '.join(allowed)}")
+    block = main_function(module).body.block
+    folded = [op for op in block.ops if isinstance(op, VitOp)]
+    folder = _Folder(constants, weights, exponents, rounding)
+    for op in folded:
+        folder.remember(op)
+    for op in folded:
+        folder.fold(op)
+    for op in reversed(folded):
+        if isinstance(op, ops.ConstantOp) and not any(op.result.uses):
+            op.detach()
+            op.erase()
+    constants.store.reports["pot-fold"] = folder.report
+    set_stage(module, "pot")
+
+
+@dataclass
+class _Folder:
+    """Folds operations in order, each after its operands."""
+
+    constants: Constants
+    weights: str
+    exponents: str
+    rounding: str
+    scales: dict[Operation, list[float]] = field(default_factory=dict["Operation", "list[float]"])
+    report: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def remember(self, op: VitOp) -> None:
+        """Keep the first operand's scale, which folding of its producer will change."""
+        if isinstance(op, ops.LayerNormOp) and not format_of(op.x).is_per_channel:
+            self.scales[op] = [float(format_of(op.x).channel_scales())]
+
+    def fold(self, op: VitOp) -> None:
+        """Fold one operation in place."""
+        if "rounding" in op.get_irdl_definition().properties:
+            op.properties["rounding"] = StringAttr(self.rounding)
+        match op:
+            case ops.ConstantOp() | ops.DequantizeOp():
+                return
+            case ops.RequantOp():
+                self.requant(op)
+                return
+            case ops.LinearOp() | ConvBase():
+                self.product(op)
+            case ops.LutOp():
+                self.table(op)
+            case ops.ClampOp():
+                self.clamp(op)
+            case _:
+                self.operands(op)
+        if isinstance(op, ops.LayerNormOp) and op in self.scales:
+            ratio = self.scales[op][0] / float(format_of(op.x).channel_scales())
+            op.eps_q = integer(round(op.eps_q.value.data * ratio**2))
+        op.infer(_chosen(op))
+
+    def requant(self, op: ops.RequantOp) -> None:
+        """vit.requant -> vit.pot_requant, or nothing where the grids agree."""
+        from vit_opt.passes.quantization.formats import folded_type
+
+        type_ = folded_type(format_of(op.result))
+        if format_of(op.x) == type_:
+            Rewriter.replace_op(op, (), (op.x,))
+            return
+        shifted = ops.PotRequantOp.of(
+            op.x, type=type_, rounding=self.rounding, node_name=op.node_name
+        )
+        Rewriter.replace_op(op, shifted)
+
+    def operands(self, op: VitOp) -> None:
+        """Refold constant operands."""
+        from vit_opt.passes.quantization.formats import folded_type
+
+        for index, value in enumerate(op.operands):
+            if isinstance(value.owner, ops.ConstantOp):
+                self.replace(op, index, value.owner, folded_type(format_of(value)))
+
+    def master(self, constant: ops.ConstantOp) -> Array:
+        """The real values of a constant: its master, else what its codes stand for."""
+        from vit_opt.dialects.vit.evaluate import scales_of
+
+        if constant.master is not None:
+            return attribute_array(self.constants.store, constant.master)
+        codes = attribute_array(self.constants.store, constant.value)
+        zero = format_of(constant.result).zero_point
+        return cast("Array", (codes.astype("float64") - zero) * scales_of(constant.result))
+
+    def replace(
+        self,
+        op: VitOp,
+        index: int,
+        constant: ops.ConstantOp,
+        type_: QuantizedType,
+        codes: Array | None = None,
+    ) -> None:
+        """Give an operation a constant in another format, rounded from the master."""
+        from vit_opt.passes.quantization.formats import quantized_array
+
+        if codes is None:
+            if format_of(constant.result) == type_:
+                constant.properties.pop("master", None)
+                return
+            codes = quantized_array(self.master(constant), type_)
+        key = constant.node_name.data if constant.node_name is not None else op.name
+        store, inline = self.constants.store, self.constants.inline
+        made = ops.ConstantOp.make(store, key, codes, type_, inline=inline)
+        Rewriter.insert_op(made, InsertPoint.before(op))
+        op.operands[index] = made.result
+
+    def product(self, op: ops.LinearOp | ConvBase) -> None:
+        """Weights on their own powers of two, the bias on the accumulator's grid."""
+        weight, bias = op.weight.owner, op.bias.owner if op.bias is not None else None
+        if not isinstance(weight, ops.ConstantOp):
+            raise VitError(f"{op.name}: the weight must be a constant")
+        master = self.master(weight)
+        offsets = self.master(bias) if isinstance(bias, ops.ConstantOp) else None
+        statistics = self.statistics(weight, master)
+        type_ = self.weight_type(op, format_of(op.weight), master, offsets, statistics)
+        codes = self.rounded(master, type_, statistics)
+        self.note(weight, master, codes, type_)
+        self.replace(op, 1, weight, type_, codes)
+        if isinstance(bias, ops.ConstantOp):
+            op.infer()
+            accumulator = format_of(op.result)
+            vector = accumulator.with_axis(0) if accumulator.is_per_channel else accumulator
+            self.replace(op, 2, bias, vector)
+
+    def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
+        """Second moments of the inputs of a weight [N, K], if they were gathered."""
+        key = weight.attributes.get("vit.stats")
+        found = (
+            self.constants.store.statistics.get(key.data) if isinstance(key, StringAttr) else None
+        )
+        moments = cast("ValueStatistics", found).moments if found is not None else None
+        if moments is None or master.ndim != 2 or moments.matrix.shape[0] != master.shape[1]:
+            return None
+        return moments.matrix
+
+    def weight_type(
+        self,
+        op: ops.LinearOp | ConvBase,
+        old: QuantizedType,
+        master: Array,
+        bias: Array | None,
+        moments: NDArray[np.float64] | None,
+    ) -> FixedType:
+        """A frac per output channel (or one for all, as before) that also suits the bias."""
+        import numpy as np
+
+        from vit_opt.passes.algorithms.exponents import (
+            covering_fracs,
+            limit_for_bias,
+            search_weight,
+        )
+
+        low, high = old.bounds
+        rows = master.reshape(master.shape[0], -1).astype(np.float64)
+        if self.exponents == "search" and moments is not None:
+            fracs = search_weight(rows, moments, low, high)
+        else:
+            magnitude = np.abs(rows).max(axis=1)
+            fracs = covering_fracs(-magnitude, magnitude, -high, high)
+        x = format_of(op.x)
+        if bias is not None and isinstance(x, FixedType):
+            fracs = np.minimum(fracs, limit_for_bias(bias, int(x.channel_fracs().max())))
+        if not old.is_per_channel:
+            return FixedType(old.storage, int(fracs.min()))
+        return FixedType(old.storage, fracs, axis=0)
+
+    def rounded(
+        self, master: Array, type_: FixedType, moments: NDArray[np.float64] | None
+    ) -> Array:
+        """The codes of a weight."""
+        from vit_opt.passes.algorithms.rounding import round_compensated
+        from vit_opt.passes.quantization.formats import quantized_array
+
+        if self.weights == "compensated" and moments is not None:
+            return round_compensated(master, moments, type_.channel_fracs(), *type_.bounds)
+        return quantized_array(master, type_)
+
+    def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:
+        """Add a weight's SQNR to the report."""
+        import numpy as np
+
+        shape = [-1, *[1] * (master.ndim - 1)] if type_.is_per_channel else []
+        exact = master.astype(np.float64)
+        error = codes * type_.channel_scales().reshape(shape) - exact
+        signal, noise = float(np.square(exact).sum()), float(np.square(error).sum())
+        ratio = 10 * np.log10(signal / noise) if signal and noise else float("inf")
+        name = weight.node_name.data if weight.node_name is not None else "weight"
+        self.report.append({"weight": name, "sqnr_db": float(ratio)})
+
+    def table(self, op: ops.LutOp) -> None:
+        """The same function tabulated between the new grids."""
+        from vit_opt.passes.quantization.formats import folded_type
+        from vit_opt.passes.quantization.tables import table_codes
+
+        table, type_ = op.table.owner, folded_type(format_of(op.table))
+        if not isinstance(table, ops.ConstantOp) or op.function is None:
+            raise VitError("pot-fold: a vit.lut needs a constant table and the attribute function")
+        codes = table_codes(op.function.data, format_of(op.x), type_)
+        self.replace(op, 1, table, type_, codes)
+
+    def clamp(self, op: ops.ClampOp) -> None:
+        """The same real bounds in codes of the new grid; open bounds stay open."""
+        old, new = format_of(op.result), format_of(op.x)
+        ratio = float(old.channel_scales() / new.channel_scales())
+        (floor, ceiling), (low, high) = old.bounds, new.bounds
+
+        def moved(bound: IntegerAttr[I64], edge: int, limit: int) -> IntegerAttr[I64]:
+            if bound.value.data == edge:
+                return integer(limit)
+            code = round((bound.value.data - old.zero_point) * ratio) + new.zero_point
+            return integer(min(max(code, low), high))
+
+        op.min, op.max = moved(op.min, floor, low), moved(op.max, ceiling, high)
+
+
+def integer(value: int) -> IntegerAttr[I64]:
+    """A 64-bit integer attribute."""
+    return IntegerAttr(value, i64)
+
+
+def _chosen(op: VitOp) -> FixedType | None:
+    """The folded format of a result whose format is free, None where operands imply it."""
+    from vit_opt.passes.quantization.formats import folded_type
+
+    element = cast("SSAValue", op.results[0]).type
+    format_ = format_of(op.results[0]) if hasattr(element, "get_element_type") else None
+    return folded_type(format_) if isinstance(format_, QuantizedType) else None

@@ -1,0 +1,394 @@
+"""What each operation of the float graph becomes in integers.
+
+A rule reads the integers of its operands from the `IntegerGraph` in the form it needs, emits
+integer operations and defines its results. The structure that decides accuracy is here: products
+read 8 bits, sums and LayerNorm 16, an accumulator goes straight into a sum, softmax stays divided
+into exponentials and their total until after the product with the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from xdsl.dialects.builtin import FloatAttr
+from xdsl.ir import Operation, OpResult, SSAValue
+
+from vit_opt.dialects import onnx
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.onnx.base import integer, integers, real
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, storage_of
+from vit_opt.dialects.vit.ops.base import format_of, is_fixed, shape_of
+from vit_opt.passes.calibrate import STATISTICS
+from vit_opt.passes.quantization.formats import (
+    covering_type,
+    layernorm_types,
+    mean_type,
+    power_exponent,
+    scaled_epsilon,
+    weight_scales,
+)
+from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
+from vit_opt.passes.quantization.tables import FUNCTION_OF, table_codes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Rule: TypeAlias = Callable[["IntegerGraph", Any], None]
+
+MOVEMENT = (
+    onnx.Reshape,
+    onnx.Flatten,
+    onnx.Squeeze,
+    onnx.Unsqueeze,
+    onnx.Transpose,
+    onnx.Slice,
+    onnx.Split,
+    onnx.Gather,
+    onnx.Concat,
+    onnx.Pad,
+    onnx.Expand,
+    onnx.MaxPool,
+    onnx.Resize,
+    onnx.Relu,
+    onnx.Clip,
+)
+"""Operations that pass on the precision their result needs."""
+
+PRODUCTS = (onnx.MatMul, onnx.Linear, onnx.Conv, onnx.ConvTranspose)
+"""Operations that read 8 bits."""
+
+
+def wanted_bits(value: SSAValue) -> int:
+    """8 if everything that reads a value takes 8 bits, else 16."""
+    for use in value.uses:
+        reader = use.operation
+        if isinstance(reader, MOVEMENT):
+            if any(wanted_bits(result) == 16 for result in reader.results):
+                return 16
+        elif not isinstance(reader, PRODUCTS) and type(reader) not in FUNCTION_OF:
+            return 16
+    return 8
+
+
+def feeds_softmax(value: SSAValue) -> bool:
+    """Whether a value reaches a softmax through sums and movement only."""
+    passing = (onnx.Add, onnx.Mul, *MOVEMENT)
+    return any(
+        isinstance(use.operation, onnx.Softmax)
+        or (
+            isinstance(use.operation, passing)
+            and any(feeds_softmax(result) for result in use.operation.results)
+        )
+        for use in value.uses
+    )
+
+
+def constant_of(graph: IntegerGraph, value: SSAValue | None, what: str) -> Array:
+    """The array of an operand that must be constant."""
+    array = graph.constants.array(value)
+    if array is None:
+        raise VitError(f"{what} must be a constant")
+    return array
+
+
+def quantized_weight(
+    graph: IntegerGraph,
+    op: onnx.Linear | onnx.Conv | onnx.ConvTranspose,
+    weight: Array,
+    x: SSAValue,
+) -> tuple[SSAValue, SSAValue | None]:
+    """Weight [N, ...] and bias of a product as constants, a scale per output channel."""
+    bias = None if op.bias is None else constant_of(graph, op.bias, f"{op.label}: the bias")
+    x_scale = float(format_of(x).channel_scales())
+    scales = weight_scales(weight, bias, x_scale)
+    type_ = ScaledType("i8", scales, axis=0)
+    source = op.x.op if isinstance(op.x, OpResult) else None
+    statistics = None if source is None else source.attributes.get(STATISTICS)
+    w = graph.constant(label_of(op.w), weight, type_, statistics)
+    if bias is None:
+        return w, None
+    product = ScaledType("i32", scales * x_scale, axis=0)
+    return w, graph.constant(label_of(cast("SSAValue", op.bias)), bias, product)
+
+
+def linear(graph: IntegerGraph, op: onnx.Linear) -> None:
+    """A product with constant weights; the accumulator is requantised by its readers."""
+    x = graph.codes(op.x, 8)
+    weight = constant_of(graph, op.w, f"{op.label}: the weight")
+    w, bias = quantized_weight(graph, op, weight, x)
+    graph.define(op.y, graph.emit(ops.LinearOp.of(x, w, bias), op).result)
+
+
+def matmul(graph: IntegerGraph, op: onnx.MatMul) -> None:
+    """A product of two activations; of exponentials and values, divided by the row sums after."""
+    record = graph.records.get(op.a)
+    if record is not None and record.total is not None:
+        v = graph.codes(op.b, 8, symmetric=True)
+        acc = graph.emit(ops.MatmulOp.of(record.raw, v), op).result
+        low, high = graph.range(op.y)
+        type_ = mean_type(format_of(v), low, high, wanted_bits(op.y))
+        normalized = ops.NormalizeOp.of(acc, record.total, type=type_)
+        graph.define(op.y, graph.emit(normalized, op).result)
+        return
+    a = graph.codes(op.a, 8, symmetric=True, pot=True)
+    b = graph.codes(op.b, 8, symmetric=True, pot=True)
+    graph.define(op.y, graph.emit(ops.MatmulOp.of(a, b), op).result)
+
+
+def softmax(graph: IntegerGraph, op: onnx.Softmax) -> None:
+    """Exponentials and their sum; whoever reads them divides."""
+    rank = len(shape_of(op.x))
+    if integer(op.axis) % rank != rank - 1:
+        raise VitError(
+            f"{op.label}: softmax over axis {integer(op.axis)}; transpose it to the last"
+        )
+    raw = graph.record(op.x).raw
+    scores = raw
+    if not is_fixed(format_of(raw)) or format_of(raw).is_per_channel:
+        scores = graph.codes(op.x, 16, symmetric=True, pot=True)
+    exponentials = graph.emit(ops.SoftmaxExpOp.of(scores), op)
+    graph.define(op.y, exponentials.p, total=exponentials.sum)
+
+
+def add(graph: IntegerGraph, op: onnx.Add) -> None:
+    """A sum on the result's grid, rounded once; accumulators are added as they are."""
+    left, right = op.inputs
+    type_ = graph.type_for(op.y, wanted_bits(op.y), symmetric=True, pot=feeds_softmax(op.y))
+    last = any(
+        value in graph.records and graph.records[value].channels_last for value in op.inputs
+    ) and all(len(shape_of(value)) == 4 for value in op.inputs)
+    if last:
+        a, b = (graph.codes(value, 16, channels_last=True) for value in op.inputs)
+    else:
+        a = graph.operand(left)
+        wide = format_of(a).storage.width.data == 32
+        b = graph.codes(right, 16) if wide else graph.operand(right)
+    graph.define(op.y, graph.emit(ops.AddOp.of(a, b, type=type_), op).result, channels_last=last)
+
+
+def multiply(graph: IntegerGraph, op: onnx.Mul) -> None:
+    """A product of values; by a power of two it is a change of frac and moves no integer."""
+    left, right = op.inputs
+    if graph.constants.array(left) is not None:
+        left, right = right, left
+    factor = graph.constants.scalar(right)
+    exponent = power_exponent(factor) if factor is not None and factor > 0 else None
+    if exponent is not None and shape_of(left) == shape_of(op.y):
+        record = graph.record(left)
+        graph.settle(record)
+        scaled = graph.emit(ops.ReinterpretOp.of(record.raw, exponent=exponent), op)
+        graph.define(op.y, scaled.result, channels_last=record.channels_last)
+        return
+    type_ = graph.type_for(op.y, wanted_bits(op.y), pot=feeds_softmax(op.y))
+    a, b = graph.codes(left, 16), graph.codes(right, 8 if factor is not None else 16)
+    graph.define(op.y, graph.emit(ops.MulOp.of(a, b, type=type_), op).result)
+
+
+def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
+    """LayerNorm over the last dimension, from up to 16 bits to what its readers take."""
+    import numpy as np
+
+    channels = shape_of(op.x)[-1]
+    if integer(op.axis) % len(shape_of(op.x)) != len(shape_of(op.x)) - 1:
+        raise VitError(f"{op.label}: LayerNorm over several dimensions is not supported")
+    x = graph.codes(op.x, 16)
+    gamma = constant_of(graph, op.scale, f"{op.label}: the scale")
+    beta = np.zeros(channels) if op.bias is None else constant_of(graph, op.bias, op.label)
+    gamma_type, beta_type = layernorm_types(gamma, beta)
+    scale = float(format_of(x).channel_scales())
+    normalized = ops.LayerNormOp.of(
+        x,
+        graph.constant(label_of(op.scale), gamma, gamma_type),
+        graph.constant(label_of(op.bias) if op.bias else op.label, beta, beta_type),
+        type=graph.type_for(op.y, wanted_bits(op.y), symmetric=True, pot=True),
+        eps_q=scaled_epsilon(real(op.epsilon), channels, scale),
+    )
+    graph.define(op.y, graph.emit(normalized, op).result)
+
+
+def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid) -> None:
+    """Any function of one value: a table over its 8-bit codes."""
+    record = graph.record(op.x)
+    last = record.channels_last
+    x = graph.codes(op.x, 8, channels_last=last)
+    name = FUNCTION_OF[type(op)](op)
+    type_ = graph.type_for(op.y, wanted_bits(op.y))
+    codes = table_codes(name, format_of(x), type_)
+    store, inline = graph.constants.store, graph.constants.inline
+    table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)
+    lut = ops.LutOp.of(x, graph.emit(table).result, function=name)
+    graph.define(op.y, graph.emit(lut, op).result, channels_last=last)
+
+
+def rectify(graph: IntegerGraph, op: onnx.Relu | onnx.Clip) -> None:
+    """ReLU and Clip: requantise to a grid that covers the result, then limit the codes."""
+    record = graph.record(op.x)
+    graph.settle(record)
+    last = record.channels_last
+    type_ = graph.type_for(op.y, wanted_bits(op.y))
+    x = graph.typed(op.x, type_, channels_last=last)
+    low, high = type_.bounds
+    scale = float(type_.channel_scales())
+    limits = (0.0, None) if isinstance(op, onnx.Relu) else (op.min, op.max)
+    values = [real(v) if isinstance(v, FloatAttr) else v for v in limits]
+    codes = [None if v is None else round(v / scale) + type_.zero_point for v in values]
+    low = low if codes[0] is None else min(max(codes[0], low), high)
+    high = high if codes[1] is None else min(max(codes[1], low), high)
+    if (low, high) != type_.bounds:
+        x = graph.emit(ops.ClampOp.of(x, min=low, max=high), op).result
+    graph.define(op.y, x, channels_last=last)
+
+
+def reduce_mean(graph: IntegerGraph, op: onnx.ReduceMean | onnx.GlobalAveragePool) -> None:
+    """A mean over some dimensions, on a grid that differs by a power of two."""
+    x = graph.codes(op.x, 16)
+    pooled = isinstance(op, onnx.GlobalAveragePool)
+    rank = len(shape_of(op.x))
+    axes = (2, 3) if pooled else tuple(axis % rank for axis in integers(op.axes))
+    low, high = graph.range(op.y)
+    type_ = mean_type(format_of(x), low, high, 16 if wanted_bits(op.y) == 16 else 8)
+    keep = pooled or bool(integer(op.keepdims))
+    mean = ops.MeanOp.of(x, type=type_, axes=axes, keepdims=keep)
+    graph.define(op.y, graph.emit(mean, op).result)
+
+
+def conv(graph: IntegerGraph, op: onnx.Conv) -> None:
+    """Convolution, channels last."""
+    x = graph.codes(op.x, 8, channels_last=True)
+    weight = constant_of(graph, op.w, f"{op.label}: the weight").transpose(NHWC)
+    w, bias = quantized_weight(graph, op, weight, x)
+    product = ops.Conv2dOp.of(
+        x,
+        w,
+        bias,
+        strides=integers(op.strides),
+        pads=integers(op.pads),
+        dilations=integers(op.dilations),
+        groups=integer(op.group),
+    )
+    graph.define(op.y, graph.emit(product, op).result, channels_last=True)
+
+
+def conv_transpose(graph: IntegerGraph, op: onnx.ConvTranspose) -> None:
+    """Transposed convolution, channels last; ONNX keeps its weight input channel first."""
+    if integers(op.dilations) != (1, 1):
+        raise VitError(f"{op.label}: a dilated transposed convolution is not supported")
+    x = graph.codes(op.x, 8, channels_last=True)
+    stored = constant_of(graph, op.w, f"{op.label}: the weight")
+    groups = integer(op.group)
+    cin, per_group, kh, kw = stored.shape
+    grouped = stored.reshape(groups, cin // groups, per_group, kh, kw)
+    weight = grouped.transpose(0, 2, 3, 4, 1).reshape(groups * per_group, kh, kw, cin // groups)
+    w, bias = quantized_weight(graph, op, weight, x)
+    product = ops.ConvTranspose2dOp.of(
+        x,
+        w,
+        bias,
+        strides=integers(op.strides),
+        pads=integers(op.pads),
+        output_padding=integers(op.output_padding),
+        groups=groups,
+    )
+    graph.define(op.y, graph.emit(product, op).result, channels_last=True)
+
+
+def average_pool(graph: IntegerGraph, op: onnx.AveragePool) -> None:
+    """Average pooling, channels last."""
+    x = graph.codes(op.x, 16, channels_last=True)
+    low, high = graph.range(op.y)
+    pooled = ops.AvgPool2dOp.of(
+        x,
+        type=mean_type(format_of(x), low, high, wanted_bits(op.y)),
+        kernel=integers(op.kernel_shape),
+        strides=integers(op.strides),
+        pads=integers(op.pads),
+        count_include_pad=bool(integer(op.count_include_pad)),
+    )
+    graph.define(op.y, graph.emit(pooled, op).result, channels_last=True)
+
+
+def max_pool(graph: IntegerGraph, op: onnx.MaxPool) -> None:
+    """Maximum pooling, channels last, on the codes."""
+    x = graph.codes(op.x, wanted_bits(op.y), channels_last=True)
+    pooled = ops.MaxPool2dOp.of(
+        x,
+        kernel=integers(op.kernel_shape),
+        strides=integers(op.strides),
+        pads=integers(op.pads),
+    )
+    graph.define(op.y, graph.emit(pooled, op).result, channels_last=True)
+
+
+def resize(graph: IntegerGraph, op: onnx.Resize) -> None:
+    """Nearest or bilinear resampling, channels last, on the operand's grid."""
+    x = graph.codes(op.x, wanted_bits(op.y), channels_last=True)
+    n, c, h, w = shape_of(op.y)
+    resized = ops.ResizeOp.of(
+        x,
+        type=format_of(x),
+        shape=(n, h, w, c),
+        mode=op.mode.data,
+        coordinates=op.coordinates.data,
+        nearest=op.rounding.data,
+    )
+    graph.define(op.y, graph.emit(resized, op).result, channels_last=True)
+
+
+def quantize_linear(graph: IntegerGraph, op: onnx.QuantizeLinear) -> None:
+    """The model's own rounding to 8 bits; it becomes the format of the value."""
+    record = graph.record(op.inputs[0])
+    if record.total is not None:  # a deferred softmax keeps its finer, undivided form
+        graph.define(op.y, record.raw, total=record.total)
+        return
+    scale = constant_of(graph, op.inputs[1], f"{op.label}: the scale")
+    zero = op.inputs[2] if len(op.inputs) > 2 else None
+    zeros = graph.constants.array(zero)
+    if scale.size != 1:
+        raise VitError(f"{op.label}: activations with a scale per channel are not supported")
+    unsigned = zeros is None or zeros.dtype.kind == "u"
+    width = 8 if zeros is None else 8 * zeros.dtype.itemsize
+    zero_point = 0 if zeros is None else int(zeros.flat[0])
+    storage = storage_of(f"{'u' if unsigned else ''}i{width}")
+    type_ = ScaledType(storage, float(scale.flat[0]), zero_point)
+    last = record.channels_last
+    graph.define(op.y, graph.typed(op.inputs[0], type_, channels_last=last), channels_last=last)
+
+
+def dequantize_linear(graph: IntegerGraph, op: onnx.DequantizeLinear) -> None:
+    """Back to real values: the same integers."""
+    record = graph.record(op.inputs[0])
+    graph.define(op.y, record.raw, channels_last=record.channels_last, total=record.total)
+
+
+def activation_type(graph: IntegerGraph, value: SSAValue) -> QuantizedType:
+    """The format of a model input."""
+    low, high = graph.range(value)
+    return covering_type(low, high, wanted_bits(value), symmetric=True, pot=False)
+
+
+RULES: dict[type[Operation], Rule] = {
+    onnx.Linear: linear,
+    onnx.MatMul: matmul,
+    onnx.Softmax: softmax,
+    onnx.Add: add,
+    onnx.Mul: multiply,
+    onnx.LayerNormalization: layer_norm,
+    onnx.Relu: rectify,
+    onnx.Clip: rectify,
+    onnx.ReduceMean: reduce_mean,
+    onnx.GlobalAveragePool: reduce_mean,
+    onnx.Conv: conv,
+    onnx.ConvTranspose: conv_transpose,
+    onnx.AveragePool: average_pool,
+    onnx.MaxPool: max_pool,
+    onnx.Resize: resize,
+    onnx.QuantizeLinear: quantize_linear,
+    onnx.DequantizeLinear: dequantize_linear,
+    **dict.fromkeys(FUNCTION_OF, function),
+}
+"""The rule of every float operation that has one; movement is in `movement`."""
+
+__all__ = ["NCHW", "RULES", "FixedType", "activation_type"]

@@ -1,0 +1,63 @@
+"""Tables of real functions over the codes of a format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from xdsl.ir import Operation
+
+from vit_opt.dialects import onnx
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.onnx.base import real
+from vit_opt.dialects.vit.attributes import QuantizedType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def _gelu(op: onnx.Gelu) -> str:
+    return "gelu_tanh" if op.approximate.data == "tanh" else "gelu"
+
+
+def _hard_sigmoid(op: onnx.HardSigmoid) -> str:
+    alpha, beta = real(op.alpha), real(op.beta)
+    if abs(alpha * 6 - 1) > 1e-5 or abs(beta - 0.5) > 1e-5:
+        raise VitError(
+            f"{op.label}: HardSigmoid with alpha {alpha:g} and beta {beta:g}; only 1/6 and 1/2 "
+            f"are supported"
+        )
+    return "hardsigmoid"
+
+
+FUNCTION_OF: dict[type[Operation], Callable[[Any], str]] = {
+    onnx.Gelu: _gelu,
+    onnx.HardSwish: lambda op: "hardswish",
+    onnx.HardSigmoid: _hard_sigmoid,
+    onnx.Sigmoid: lambda op: "sigmoid",
+    onnx.Tanh: lambda op: "tanh",
+    onnx.Erf: lambda op: "erf",
+}
+"""The name of the function that an operation tabulates."""
+
+
+def table_codes(function: str, x: QuantizedType, y: QuantizedType) -> NDArray[np.int64]:
+    """The entries of a `vit.lut`: the function at every code of x, in codes of y.
+
+    256 entries for 8-bit x, 257 support points for 16-bit x. Raises VitError for an unknown name.
+    """
+    from vit_opt.dialects.vit.semantics.activation import FUNCTIONS, make_table, make_table16
+
+    if function not in FUNCTIONS:
+        raise VitError(f"no function '{function}' to tabulate; known: {', '.join(FUNCTIONS)}")
+    make = make_table16 if x.storage.width.data == 16 else make_table
+    return make(
+        FUNCTIONS[function],
+        float(x.channel_scales()),
+        float(y.channel_scales()),
+        x.bounds[0],
+        *y.bounds,
+        x.zero_point,
+        y.zero_point,
+    )
