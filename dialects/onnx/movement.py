@@ -372,7 +372,10 @@ class QuantizationOp(OnnxOp):
             )
         if count == 3:
             zero = shape_of(self.inputs[2])
-            require(zero == scale, f"zero point has shape {dims(zero)}, scale {dims(scale)}")
+            require(
+                zero == scale or prod(zero) == prod(scale) == 1,
+                f"zero point has shape {dims(zero)}, scale {dims(scale)}",
+            )
             code = self.y if isinstance(self, QuantizeLinear) else self.inputs[0]
             require(
                 element_of(self.inputs[2]) == element_of(code),
