@@ -164,6 +164,27 @@ def transpose(value: SSAValue, perm: Sequence[int], name: str | None = None) -> 
     return Transpose.make([value], [type_], node_name=name, perm=perm)
 
 
+def rounding_like(
+    pair: DequantizeLinear, value: SSAValue, ratio: float, constants: Constants
+) -> list[Operation]:
+    """A copy of a per-tensor Q/DQ pair on a value `ratio` times as large; none if per channel."""
+    import numpy as np
+
+    scale = constants.array(pair.inputs[1])
+    if scale is None or scale.size != 1:
+        return []
+    new: list[Operation] = []
+    factor = pair.inputs[1]
+    if ratio != 1.0:
+        new.append(constants.make(scale * np.float32(ratio), f"{label(pair)}.scale"))
+        factor = new[0].results[0]
+    parameters = [factor, *pair.inputs[2:]]
+    codes = result_type(pair.inputs[0], shape_of(value))
+    quantize = QuantizeLinear.make([value, *parameters], [codes])
+    dequantize = DequantizeLinear.make([quantize, *parameters], [value.type])
+    return [*new, quantize, dequantize]
+
+
 def is_float(value: SSAValue) -> bool:
     """Whether a value is a float32 tensor."""
     return element_of(value) == f32

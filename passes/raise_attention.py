@@ -32,7 +32,7 @@ from vit_opt.passes.float_graph import (
     node_name,
     replace_value,
     reshape,
-    result_type,
+    rounding_like,
     source,
     transpose,
 )
@@ -207,39 +207,24 @@ def rebuild(
         None if bias is None else bias[projection.channels] * scale,
         constants,
         key=f"{label(old)}.{role}",
-        name=None if name is None else f"{name}.{role}",
+        name=_suffixed(name, role),
     )
     value = new[-1].results[0]
     if path.pair is not None:
-        new += _rounding(path.pair, value, factor * path.factor_below_pair / path.factor, constants)
+        new += rounding_like(
+            path.pair, value, factor * path.factor_below_pair / path.factor, constants
+        )
         value = new[-1].results[0]
     if projection.grouped != shape_of(value):
-        new.append(reshape(value, projection.grouped))
+        new.append(reshape(value, projection.grouped, _suffixed(name, f"{role}.split")))
         value = new[-1].results[0]
     if projection.perm != tuple(range(len(projection.perm))):
-        new.append(transpose(value, projection.perm))
+        new.append(transpose(value, projection.perm, _suffixed(name, f"{role}.heads")))
     return new
 
 
-def _rounding(
-    pair: onnx.DequantizeLinear, value: SSAValue, ratio: float, constants: Constants
-) -> list[Operation]:
-    """A copy of a per-tensor Q/DQ pair on a value `ratio` times as large; none if per channel."""
-    import numpy as np
-
-    scale = constants.array(pair.inputs[1])
-    if scale is None or scale.size != 1:
-        return []
-    new: list[Operation] = []
-    factor = pair.inputs[1]
-    if ratio != 1.0:
-        new.append(constants.make(scale * np.float32(ratio), f"{label(pair)}.scale"))
-        factor = new[0].results[0]
-    parameters = [factor, *pair.inputs[2:]]
-    codes = result_type(pair.inputs[0], shape_of(value))
-    quantize = onnx.QuantizeLinear.make([value, *parameters], [codes])
-    dequantize = onnx.DequantizeLinear.make([quantize, *parameters], [value.type])
-    return [*new, quantize, dequantize]
+def _suffixed(name: str | None, suffix: str) -> str | None:
+    return None if name is None else f"{name}.{suffix}"
 
 
 @dataclass(frozen=True)
@@ -312,7 +297,7 @@ def raise_one(attention: Attention, constants: Constants) -> None:
         operands.append(new[-1].results[0])
     new.append(onnx.MatMul.make(operands, [scores.y.type], node_name=node_name(scores)))
     if exact != 1.0:
-        new += _scale(new[-1].results[0], exact, attention.scaled, constants)
+        new += _scale(new[-1].results[0], exact, attention, constants)
     root = attention.scaled.owner
     assert isinstance(root, Operation)
     replace_value(root, new)
@@ -335,15 +320,13 @@ def _unscaled(path: Path, operand: SSAValue, new: list[Operation]) -> SSAValue:
 
 
 def _scale(
-    value: SSAValue, factor: float, scaled: SSAValue, constants: Constants
+    value: SSAValue, factor: float, attention: Attention, constants: Constants
 ) -> list[Operation]:
     import numpy as np
 
-    old = scaled.owner
-    assert isinstance(old, Operation)
-    constant = constants.make(np.asarray(factor, np.float32), f"{label(old)}.factor")
-    product = onnx.Mul.make([value, constant], [value.type], node_name=node_name(old))
-    return [constant, product]
+    name = f"{label(attention.scores)}.scaled"
+    constant = constants.make(np.asarray(factor, np.float32), f"{name}.factor")
+    return [constant, onnx.Mul.make([value, constant], [value.type], node_name=name)]
 
 
 def _raise_values(output: onnx.MatMul, constants: Constants) -> None:

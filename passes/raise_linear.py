@@ -24,6 +24,7 @@ from vit_opt.passes.float_graph import (
     reshape,
     result_type,
     rewrite,
+    rounding_like,
     transpose,
 )
 
@@ -205,21 +206,32 @@ class FactorToWeights(RewritePattern):
         )
 
 
+@dataclass
 class SinkReshape(RewritePattern):
-    """Reshape(Linear(Reshape(x))) -> Reshape(Linear(x)) where the channels stay the last axis."""
+    """Reshape(Linear(Reshape(x))) -> Reshape(Linear(x)) where the channels stay the last axis.
+
+    A rounding between the linear layer and the reshape behind it stays.
+    """
+
+    constants: Constants
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: onnx.Reshape, rewriter: PatternRewriter) -> None:
-        core = op.x.owner
-        if not isinstance(core, onnx.Linear) or not core.y.has_one_use():
+        core = producer(op.x, onnx.Linear)
+        if core is None or not feeds_only(core.y, op):
             return
         inner = core.x.owner
         if not isinstance(inner, onnx.Reshape) or shape_of(inner.x)[-1:] != shape_of(core.x)[-1:]:
             return
         type_ = result_type(core.y, (*shape_of(inner.x)[:-1], shape_of(core.y)[-1]))
         operands = [inner.x, *core.operands[1:]]
-        new = onnx.Linear.make(operands, [type_], node_name=node_name(core))
-        rewriter.replace(op, [new, reshape(new.y, shape_of(op.y), node_name(op))])
+        new: list[Operation] = [onnx.Linear.make(operands, [type_], node_name=node_name(core))]
+        pair = op.x.owner
+        if isinstance(pair, onnx.DequantizeLinear):
+            new += rounding_like(pair, new[-1].results[0], 1.0, self.constants)
+        if shape_of(op.y) != type_.get_shape():
+            new.append(reshape(new[-1].results[0], shape_of(op.y), node_name(op)))
+        rewriter.replace(op, new)
 
 
 def raise_linear(module: ModuleOp, ctx: Context) -> None:
@@ -233,7 +245,7 @@ def raise_linear(module: ModuleOp, ctx: Context) -> None:
             GemmToLinear(constants),
             AddToBias(constants),
             FactorToWeights(constants),
-            SinkReshape(),
+            SinkReshape(constants),
         ],
     )
 

@@ -11,10 +11,12 @@ from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.onnx.base import integer, integers, shape_of
+from vit_opt.dialects.onnx.base import element_of, integer, integers, shape_of
 from vit_opt.dialects.onnx.movement import SameElements
 from vit_opt.passes.float_graph import (
     Constants,
+    is_pair,
+    label,
     node_name,
     reshape,
     result_type,
@@ -70,6 +72,25 @@ class DropNeutral(RewritePattern):
             rewriter.replace(op, [], [b])
 
 
+@dataclass
+class DivToMul(RewritePattern):
+    """x / c -> x * (1 / c): exact for powers of two, otherwise one more rounding."""
+
+    constants: Constants
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: onnx.Div, rewriter: PatternRewriter) -> None:
+        import numpy as np
+
+        x, divisor = op.inputs
+        array = self.constants.array(divisor)
+        if array is None or array.dtype != np.float32 or not array.all():
+            return
+        inverse = self.constants.make(np.reciprocal(array), f"{label(op)}.inverse")
+        product = onnx.Mul.make([x, inverse], [op.y.type], node_name=node_name(op))
+        rewriter.replace(op, [inverse, product])
+
+
 class ReshapeForm(RewritePattern):
     """Flatten, Squeeze, Unsqueeze -> Reshape; Reshape(Reshape(x)) -> Reshape(x)."""
 
@@ -103,6 +124,39 @@ class TransposeOfOnes(RewritePattern):
         moved = [axis for axis in integers(op.perm) if shape[axis] != 1]
         if moved == sorted(moved):
             rewriter.replace(op, reshape(op.x, shape_of(op.y), node_name(op)))
+
+
+@dataclass
+class RepeatedRounding(RewritePattern):
+    """DequantizeLinear(QuantizeLinear(x)) -> x where x is rounded alike already.
+
+    That is, where x comes from another such pair with the same parameters by moving data only.
+    """
+
+    constants: Constants
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: onnx.DequantizeLinear, rewriter: PatternRewriter) -> None:
+        if not is_pair(op):
+            return
+        quantize = op.inputs[0].owner
+        assert isinstance(quantize, onnx.QuantizeLinear)
+        value = quantize.inputs[0]
+        while isinstance(value.owner, SameElements | onnx.Transpose | onnx.Slice | onnx.Split):
+            value = value.owner.operands[0]
+        earlier = value.owner
+        if not isinstance(earlier, onnx.DequantizeLinear) or not is_pair(earlier):
+            return
+        if self._same(op, earlier) and element_of(op.inputs[0]) == element_of(earlier.inputs[0]):
+            rewriter.replace(op, [], [quantize.inputs[0]])
+
+    def _same(self, a: onnx.DequantizeLinear, b: onnx.DequantizeLinear) -> bool:
+        """Whether two pairs have equal scalar scales and zero points."""
+        if len(a.inputs) != len(b.inputs):
+            return False
+        pairs = zip(a.inputs[1:], b.inputs[1:], strict=True)
+        numbers = [(self.constants.scalar(p), self.constants.scalar(q)) for p, q in pairs]
+        return all(p is not None and p == q for p, q in numbers)
 
 
 @dataclass
@@ -168,9 +222,11 @@ def simplify_graph(module: ModuleOp, ctx: Context) -> None:
         [
             DropNoOp(),
             DropNeutral(constants),
+            DivToMul(constants),
             ReshapeForm(),
             MergeTransposes(),
             TransposeOfOnes(),
+            RepeatedRounding(constants),
             GatherToSlice(constants),
             SplitToSlices(),
         ],
@@ -179,11 +235,13 @@ def simplify_graph(module: ModuleOp, ctx: Context) -> None:
 
 @dataclass(frozen=True)
 class SimplifyGraphPass(ModulePass):
-    """Removes operations without effect and brings data movement into one form. Exact.
+    """Removes operations without effect and brings data movement into one form.
 
     Identity (Dropout), casts, reshapes, expands, slices, pads that change nothing, sums with 0
     and products with 1 go. Flatten, Squeeze and Unsqueeze become Reshape, consecutive reshapes
-    and transposes merge, Split and single-index Gather become Slice.
+    and transposes merge, Split and single-index Gather become Slice; a Q/DQ pair on a value that
+    is rounded the same way already goes. All of that is exact; a
+    division by a constant becomes a product, exact for powers of two.
 
         %0 = onnx.Identity %x
         %1 = onnx.Squeeze %0                       ->   %y = onnx.Reshape %x

@@ -8,15 +8,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.func import Func
+from xdsl.parser import Parser
+from xdsl.passes import ModulePass
+
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.evaluation import main_function, run_function
 from vit_opt.dialects.onnx import Constant, Onnx, OnnxOp
 from vit_opt.dialects.onnx.base import shape_of
 from vit_opt.dialects.onnx.semantics import evaluate
-from xdsl.dialects.builtin import Builtin, ModuleOp
-from xdsl.dialects.func import Func
-from xdsl.parser import Parser
-from xdsl.passes import ModulePass
 
 Array: TypeAlias = NDArray[Any]
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from float_checks import check_same, float_context, parse
+from xdsl.dialects.builtin import ModuleOp
+
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
@@ -12,7 +14,6 @@ from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.fold_constants import FoldConstantsPass
 from vit_opt.passes.raise_attention import RaiseAttentionPass
 from vit_opt.passes.simplify_graph import SimplifyGraphPass
-from xdsl.dialects.builtin import ModuleOp
 
 # Tokens, channels, heads, head width
 N, C, H, D = 5, 12, 2, 6
@@ -269,5 +270,5 @@ def test_other_einsums_are_errors(equation: str) -> None:
         func.return %y : {t(3)} }} }}""",
         ctx,
     )
-    with pytest.raises(VitError, match="e1: Einsum .* is not supported"):
+    with pytest.raises(VitError, match=r"e1: Einsum .* is not supported"):
         DecomposeEinsumPass().apply(ctx, module)

@@ -2,6 +2,7 @@
 
 import pytest
 from float_checks import check_same, float_context, parse
+
 from vit_opt.passes.raise_gelu import RaiseGeluPass
 from vit_opt.passes.raise_hard_swish import RaiseHardSwishPass
 

@@ -2,6 +2,7 @@
 
 import pytest
 from float_checks import check_same, float_context, parse
+
 from vit_opt.dialects.onnx import Constant
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.fold_constants import FoldConstantsPass

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from float_checks import check_same, float_context, operators, parse
+
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx import Linear
 from vit_opt.passes.fold_batch_norm import FoldBatchNormPass
