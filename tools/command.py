@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,8 +65,14 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def require_folder(path: Path) -> None:
+    """Raise VitError if a file cannot be written because its folder is missing."""
+    if not path.parent.is_dir():
+        raise VitError(f"{path}: the folder {path.parent} does not exist")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A temporary path beside `path`, renamed to it at the end and removed after an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

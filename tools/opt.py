@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Sequence
 from io import StringIO
@@ -20,12 +19,13 @@ from typing import IO, TYPE_CHECKING, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass, PassPipeline
+from xdsl.utils.arg_spec import parse_pipeline, parse_spec
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
-from vit_opt.tools.command import UsageError, run_command, write_text
+from vit_opt.tools.command import UsageError, require_folder, run_command, write_text
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ class VitOptMain(xDSLOptMain):
     def register_all_frontends(self) -> None:
         """MLIR text, and ONNX."""
         super().register_all_frontends()
+        parse_text = self.available_frontends["mlir"]
+
+        def parse_mlir(stream: IO[bytes]) -> ModuleOp:
+            try:
+                return parse_text(stream)
+            except UnicodeDecodeError as error:
+                raise VitError(f"{self.get_input_name()}: not a text file: {error}") from error
+
+        self.available_frontends["mlir"] = parse_mlir
         self.available_frontends["onnx"] = self._parse_onnx
 
     def register_all_passes(self) -> None:
@@ -110,8 +119,7 @@ class VitOptMain(xDSLOptMain):
             raise UsageError(f"-p: {error}") from error
 
     def _check_pass_names(self) -> None:
-        text = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", self.args.passes)
-        for name in filter(None, (part.strip() for part in text.split(","))):
+        for name in (spec.name for spec in parse_pipeline(self.args.passes)):
             if name not in self.available_passes:
                 near = difflib.get_close_matches(name, self.available_passes, 1)
                 hint = f"; did you mean '{near[0]}'?" if near else "; --help lists all passes"
@@ -141,7 +149,7 @@ class VitOptMain(xDSLOptMain):
             self.context.assets.load(path)
 
     def _parse_onnx(self, stream: IO[bytes]) -> ModuleOp:
-        from vit_opt.tools.api import import_onnx, parse_shapes
+        from vit_opt.tools.steps import import_onnx, parse_shapes
 
         source = self.args.input_file or stream.read()
         return import_onnx(source, shapes=parse_shapes(self.args.shape), context=self.context)
@@ -165,7 +173,7 @@ class VitOptMain(xDSLOptMain):
 
     def _apply(self, prog: ModuleOp, passes: tuple[ModulePass, ...]) -> None:
         if any(_short(each) == "calibrate" for each in passes):
-            from vit_opt.tools.api import provide_batches
+            from vit_opt.tools.steps import provide_batches
 
             note = provide_batches(prog, self.context, self.args.calib, self.args.preprocess)
             if note is not None:
@@ -185,8 +193,6 @@ class VitOptMain(xDSLOptMain):
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         """The text of the target; notes which weights the text refers to."""
-        from xdsl.utils.arg_spec import parse_spec
-
         if parse_spec(self.args.target).name == "mlir":
             from vit_opt.tools.weights import referenced_digests
 
@@ -197,6 +203,7 @@ class VitOptMain(xDSLOptMain):
         """Standard output, or a buffer that becomes the output file at the end."""
         if self.args.output_file is None:
             return super().prepare_output()
+        require_folder(Path(self.args.output_file))
         self._output = _Kept()
         return self._output
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp
 from xdsl.ir import Attribute, Operation, ParametrizedAttribute
@@ -59,7 +60,7 @@ def _parts(attribute: Attribute, seen: set[Attribute]) -> Iterator[Attribute]:
     yield attribute
     inner: tuple[Attribute, ...] = ()
     if isinstance(attribute, ArrayAttr):
-        inner = attribute.data
+        inner = tuple(cast("ArrayAttr[Attribute]", attribute).data)
     elif isinstance(attribute, DictionaryAttr):
         inner = tuple(attribute.data.values())
     elif isinstance(attribute, ParametrizedAttribute):

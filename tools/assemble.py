@@ -1,0 +1,163 @@
+"""`vit-as`: assembles, disassembles and inspects accelerator images.
+
+    vit-as disassemble model.img -o model.asm     writes model.asm and model.data.npz
+    vit-as assemble model.asm -o model.img        reads model.data.npz beside it
+    vit-as inspect model.img [--json]
+
+Weights are not spelled out in assembly: the text names them by digest, and they lie in the file
+`X.data.npz` beside `X.asm`. Disassembling and assembling again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.command import replacing, require_folder, run_command, write_text
+
+if TYPE_CHECKING:
+    from vit_opt.backends.accel.image import Image
+
+
+def data_file_of(path: Path) -> Path:
+    """The file with the data that an assembly text names."""
+    return path.with_suffix(".data.npz")
+
+
+def save_data(path: Path, blobs: dict[str, bytes]) -> None:
+    """Write blobs, named `sha256:...`, to an .npz file."""
+    import numpy as np
+
+    arrays = {name.removeprefix("sha256:"): np.frombuffer(b, np.uint8) for name, b in blobs.items()}
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+
+
+def load_data(path: Path) -> dict[str, bytes]:
+    """Read blobs; raises VitError if the file cannot be read or a blob is not what it is named."""
+    import zipfile
+
+    import numpy as np
+
+    from vit_opt.backends.accel.assembler import digest
+
+    blobs: dict[str, bytes] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                data = archive[name].tobytes()
+                if digest(data) != f"sha256:{name}":
+                    raise VitError(f"{path}: data {name[:16]} does not match its digest")
+                blobs[f"sha256:{name}"] = data
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise VitError(f"{path}: cannot read the data file: {error}") from error
+    return blobs
+
+
+def save_assembly(image: Image, path: Path) -> None:
+    """Write the assembly of an image, and the data it names beside it."""
+    from vit_opt.backends.accel.assembler import blobs_of, disassemble
+
+    blobs = blobs_of(image)
+    if blobs:
+        save_data(data_file_of(path), blobs)
+    write_text(path, disassemble(image))
+
+
+def _assemble(args: argparse.Namespace) -> None:
+    from vit_opt.backends.accel.assembler import AssemblyError, assemble
+
+    source, target = Path(args.input), Path(args.output)
+    require_folder(target)
+    data = Path(args.data) if args.data else data_file_of(source)
+    blobs = load_data(data) if args.data or data.exists() else {}
+    try:
+        image = assemble(source.read_text(encoding="utf-8"), blobs)
+    except (AssemblyError, UnicodeDecodeError) as error:
+        raise VitError(f"{source}: {error}") from error
+    with replacing(target) as temporary:
+        image.save(temporary)
+
+
+def _disassemble(args: argparse.Namespace) -> None:
+    from vit_opt.backends.accel.assembler import disassemble
+    from vit_opt.backends.accel.image import Image
+
+    image = Image.load(Path(args.input))
+    if args.output is None:
+        sys.stdout.write(disassemble(image))
+        return
+    require_folder(Path(args.output))
+    save_assembly(image, Path(args.output))
+
+
+def describe_image(image: Image) -> dict[str, Any]:
+    """What an image holds, as plain data."""
+    counts = Counter(type(inst).mnemonic for inst in image.code)
+    return {
+        "architecture": image.arch,
+        "instructions": len(image.code),
+        "instruction_counts": dict(counts.most_common()),
+        "data_bytes": sum(len(segment.data) for segment in image.segments),
+        "dram_bytes": image.dram_size,
+        "macs": image.macs,
+        "inputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.inputs},
+        "outputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.outputs},
+    }
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from vit_opt.backends.accel.image import Image
+
+    facts = describe_image(Image.load(Path(args.input)))
+    if args.json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, entry in value.items():
+                print(f"  {key:<20} {entry}")
+        else:
+            print(f"{name + ':':<22} {value}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="vit-as", description=__doc__.split("\n", 1)[0])
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("assemble", help="assembly text to a binary image")
+    command.add_argument("input", metavar="IN.asm")
+    command.add_argument("-o", dest="output", metavar="OUT.img", required=True)
+    command.add_argument("--data", metavar="FILE", help="data file (default: IN.data.npz)")
+    command.set_defaults(run=_assemble)
+    command = commands.add_parser("disassemble", help="a binary image to assembly text")
+    command.add_argument("input", metavar="IN.img")
+    command.add_argument("-o", dest="output", metavar="OUT.asm", help="default: standard output")
+    command.set_defaults(run=_disassemble)
+    command = commands.add_parser("inspect", help="what an image holds")
+    command.add_argument("input", metavar="IN.img")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    command.set_defaults(run=_inspect)
+    return result
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """`vit-as` with these arguments; returns the exit code."""
+    args = parser().parse_args(arguments)
+    return run_command("vit-as", lambda: args.run(args))
+
+
+def main() -> None:
+    """Entry point of `vit-as`."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
