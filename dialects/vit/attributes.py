@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.dialects.builtin import BytesAttr, FloatData, IntAttr, IntegerType, NoneAttr, Signedness
@@ -28,6 +29,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.dialects.assets import assets_of, digest_of
+from vit_opt.dialects.errors import VitError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +71,12 @@ def storage_range(storage: IntegerType) -> tuple[int, int]:
     return -(1 << (width - 1)), (1 << (width - 1)) - 1
 
 
+@dataclass(frozen=True, init=False)
 class QuantizedType(ParametrizedAttribute, TypeAttribute):
-    """What `!vit.fixed` and `!vit.scaled` share: storage, zero point and channel axis."""
+    """What `!vit.fixed` and `!vit.scaled` share: storage, zero point and channel axis.
+
+    A dataclass, since the equality of a subclass covers only the fields of dataclasses.
+    """
 
     storage: IntegerType
     zp: IntAttr
@@ -141,7 +147,10 @@ def _parse_channels(parser: AttrParser, number: Any, dtype: str) -> bytes:
     if parser.parse_optional_keyword("x") is not None:
         digest = parser.parse_str_literal(" for the digest of the channel vector")
         parser.parse_punctuation("]")
-        values = assets_of(parser.ctx).by_digest(digest, "a channel vector of a type")
+        try:
+            values = assets_of(parser.ctx).by_digest(digest, "a channel vector of a type")
+        except VitError as error:
+            parser.raise_error(str(error))
         if values.size != first or values.dtype != np.dtype(dtype):
             parser.raise_error(f"channel vector {digest} does not hold {first} values of {dtype}")
         return values.tobytes()
