@@ -97,7 +97,7 @@ class Machine:
         self.library = library(compiler)
         self.memory: dict[Buffer, np.ndarray] = {}
         self.kept: list[Any] = []
-        data = np.frombuffer(lowered.weights.tobytes() or bytes(64), np.uint8)
+        data = np.frombuffer(lowered.weights.tobytes(), np.uint8)
         self.bytes_of(lowered.weights.buffer)[: data.size] = data
 
     def bytes_of(self, buffer: Buffer) -> np.ndarray:

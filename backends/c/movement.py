@@ -23,7 +23,7 @@ from vit_opt.backends.c.rows import merge_dimensions
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import shift_between
-from vit_opt.dialects.vit.ops.base import Shape, integers, shape_of
+from vit_opt.dialects.vit.ops.base import Shape, format_of, integers, shape_of
 from vit_opt.dialects.vit.semantics.resize import linear_taps, nearest_indices
 
 
@@ -171,6 +171,16 @@ def _check_result(op: ops.MeanOp | ops.AvgPool2dOp | ops.MaxPool2dOp | ops.Resiz
         raise VitError(f"{describe(op)}: results of more than 32 signed bits have no C kernel")
 
 
+def _check_average(op: ops.MeanOp | ops.AvgPool2dOp, count: int, shift: int) -> None:
+    """The kernels divide 64-bit numbers; twice the scaled sum must fit."""
+    low, high = format_of(op.x).bounds
+    if count * (high - low) << max(0, shift) >= 2**61 or count << max(0, -shift) >= 2**61:
+        raise VitError(
+            f"{describe(op)}: the sum of {count} values shifted by {shift} leaves 64 bits; bring "
+            "the exponents of operand and result closer together"
+        )
+
+
 def lower_mean(memory: Memory, op: ops.MeanOp) -> None:
     """`vit.mean`: kept dimensions first, reduced ones after them."""
     _check_result(op)
@@ -181,6 +191,8 @@ def lower_mean(memory: Memory, op: ops.MeanOp) -> None:
         [[shape[i] for i in kept], [strides[i] for i in kept]]
     )
     reduced = sorted(axes)
+    shift = -int(shift_between(op.x, op.result))
+    _check_average(op, prod(shape[i] for i in axes), shift)
     dims, steps = merge_dimensions([[shape[i] for i in reduced], [strides[i] for i in reduced]])
     fields: dict[str, Value] = {
         "rank": len(kept_dims) + len(dims),
@@ -189,7 +201,7 @@ def lower_mean(memory: Memory, op: ops.MeanOp) -> None:
         "x_strides": (*kept_strides, *steps),
         "x_type": element_symbol(op.x),
         "y_type": element_symbol(op.result),
-        **without_zeros({"x_zp": zero_point(op.x), "shift": -int(shift_between(op.x, op.result))}),
+        **without_zeros({"x_zp": zero_point(op.x), "shift": shift}),
         **saturation(op.result),
     }
     if len(kept_dims) + len(dims) > 8:
@@ -228,11 +240,13 @@ def lower_pool(memory: Memory, op: ops.AvgPool2dOp | ops.MaxPool2dOp) -> None:
     }
     average = isinstance(op, ops.AvgPool2dOp)
     if average:
+        shift = -int(shift_between(op.x, op.result))
+        _check_average(op, kernel[0] * kernel[1], shift)
         fields |= without_zeros(
             {
                 "count_pad": int(op.count_include_pad is not None),
                 "x_zp": zero_point(op.x),
-                "shift": -int(shift_between(op.x, op.result)),
+                "shift": shift,
             }
         )
     name = "vit_avg_pool2d" if average else "vit_max_pool2d"

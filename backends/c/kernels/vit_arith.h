@@ -4,7 +4,8 @@
 
 #include "vit_kernels.h"
 
-#define VIT_LIMIT ((int64_t)1 << 62)
+/* Far outside every code, and twice it still fits: saturating terms of a sum here is exact. */
+#define VIT_LIMIT (((int64_t)1 << 62) - 1)
 
 static inline int64_t vit_clamp64(int64_t x, int64_t lo, int64_t hi)
 {
@@ -16,22 +17,26 @@ static inline int32_t vit_clamp32(int32_t x, int32_t lo, int32_t hi)
     return x < lo ? lo : (x > hi ? hi : x);
 }
 
-/* x * 2^s for s >= 0, saturated to +-2^62: far outside every storage type, so that a following
- * saturation gives what the unbounded product would. */
+/* x * 2^s for s >= 0, saturated to the limits of int64. */
 static inline int64_t vit_shl(int64_t x, int32_t s)
 {
-    if (s > 62) {
-        s = 62;
+    if (s > 63) {
+        s = 63;
     }
-    x = vit_clamp64(x, -(VIT_LIMIT >> s), VIT_LIMIT >> s);
-    return x * ((int64_t)1 << s);
+    if (x > INT64_MAX >> s) {
+        return INT64_MAX;
+    }
+    if (x < INT64_MIN >> s) {
+        return INT64_MIN;
+    }
+    return (int64_t)((uint64_t)x << s);
 }
 
 /* round(x / 2^s) for any s; s < 0 multiplies (see vit_shl). */
 static inline int64_t vit_round_shift(int64_t x, int32_t s, vit_rounding rounding)
 {
     if (s <= 0) {
-        return s < -62 ? vit_shl(x, 62) : vit_shl(x, -s);
+        return vit_shl(x, s < -63 ? 63 : -s);
     }
     if (s > 63) { /* |x| / 2^s <= 1/2 */
         return rounding == VIT_FLOOR && x < 0 ? -1 : 0;
@@ -48,6 +53,12 @@ static inline int64_t vit_round_shift(int64_t x, int32_t s, vit_rounding roundin
     return whole;
 }
 
+/* The code x + zp, saturated, for any x. */
+static inline int64_t vit_code(int64_t x, int32_t zp, int64_t lo, int64_t hi)
+{
+    return vit_clamp64(x, lo - zp, hi - zp) + zp;
+}
+
 /* Position of the leading one plus 1; 0 for 0. */
 static inline int32_t vit_blen(uint64_t x)
 {
@@ -59,26 +70,6 @@ static inline int32_t vit_blen(uint64_t x)
         }
     }
     return n + (x != 0 ? 1 : 0);
-}
-
-/* Floor of the square root, digit by digit. */
-static inline uint64_t vit_isqrt(uint64_t v)
-{
-    uint64_t root = 0;
-    uint64_t bit = (uint64_t)1 << 62;
-    while (bit > v) {
-        bit >>= 2;
-    }
-    while (bit != 0) {
-        if (v >= root + bit) {
-            v -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-        bit >>= 2;
-    }
-    return root;
 }
 
 /* floor((2a + b) / (2b)) for b > 0: division rounded half up. */

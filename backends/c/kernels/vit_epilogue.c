@@ -147,7 +147,7 @@ static void requant(const vit_stage *s, int32_t *tile, int32_t ld, int32_t rows,
         for (int32_t c = 0; c < cols; ++c) {
             const int32_t shift = shifts == NULL ? s->shift : shifts[c];
             const int64_t y = vit_round_shift((int64_t)v[c] - s->zp_in, shift, s->rounding);
-            v[c] = (int32_t)vit_clamp64(y + s->zp, s->lo, s->hi);
+            v[c] = (int32_t)vit_code(y, s->zp, s->lo, s->hi);
         }
     }
 }
@@ -166,7 +166,7 @@ static void dyadic(const vit_stage *s, int32_t *tile, int32_t ld, int32_t rows, 
             const int64_t m = pick(s->multiplier_c, s->multiplier, col0 + c);
             const int32_t shift = pick(s->shift_c, s->shift, col0 + c);
             const int64_t y = vit_round_shift(((int64_t)v[c] - s->zp_in) * m, shift, s->rounding);
-            v[c] = (int32_t)vit_clamp64(y + s->zp, s->lo, s->hi);
+            v[c] = (int32_t)vit_code(y, s->zp, s->lo, s->hi);
         }
     }
 }
@@ -185,7 +185,9 @@ static int64_t add_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
     const int32_t shift = pick(s->shift_c, s->shift, col);
     const int64_t a = vit_shl((int64_t)v - s->zp_in, pick(s->left_v_c, s->left_v, col));
     const int64_t b = vit_shl((int64_t)o - s->other_zp, pick(s->left_o_c, s->left_o, col));
-    return vit_clamp64(vit_round_shift(a + b, shift, s->rounding) + s->zp, s->lo, s->hi);
+    const int64_t sum =
+        vit_clamp64(a, -VIT_LIMIT, VIT_LIMIT) + vit_clamp64(b, -VIT_LIMIT, VIT_LIMIT);
+    return vit_code(vit_round_shift(sum, shift, s->rounding), s->zp, s->lo, s->hi);
 }
 
 static int64_t add_separate_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
@@ -194,10 +196,9 @@ static int64_t add_separate_one(const vit_stage *s, int32_t v, int32_t o, int32_
     const int64_t b = ((int64_t)o - s->other_zp) * pick(s->multiplier_o_c, s->multiplier_o, col);
     const int64_t ra = vit_round_shift(a, pick(s->shift_c, s->shift, col), s->rounding);
     const int64_t rb = vit_round_shift(b, pick(s->shift_o_c, s->shift_o, col), s->rounding);
-    /* Halves of the saturation limit keep the sum in 64 bits. */
-    const int64_t sum = vit_clamp64(ra, -VIT_LIMIT / 2, VIT_LIMIT / 2) +
-                        vit_clamp64(rb, -VIT_LIMIT / 2, VIT_LIMIT / 2);
-    return vit_clamp64(sum + s->zp, s->lo, s->hi);
+    const int64_t sum =
+        vit_clamp64(ra, -VIT_LIMIT, VIT_LIMIT) + vit_clamp64(rb, -VIT_LIMIT, VIT_LIMIT);
+    return vit_code(sum, s->zp, s->lo, s->hi);
 }
 
 static int64_t mul_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
@@ -205,7 +206,7 @@ static int64_t mul_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
     const int32_t shift = pick(s->shift_c, s->shift, col);
     const int64_t product = ((int64_t)v - s->zp_in) * ((int64_t)o - s->other_zp);
     const int64_t scaled = product * pick(s->multiplier_c, s->multiplier, col);
-    return vit_clamp64(vit_round_shift(scaled, shift, s->rounding) + s->zp, s->lo, s->hi);
+    return vit_code(vit_round_shift(scaled, shift, s->rounding), s->zp, s->lo, s->hi);
 }
 
 static int64_t combine(const vit_stage *s, int32_t v, int32_t o, int32_t col)
@@ -299,7 +300,7 @@ static void normalize(const vit_stage *s, int32_t *tile, int32_t ld, int32_t row
         for (int32_t c = 0; c < cols; ++c) {
             const int32_t sc = s->shift_c == NULL ? shift : nb + s->shift_c[col0 + c];
             const int64_t y = vit_round_shift((int64_t)v[c] * reciprocal, sc, s->rounding);
-            v[c] = (int32_t)vit_clamp64(y + s->zp, s->lo, s->hi);
+            v[c] = (int32_t)vit_code(y, s->zp, s->lo, s->hi);
         }
     }
 }

@@ -61,7 +61,7 @@ void vit_layernorm(const vit_layernorm_shape *p, const void *x, const void *gamm
             const int64_t affine = norm * (p->gamma_type == VIT_S8 ? g8[c] : g16[c]) + beta[c];
             const int32_t shift = p->shift_c == NULL ? p->shift : p->shift_c[c];
             const int64_t code = vit_round_shift(affine, shift, p->rounding);
-            row[c] = (int32_t)vit_clamp64(code + p->zp, p->lo, p->hi);
+            row[c] = (int32_t)vit_code(code, p->zp, p->lo, p->hi);
         }
         vit_store_s32(row, p->cols, y, p->y_type, first);
     }

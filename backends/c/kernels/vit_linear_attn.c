@@ -63,7 +63,7 @@ static void divide_row(const vit_linear_attn_shape *p, uint32_t divisor, int32_t
     for (int32_t j = 0; j < p->value_dim; ++j) {
         const int64_t y =
             divisor == 0 ? 0 : vit_round_shift(out[j] * factor, shift, p->rounding);
-        out[j] = (int32_t)vit_clamp64(y + p->zp, p->lo, p->hi);
+        out[j] = (int32_t)vit_code(y, p->zp, p->lo, p->hi);
     }
 }
 

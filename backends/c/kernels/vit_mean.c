@@ -37,6 +37,6 @@ void vit_mean(const vit_mean_shape *p, const void *x, void *y)
         }
         const int64_t mean = vit_rdiv(vit_shl(sum, p->shift > 0 ? p->shift : 0),
                                       vit_shl((int64_t)count, p->shift < 0 ? -p->shift : 0));
-        vit_store_one(vit_clamp64(mean + p->zp, p->lo, p->hi), y, p->y_type, i);
+        vit_store_one(vit_code(mean, p->zp, p->lo, p->hi), y, p->y_type, i);
     }
 }

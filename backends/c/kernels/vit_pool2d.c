@@ -50,7 +50,7 @@ static int64_t average(const vit_pool2d_shape *p, const void *x, const window *w
     const int64_t count = p->count_pad != 0 ? w->padded : real;
     const int64_t mean = vit_rdiv(vit_shl(sum, p->shift > 0 ? p->shift : 0),
                                   vit_shl(count < 1 ? 1 : count, p->shift < 0 ? -p->shift : 0));
-    return vit_clamp64(mean + p->zp, p->lo, p->hi);
+    return vit_code(mean, p->zp, p->lo, p->hi);
 }
 
 static int64_t maximum(const vit_pool2d_shape *p, const void *x, const window *w, int32_t b,

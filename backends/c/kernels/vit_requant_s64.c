@@ -17,7 +17,7 @@ void vit_requant_s64(const vit_requant_shape *p, const void *x, void *y)
             for (int32_t i = 0; i < p->inner; ++i, ++at) {
                 const int64_t scaled = (vit_load_one(x, p->x_type, at) - p->zp_in) * multiplier;
                 const int64_t code = vit_round_shift(scaled, shift, p->rounding);
-                const int64_t value = vit_clamp64(code, p->lo - p->zp, p->hi - p->zp) + p->zp;
+                const int64_t value = vit_code(code, p->zp, p->lo, p->hi);
                 vit_store_one(value, y, p->y_type, at);
             }
         }

@@ -31,8 +31,8 @@ void vit_resize_linear(const vit_resize_shape *p, const void *x, void *y)
                         const int64_t code = vit_load_one(x, p->x_type, corner[i] + (size_t)c);
                         sum += weights[i] * (code - p->x_zp);
                     }
-                    const int64_t value = vit_round_shift(sum, p->shift, p->rounding) + p->zp;
-                    vit_store_one(vit_clamp64(value, p->lo, p->hi), y, p->y_type, at);
+                    const int64_t value = vit_round_shift(sum, p->shift, p->rounding);
+                    vit_store_one(vit_code(value, p->zp, p->lo, p->hi), y, p->y_type, at);
                 }
             }
         }

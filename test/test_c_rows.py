@@ -1,0 +1,151 @@
+"""C kernels of softmax, LayerNorm, activations and linear attention against the definition."""
+
+import numpy as np
+import pytest
+from c_cases import Case, FixedType, codes, ops
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.attributes import ScaledType
+
+EXAMPLES = settings(max_examples=80, deadline=None)
+LENGTHS = st.sampled_from([1, 2, 3, 5, 16, 17, 64, 197])
+ROUNDINGS = st.sampled_from(["rhu", "rhe", "floor"])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@EXAMPLES
+@given(SEEDS, LENGTHS, st.sampled_from(["i8", "ui8", "i16", "i32"]), st.integers(-6, 45))
+def test_softmax_exp(seed, length, storage, frac):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    format_ = FixedType(storage, frac)
+    s = case.input(format_, codes(rng, format_, (3, length)))
+    p = case.op(ops.SoftmaxExpOp, [s])
+    case.check(p, p.owner.sum, kernel="vit_softmax_exp_u8")
+
+
+@EXAMPLES
+@given(
+    SEEDS, LENGTHS, st.integers(-6, 9), ROUNDINGS, st.sampled_from(["i8", "ui8", "i16"]),
+    st.booleans(),
+)  # fmt: skip
+def test_normalize(seed, length, frac, rounding, storage, per_channel):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    acc_format = FixedType("i32", rng.integers(0, 9, 5), axis=1) if per_channel else FixedType("i32", 5)
+    acc = case.input(acc_format, rng.integers(-(2**23), 2**23, (length, 5)))
+    largest = int(rng.choice([256, 60000, 2**24, 2**32]))
+    total = case.input(FixedType("ui32", 0), rng.integers(255, largest, (length, 1)))
+    out = FixedType(storage, frac, zp=7)
+    case.check(case.op(ops.NormalizeOp, [acc, total], out, rounding=rounding), kernel="vit_map")
+
+
+@EXAMPLES
+@given(
+    SEEDS, LENGTHS, st.integers(0, 8), st.sampled_from(["i8", "i16"]),
+    st.sampled_from(["i8", "i16"]), ROUNDINGS, st.sampled_from(["standard", "ivit", "real"]),
+)  # fmt: skip
+def test_shiftmax(seed, length, frac, storage, out, rounding, mode):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    format_ = FixedType(storage, frac)
+    if mode == "real":
+        format_ = ScaledType(storage, float(rng.uniform(0.004, 0.9)))
+    s = case.input(format_, codes(rng, format_, (3, length)))
+    result = FixedType(out, {"i8": 7, "i16": 15}[out])
+    mode = "ivit" if mode == "real" else mode
+    y = case.op(ops.ShiftmaxOp, [s], result, rounding=rounding, mode=mode)
+    case.check(y, kernel="vit_shiftmax")
+
+
+@EXAMPLES
+@given(SEEDS, LENGTHS, st.integers(0, 8), st.sampled_from(["i8", "ui8", "i16"]))
+def test_log2_softmax(seed, length, frac, storage):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    format_ = FixedType(storage, frac)
+    s = case.input(format_, codes(rng, format_, (3, length)))
+    case.check(case.op(ops.Log2SoftmaxOp, [s]), kernel="vit_log2_softmax_u8")
+
+
+@EXAMPLES
+@given(SEEDS, LENGTHS, st.integers(0, 15), st.sampled_from(["i8", "i16"]), st.booleans())
+def test_shift_gelu(seed, length, frac, storage, published):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    # Above 7 fractional bits the published sum saturates and sigmoids exceed 1 (int32 sums).
+    format_ = FixedType(storage, min(frac, 7) if published else frac)
+    x = case.input(format_, codes(rng, format_, (3, length)))
+    y = case.op(ops.ShiftGeluOp, [x], mode="ivit" if published else "standard")
+    case.check(y, kernel="vit_shift_gelu_ivit" if published else "vit_shift_gelu")
+
+
+@EXAMPLES
+@given(
+    SEEDS, LENGTHS, st.sampled_from(["i8", "ui8", "i16"]), st.sampled_from(["i8", "i16"]),
+    st.integers(-50, 50), ROUNDINGS, st.booleans(), st.booleans(), st.sampled_from([0, 1, 2416]),
+    st.sampled_from(["i8", "i16"]),
+)  # fmt: skip
+def test_layernorm(
+    seed, channels, storage, gamma_storage, zp, rounding, ptf, smoothed, eps, out
+):  # fmt: skip
+    rng = np.random.default_rng(seed)
+    case = Case()
+    zp = max(zp, 0) if storage == "ui8" else zp
+    wide = storage == "i16"
+    fracs = rng.integers(3, 6 if wide else 9, channels)
+    x_format = FixedType(storage, fracs, zp=zp, axis=1) if ptf else FixedType(storage, 5, zp=zp)
+    x = case.input(x_format, codes(rng, x_format, (4, channels)))
+    gamma_format = FixedType(gamma_storage, rng.integers(2, 7, channels), axis=0)
+    gamma = case.constant(gamma_format, codes(rng, gamma_format, (channels,)))
+    beta = case.constant(FixedType("i32", 9), rng.integers(-(2**20), 2**20, channels))
+    result = FixedType(out, 4, zp=3)
+    if smoothed:
+        result = FixedType(out, rng.integers(0, 6, channels), zp=3, axis=1)
+    y = case.op(ops.LayerNormOp, [x, gamma, beta], result, eps_q=eps, rounding=rounding)
+    case.check(y, kernel="vit_layernorm")
+
+
+@EXAMPLES
+@given(SEEDS, LENGTHS, st.sampled_from(["i8", "i16"]))
+def test_layernorm_as_published(seed, channels, storage):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    x_format = FixedType(storage, 5)
+    x = case.input(x_format, codes(rng, x_format, (4, channels)))
+    gamma = case.constant(FixedType("i8", 5), codes(rng, FixedType("i8", 5), (channels,)))
+    beta = case.constant(FixedType("i32", 9), rng.integers(-(2**20), 2**20, channels))
+    y = case.op(ops.LayerNormOp, [x, gamma, beta], ScaledType("i32", 0.25), mode="ivit")
+    case.check(y, kernel="vit_layernorm_ivit")
+
+
+def test_layernorm_too_wide_is_refused():
+    """Exponents 10 apart on int16 leave 64 bits; the backend says so instead of wrapping."""
+    case = Case()
+    channels = 1536
+    x_format = FixedType("i16", [14] + [4] * (channels - 1), axis=1)
+    x = case.input(x_format, np.zeros((1, channels), int))
+    gamma = case.constant(FixedType("i8", 5), np.ones(channels, int))
+    beta = case.constant(FixedType("i32", 9), np.zeros(channels, int))
+    y = case.op(ops.LayerNormOp, [x, gamma, beta], FixedType("i8", 4))
+    with pytest.raises(VitError, match="closer together"):
+        case.lower(y)
+
+
+@EXAMPLES
+@given(
+    SEEDS, LENGTHS, st.integers(1, 9), st.integers(-1, 14), st.integers(-1, 12),
+    st.integers(-2, 6), st.booleans(), ROUNDINGS,
+)  # fmt: skip
+def test_linear_attn(seed, tokens, dim, kv_shift, ksum_shift, frac, pot, rounding):
+    rng = np.random.default_rng(seed)
+    case = Case()
+    eight, top = FixedType("i8", 4), int(rng.choice([1, 2, 128]))
+    q, k = (case.input(eight, rng.integers(0, top, (2, tokens, dim))) for _ in range(2))
+    v = case.input(eight, codes(rng, eight, (2, tokens, dim + 1)))
+    fields = {"kv_shift": kv_shift, "ksum_shift": ksum_shift, "rounding": rounding}
+    divisor = "pot" if pot else "recip"
+    y = case.op(ops.LinearAttnOp, [q, k, v], FixedType("i8", frac, zp=2), divisor=divisor, **fields)
+    case.check(y, kernel="vit_linear_attn")
