@@ -52,7 +52,7 @@ def _upper_start(magnitude: float, codes: int, limit: int) -> int:
     """A frac that is certainly not too small to begin a downward search with."""
     if magnitude == 0.0:
         return limit
-    return min(limit, math.frexp((codes + 1) / magnitude)[1] + 1)
+    return min(limit, codes.bit_length() + 2 - math.frexp(magnitude)[1])
 
 
 def covering_fracs(

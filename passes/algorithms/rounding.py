@@ -1,9 +1,10 @@
 """Rounding a weight matrix to integers: nearest, or with second-order error compensation.
 
-The second is the procedure of GPTQ (Frantar et al., 2022; after Optimal Brain Surgeon): columns are
-rounded one after another, and the error of each is spread over those still to come so that the
-layer's *output* on the calibration data changes least.  It needs the second moments ``H = X^T X`` of
-the layer's input only, gathered by `SecondMoments`.  Fixed order, no randomness.
+The second is the procedure of GPTQ (Frantar et al., 2022): features are rounded one after another,
+each so that it makes up for the errors of those before it and the layer's *output* on the
+calibration data changes least.  It needs only the second moments ``H = X^T X`` of the layer's input,
+gathered by `SecondMoments`.  Written with the Cholesky factor of H itself (Babai's nearest plane),
+which gives GPTQ's result without an inverse.  Fixed order, no randomness.
 """
 
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ Reals: TypeAlias = npt.NDArray[np.float64]
 RealInput: TypeAlias = npt.NDArray[Any]
 
 BLOCK = 128
-"""Columns whose errors are spread together."""
+"""Features that share one matrix product."""
 
 DAMPING = 0.01
-"""Added to the diagonal of H, as a fraction of its mean: bounds the compensation."""
+"""Added to the diagonal of H, as a fraction of itself: bounds the compensation."""
 
 
 @dataclass
@@ -99,61 +100,52 @@ def round_compensated(
         raise ValueError("second moments hold infinite values or NaN")
     if exact.shape[1] == 0 or diagonal.max() <= 0.0:
         return nearest
-    # Most active features first: their errors can still be spread over all the others.
-    order = np.argsort(-diagonal, kind="stable")
-    spread = _spreading_factor(hessian[np.ix_(order, order)], damping)
-    ordered = _compensate((exact * step[:, None])[:, order].T.copy(), spread, low, high)
+    # The most active feature comes last and is rounded first: all others can make up for it.
+    order = np.argsort(diagonal, kind="stable")
+    factor = _factor(hessian[np.ix_(order, order)], damping)
+    ordered = _compensate((exact * step[:, None])[:, order].T.copy(), factor, low, high)
     codes = np.empty_like(nearest)
     codes[:, order] = ordered.T
     return _better_rows(exact, step, hessian, codes, nearest)
 
 
-def _spreading_factor(hessian: Reals, damping: float) -> Reals:
-    """Upper triangular U with ``inverse(H + damping) = U^T U``.
+def _factor(hessian: Reals, damping: float) -> Reals:
+    """Lower triangular L with ``H + damping * diag(H) = L L^T``.
 
-    By reversing the order of features, ``J H J = L L^T`` gives ``U = J L^-1 J``: one Cholesky
-    decomposition and one triangular inverse.  Damping grows tenfold while H is singular.
+    Damping in proportion to each feature's own energy, not to the mean, keeps one huge feature
+    from switching off the compensation of all others.  It grows tenfold while H is numerically
+    singular.
     """
-    size = hessian.shape[0]
-    mean = float(np.trace(hessian)) / size
+    diagonal = np.diag(hessian)
+    scale = np.where(diagonal > 0.0, diagonal, np.median(diagonal[diagonal > 0.0]))
     for attempt in range(12):
-        damped: Reals = hessian + np.eye(size) * (mean * damping * 10.0**attempt)
+        damped: Reals = hessian + np.diag(scale * (damping * 10.0**attempt))
         try:
-            lower = np.linalg.cholesky(np.asarray(damped[::-1, ::-1], np.float64))
+            return np.linalg.cholesky(np.asarray(damped, np.float64)).astype(np.float64)
         except np.linalg.LinAlgError:
             continue
-        inverse = _inverse_lower(lower.astype(np.float64))
-        return np.ascontiguousarray(inverse[::-1, ::-1])
     raise ValueError("second moments are not positive semidefinite")
 
 
-def _inverse_lower(factor: Reals) -> Reals:
-    """Inverse of a lower triangular matrix, by halves: almost all work is matrix products."""
-    size = factor.shape[0]
-    if size <= BLOCK // 2:
-        return np.tril(np.linalg.inv(factor)).astype(np.float64)
-    half = size // 2
-    inverse = np.zeros_like(factor)
-    inverse[:half, :half] = _inverse_lower(factor[:half, :half])
-    inverse[half:, half:] = _inverse_lower(factor[half:, half:])
-    inverse[half:, :half] = -inverse[half:, half:] @ factor[half:, :half] @ inverse[:half, :half]
-    return inverse
+def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> Int64:
+    """Round ``columns`` [K, N] (in codes) from the last feature to the first.
 
-
-def _compensate(columns: Reals, spread: Reals, low: int, high: int) -> Int64:
-    """Round ``columns`` [K, N] (in codes) row by row, spreading errors; changes its argument."""
+    The output error is ``sum_k (sum_{j>=k} L[j, k] e_j)**2`` with ``e = w - q``.  Feature ``k`` sees
+    the errors of all later ones and takes the integer that brings its own term closest to zero.
+    Blocks of features share one matrix product for what comes from outside the block.
+    """
     size, rows = columns.shape
-    codes = np.empty((size, rows), np.int64)
-    for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
-        errors = np.empty((stop - start, rows))
-        for k in range(start, stop):
-            rounded = np.clip(np.rint(columns[k]), low, high)
-            error = (columns[k] - rounded) / spread[k, k]
-            columns[k + 1 : stop] -= np.outer(spread[k, k + 1 : stop], error)
+    codes = np.zeros((size, rows), np.int64)
+    errors = np.zeros((size, rows))
+    for stop in range(size, 0, -BLOCK):
+        start = max(0, stop - BLOCK)
+        carried = factor[stop:, start:stop].T @ errors[stop:]
+        for k in range(stop - 1, start - 1, -1):
+            target = columns[k] + carried[k - start] / factor[k, k]
+            rounded = np.clip(np.rint(target), low, high)
             codes[k] = rounded
-            errors[k - start] = error
-        columns[stop:] -= spread[start:stop, stop:].T @ errors
+            errors[k] = columns[k] - rounded
+            carried[: k - start] += np.outer(factor[k, start:k], errors[k])
     return codes
 
 
