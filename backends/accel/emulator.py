@@ -204,6 +204,8 @@ class Machine:
         latency = 0
         if isinstance(inst, isa.CopyInst):
             moved = inst.dram_bytes(self.arch)
+            if inst.src.space is not Space.DRAM:
+                state.time = max(state.time, state.done)
             if moved:
                 start = max(state.time, self.bus_free)
                 state.stalled += start - state.time

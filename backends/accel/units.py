@@ -165,11 +165,11 @@ def _matmul(port: Port, inst: isa.Matmul) -> None:
     accumulate(acc, product, port.bias(inst.bias, inst.n), bool(inst.accumulate))
 
 
-def _window(port: Port, inst: Any, chans: int) -> NDArray[Any]:
-    """The input block of a sliding window as a batch of one image."""
+def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArray[Any]:
+    """The input block of a sliding window as a batch of one image; `step` between channels."""
     height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
     width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
-    strides = (inst.src_row, inst.src_pix, inst.src_type.size)
+    strides = (inst.src_row, inst.src_pix, inst.src_type.size if step is None else step)
     return port.view(inst.src, inst.src_type, (height, width, chans), strides)[np.newaxis]
 
 
@@ -180,7 +180,7 @@ def _conv(port: Port, inst: isa.Conv) -> None:
     size = inst.w_type.size
     weight = port.operand(inst.w, inst.w_type, inst.oc, depth, (inst.w_row, size))
     product = convolution.conv2d(
-        _window(port, inst, inst.ic),
+        _window(port, inst, inst.ic, inst.src_step),
         weight.reshape(inst.oc, inst.kh, inst.kw, inst.ic),
         None,
         (inst.sh, inst.sw),

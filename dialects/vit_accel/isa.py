@@ -350,7 +350,10 @@ class Conv(UnitInst):
     for y < oh, x < ow, o < oc:
         t = accumulate ? acc : (bias is none ? 0 : bias[o])
         acc[y*acc_row + x*acc_pix][o] = t + sum_{r < kh, c < kw, i < ic}
-            src[(y*sh + r*dh)*src_row + (x*sw + c*dw)*src_pix][i] * w[o*w_row][(r*kw + c)*ic + i]
+            src[(y*sh + r*dh)*src_row + (x*sw + c*dw)*src_pix + i*src_step]
+            * w[o*w_row][(r*kw + c)*ic + i]
+
+    `src_step` is the distance of neighbouring channels, so that both image layouts can be read.
     """
 
     opcode: ClassVar[int] = 0x21
@@ -374,6 +377,7 @@ class Conv(UnitInst):
     sw: Annotated[int, unsigned(8, "horizontal stride")] = 1
     dh: Annotated[int, unsigned(8, "vertical dilation")] = 1
     dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
+    src_step: Stride = 1
     src_type: Type = DType.I8
     w_type: Type = DType.I8
     bias: Annotated[Addr, address("oc int32, or none")] = NO_ADDR

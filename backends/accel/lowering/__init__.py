@@ -1,0 +1,186 @@
+"""Lowering of PoT `vit` modules to accelerator programs.
+
+Activations lie in DRAM between operations; a product and the elementwise operations behind it run
+block by block without their accumulators leaving the chip. Every operation of the dialect in its
+standard form has a lowering; zero points of inputs are folded into biases here. See `builder` for
+how the sequential emission becomes overlapping queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from vit_opt.backends.accel.image import Image, Port
+from vit_opt.backends.accel.lowering.attention import lower_linear_attention
+from vit_opt.backends.accel.lowering.context import Lowering, where
+from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
+from vit_opt.backends.accel.lowering.elementwise import STEPS, lower_rows
+from vit_opt.backends.accel.lowering.movement import (
+    contiguous,
+    lower_concat,
+    lower_gather,
+    lower_pad,
+    lower_view,
+)
+from vit_opt.backends.accel.lowering.products import lower_linear, lower_matmul
+from vit_opt.backends.accel.lowering.reductions import (
+    lower_avg_pool,
+    lower_max_pool,
+    lower_mean,
+    lower_resize,
+)
+from vit_opt.backends.accel.lowering.tensors import Tensor, value_format
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.fields import Space
+
+Rule = Callable[[Lowering, Any], None]
+
+RULES: dict[type[Operation], Rule] = {
+    ops.LinearOp: lower_linear,
+    ops.MatmulOp: lower_matmul,
+    ops.Log2MatmulOp: lower_matmul,
+    ops.Conv2dOp: lower_conv2d,
+    ops.ConvTranspose2dOp: lower_conv_transpose2d,
+    ops.LinearAttnOp: lower_linear_attention,
+    ops.MeanOp: lower_mean,
+    ops.AvgPool2dOp: lower_avg_pool,
+    ops.MaxPool2dOp: lower_max_pool,
+    ops.ResizeOp: lower_resize,
+    ops.ReshapeOp: lower_view,
+    ops.TransposeOp: lower_view,
+    ops.SliceOp: lower_view,
+    ops.ReinterpretOp: lower_view,
+    ops.ConcatOp: lower_concat,
+    ops.PadOp: lower_pad,
+    ops.GatherOp: lower_gather,
+    **dict.fromkeys(STEPS, lower_rows),
+}
+"""How each operation is lowered."""
+
+
+def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Image:
+    """The image that runs the function `main` of a PoT module on `arch`.
+
+    VitError for modules with scales that are not powers of two, operations in conformance modes,
+    and operations that do not fit the architecture's memories.
+    """
+    function = _main(module)
+    block = function.body.block
+    lowering = Lowering(block, assets, arch)
+    inputs = _inputs(lowering, function)
+    outputs: tuple[Port, ...] = ()
+    for position, op in enumerate(lowering.order):
+        if isinstance(op, ReturnOp):
+            outputs = _outputs(lowering, function, op)
+        elif op not in lowering.done and not isinstance(
+            op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp
+        ):
+            _lower(lowering, op)
+            lowering.retire(position)
+    builder = lowering.builder
+    peak = builder.arenas[Space.DRAM].peak
+    return Image(
+        arch.name,
+        builder.program(),
+        tuple(builder.segments),
+        inputs,
+        outputs,
+        -(-peak // 64) * 64,
+        builder.macs,
+        arch.digest(),
+    )
+
+
+def _main(module: ModuleOp) -> FuncOp:
+    for op in module.ops:
+        if isinstance(op, FuncOp) and op.sym_name.data == "main":
+            return op
+    raise VitError("the module has no function @main")
+
+
+def _lower(lowering: Lowering, op: Operation) -> None:
+    rule = RULES.get(type(op))
+    if isinstance(op, ops.RequantOp):
+        raise VitError(
+            f"{where(op)}: the accelerator has shifters and no dyadic multiplier; run pot-fold first"
+        )
+    if rule is None:
+        raise VitError(f"{where(op)} cannot be lowered to the accelerator")
+    try:
+        rule(lowering, op)
+    except VitError as error:
+        message = str(error)
+        raise VitError(message if op.name in message else f"{where(op)}: {message}") from error
+
+
+def _names(function: FuncOp, key: str, count: int, default: str) -> list[str]:
+    """Names in a function attribute, or numbered ones."""
+    attribute = function.attributes.get(key)
+    if isinstance(attribute, ArrayAttr):
+        names = [cast("StringAttr", entry).data for entry in cast("ArrayAttr[Any]", attribute)]
+        if len(names) == count:
+            return names
+    return [f"{default}{index}" for index in range(count)]
+
+
+def _port(name: str, tensor: Tensor) -> Port:
+    fracs = tensor.format.channel_fracs().reshape(-1)
+    return Port(
+        name,
+        tensor.region.start + tensor.offset,
+        tensor.dtype,
+        tensor.shape,
+        tuple(int(frac) for frac in fracs),
+        tensor.format.zero_point,
+        tensor.format.channel_axis,
+    )
+
+
+def _inputs(lowering: Lowering, function: FuncOp) -> tuple[Port, ...]:
+    """Place the inputs in DRAM: an argument itself, or what `vit.quantize` makes of it."""
+    arguments = function.body.block.args
+    names = _names(function, "vit.input_names", len(arguments), "arg")
+    ports: list[Port] = []
+    for name, argument in zip(names, arguments, strict=True):
+        users = lowering.users.get(argument, [])
+        quantizers = [op for op in users if isinstance(op, ops.QuantizeOp)]
+        if not quantizers:
+            ports.append(_port(name, lowering.define(argument)))
+            continue
+        first = lowering.define(quantizers[0].result)
+        for other in quantizers[1:]:
+            if other.result.type != quantizers[0].result.type:
+                raise VitError(f"input '{name}' is quantised to two formats; use one")
+            lowering.bind(other.result, first)
+        ports.append(_port(name, first))
+    return tuple(ports)
+
+
+def _outputs(lowering: Lowering, function: FuncOp, op: ReturnOp) -> tuple[Port, ...]:
+    """The results in DRAM, row-major; `vit.dequantize` runs on the host."""
+    names = _names(function, "vit.output_names", len(op.arguments), "result")
+    ports: list[Port] = []
+    for name, value in zip(names, op.arguments, strict=True):
+        tensor = lowering.tensor(_codes(lowering, value))
+        ports.append(_port(name, contiguous(lowering, tensor)))
+    return tuple(ports)
+
+
+def _codes(lowering: Lowering, value: SSAValue) -> SSAValue:
+    """The integers behind an output."""
+    value = lowering.source(value)
+    if isinstance(value.owner, ops.DequantizeOp):
+        return lowering.source(value.owner.x)
+    value_format(value)
+    return value
+
+
+__all__ = ["lower_accel"]

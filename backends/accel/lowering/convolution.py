@@ -1,0 +1,475 @@
+"""Convolutions and the windows that poolings share with them.
+
+The unit of work is a block of output pixels (whole rows of the image, or part of one) by a panel of
+output channels. Its input block is brought on chip with its halo; where the halo lies outside the
+image, the buffer is filled with the zero point first, so padding needs no case in the array. A
+transposed convolution is the convolution of the image spread out by its strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_opt.backends.accel.lowering.builder import Builder, Region, whole
+from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.elementwise import (
+    Grid,
+    bytes_per_element,
+    chain_results,
+    finish,
+    follow,
+    run_links,
+)
+from vit_opt.backends.accel.lowering.products import (
+    ARRAY_TYPES,
+    best_map,
+    bias_region,
+    centred_weights,
+    folded_bias,
+    pack_weights,
+    weight_bits,
+)
+from vit_opt.backends.accel.lowering.tensors import Block, Dim, Tensor, transfer, value_shape
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.ops.base import integers
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType, Flag
+from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
+
+Pair = tuple[int, int]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """Windows sliding over an image x [N, H, W, C]."""
+
+    x: Tensor
+    out: Pair
+    kernel: Pair
+    strides: Pair
+    pads: Pair
+    """Rows above and columns left of the image."""
+    dilations: Pair = (1, 1)
+    spread: Pair = (1, 1)
+    """Distance of the image's pixels: above 1 for transposed convolutions."""
+    fill: int = 0
+    """Code outside the image and between spread pixels."""
+
+    def extent(self, count: Pair) -> Pair:
+        """Input rows and columns under `count` output rows and columns."""
+        height, width = (
+            (count[i] - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilations[i] + 1
+            for i in range(2)
+        )
+        return height, width
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An input block on chip: distances in bytes between rows, pixels and channels."""
+
+    region: Region
+    row: int
+    pix: int
+    chan: int
+
+
+def _inside(first: int, count: int, size: int, spread: int) -> tuple[int, int, int]:
+    """Pixels within `count` spread positions from `first`: first pixel, number, first position."""
+    low = max(0, -(-first // spread))
+    high = min(size - 1, (first + count - 1) // spread)
+    return low, max(0, high - low + 1), low * spread - first
+
+
+def load_patch(
+    builder: Builder, s: Sliding, image: int, first: Pair, count: Pair, chans: Pair
+) -> Patch:
+    """The input under a block of output pixels for channels `chans` (first, count); pinned.
+
+    The block keeps the image's layout: pixels by channels, or planes where columns are
+    contiguous in DRAM.
+    """
+    item = s.x.dtype.size
+    height, width = s.extent(count)
+    top, left = (first[i] * s.strides[i] - s.pads[i] for i in range(2))
+    if s.x.strides[2] == item and s.x.strides[3] != item:
+        patch = Patch(cast("Region", None), width * item, item, height * width * item)
+    else:
+        patch = Patch(cast("Region", None), width * chans[1] * item, chans[1] * item, item)
+    key = (
+        s.x.region,
+        s.x.offset,
+        s.x.strides,
+        s.spread,
+        s.fill,
+        image,
+        top,
+        left,
+        height,
+        width,
+        chans,
+    )
+    region = builder.cached(key)
+    if region is not None:
+        return replace(patch, region=region)
+    size = height * width * chans[1] * item
+    region = builder.keep(key, size, Space.ABUF)
+    y, rows, row = _inside(top, height, s.x.shape[1], s.spread[0])
+    x, cols, col = _inside(left, width, s.x.shape[2], s.spread[1])
+    if rows * cols != height * width:
+        inst = isa.Fill(region.addr(), size // item, s.fill, s.x.dtype)
+        builder.emit(inst, [], [whole(region)])
+    if rows and cols:
+        n, sy, sx, sc = s.x.strides
+        dims: list[Dim] = [
+            (rows, sy, patch.row * s.spread[0]),
+            (cols, sx, patch.pix * s.spread[1]),
+            (chans[1], sc, patch.chan),
+        ]
+        dims.sort(key=lambda dim: -dim[2])
+        start = image * n + y * sy + x * sx + chans[0] * sc
+        offset = row * patch.row + col * patch.pix
+        transfer(builder, s.x, start, dims[:-1], dims[-1], region, offset, store=False)
+    return replace(patch, region=region)
+
+
+def pixel_blocks(out: Pair, count: Pair) -> Iterator[tuple[Pair, Pair]]:
+    """Blocks (first, count) of output rows and columns, in row-major order of their pixels."""
+    for y in range(0, out[0], count[0]):
+        for x in range(0, out[1], count[1]):
+            yield (y, x), (min(count[0], out[0] - y), min(count[1], out[1] - x))
+
+
+def choose_pixels(s: Sliding, room_out: int, room_in: int, width: int, chans: int) -> Pair | None:
+    """Largest block of output pixels: whole rows if one fits, else part of a row; None if none.
+
+    `width` is bytes of output a pixel, `chans` the channels of input that must fit.
+    """
+    item = s.x.dtype.size
+
+    def fits(count: Pair) -> bool:
+        height, wide = s.extent(count)
+        return count[0] * count[1] * width <= room_out and height * wide * chans * item <= room_in
+
+    cols = s.out[1]
+    while cols > 1 and not fits((1, cols)):
+        cols = (cols + 1) // 2
+    if not fits((1, cols)):
+        return None
+    rows = 1
+    while cols == s.out[1] and rows < s.out[0] and fits((rows + 1, cols)):
+        rows += 1
+    if rows < s.out[0]:
+        rows = -(-s.out[0] // -(-s.out[0] // rows))
+    return rows, cols
+
+
+# -- convolution ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Output channels `first` to `first + count - 1` and the input channels that they need."""
+
+    first: int
+    count: int
+    chan: int
+    chans: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with its weights [O, kh, kw, C / groups], centred, and its bias."""
+
+    op: Any
+    sliding: Sliding
+    weights: Array
+    bias: Array | None
+    groups: int
+
+    @property
+    def out_per_group(self) -> int:
+        """Output channels of a group."""
+        return self.weights.shape[0] // self.groups
+
+    @property
+    def in_per_group(self) -> int:
+        """Input channels of a group."""
+        return self.weights.shape[3]
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether the reconfigurable engine can take it: one int8 weight per tap and channel."""
+        w = self.weights
+        narrow = int(w.min()) >= -128 and int(w.max()) <= 127
+        return self.groups > 1 and self.in_per_group == 1 and narrow
+
+    def panels(self, width: int) -> list[Panel]:
+        """Panels of about `width` output channels; several whole groups, or part of one."""
+        og, ig = self.out_per_group, self.in_per_group
+        result: list[Panel] = []
+        if og >= width or self.groups == 1:
+            for group in range(self.groups):
+                for first in range(0, og, width):
+                    count = min(width, og - first)
+                    result.append(Panel(group * og + first, count, group * ig, ig))
+            return result
+        step = width // og
+        for group in range(0, self.groups, step):
+            count = min(step, self.groups - group)
+            result.append(Panel(group * og, count * og, group * ig, count * ig))
+        return result
+
+
+def _lower(lowering: Lowering, conv: Convolution) -> None:
+    arch, builder = lowering.arch, lowering.builder
+    if conv.sliding.x.dtype not in ARRAY_TYPES:
+        raise VitError(
+            f"{where(conv.op)}: x is wider than the array's 16 bits; requantise it first"
+        )
+    shape = value_shape(conv.op.result)
+    grid = Grid(shape, (0,), (1, 2))
+    links = follow(lowering, conv.op.result, grid, whole_rows=False)
+    targets = chain_results(lowering, conv.op, links)
+    kh, kw = conv.sliding.kernel
+    room_w = arch.memory_size("bbuf") // 2
+    width = min(shape[3], arch.lanes)
+    panels = conv.panels(width)
+    chans = max(panel.chans for panel in panels)
+    depth = conv.in_per_group
+    pixel = bytes_per_element(links) * max(panel.count for panel in panels)
+    room_out, room_in = (arch.memory_size(name) // 2 for name in ("obuf", "abuf"))
+    while True:
+        count = (
+            choose_pixels(conv.sliding, room_out, room_in, pixel, min(chans, depth))
+            if chans == conv.in_per_group
+            else choose_pixels(conv.sliding, room_out, room_in, pixel, chans)
+        )
+        weights_fit = kh * kw * depth * max(p.count for p in panels) * 2 <= 2 * room_w
+        if count is not None and weights_fit:
+            break
+        if depth > 1 and chans == conv.in_per_group:
+            depth = (depth + 1) // 2
+        elif width > 1:
+            width = (width + 1) // 2
+            panels = conv.panels(width)
+            chans = max(panel.chans for panel in panels)
+            pixel = bytes_per_element(links) * max(panel.count for panel in panels)
+        else:
+            raise VitError(
+                f"{where(conv.op)}: one window does not fit into the buffers of architecture "
+                f"'{arch.name}'"
+            )
+    builder.macs += int(np.prod(shape)) * kh * kw * conv.in_per_group
+    for image in range(shape[0]):
+        for panel in panels:
+            for first, size in pixel_blocks(conv.sliding.out, count):
+                acc = _accumulate(lowering, conv, panel, image, first, size, depth)
+                start = (first[0] * shape[2] + first[1], panel.first)
+                extent = (size[0] * size[1], panel.count)
+                blocks = run_links(lowering, links, acc, grid, (image,), start, extent)
+                finish(lowering, blocks, targets, grid, (image,), start, extent)
+
+
+def _accumulate(
+    lowering: Lowering,
+    conv: Convolution,
+    panel: Panel,
+    image: int,
+    first: Pair,
+    size: Pair,
+    depth: int,
+) -> Block:
+    """The accumulators of a block of pixels by a panel of channels."""
+    builder = lowering.builder
+    region = builder.allocate(Space.OBUF, size[0] * size[1] * panel.count * 4)
+    acc = Block(region, DType.I32, panel.count * 4, 4)
+    if conv.is_depthwise:
+        _depthwise(lowering, conv, panel, image, first, size, acc)
+        return acc
+    single = panel.chans == conv.in_per_group
+    step = depth if single else conv.in_per_group
+    for begin in range(0, conv.in_per_group, step):
+        count = min(step, conv.in_per_group - begin)
+        mark = builder.mark()
+        chans = (panel.chan + begin, count) if single else (panel.chan, panel.chans)
+        patch = load_patch(builder, conv.sliding, image, first, size, chans)
+        weights, dtype, row = _load_weights(builder, conv, panel, begin, count)
+        bias = bias_region(builder, conv.bias, panel.first, panel.count) if not begin else None
+        groups = 1 if single else panel.chans // conv.in_per_group
+        for group in range(groups):
+            outs = panel.count // groups
+            _emit_conv(
+                lowering,
+                conv,
+                acc,
+                patch,
+                (weights, dtype, row),
+                bias,
+                size,
+                (group * outs, outs),
+                (group * conv.in_per_group, count),
+                begin > 0,
+            )
+        builder.unpin(mark)
+    return acc
+
+
+def _load_weights(
+    builder: Builder, conv: Convolution, panel: Panel, begin: int, count: int
+) -> tuple[Region, DType, int]:
+    """Weights of a panel for some of a group's input channels, in the weight buffer; pinned."""
+    part = conv.weights[..., begin : begin + count]
+    source, dtype, row = pack_weights(builder, conv.op, part, weight_bits(conv.op.weight))
+    key = (source, panel.first, panel.count, Space.BBUF)
+    region = builder.cached(key)
+    if region is None:
+        size = panel.count * row
+        region = builder.keep(key, size, Space.BBUF)
+        inst = isa.Load(region.addr(), source.addr(panel.first * row), size)
+        builder.emit(inst, [whole(source)], [whole(region)])
+    return region, dtype, row
+
+
+def _emit_conv(
+    lowering: Lowering,
+    conv: Convolution,
+    acc: Block,
+    patch: Patch,
+    weights: tuple[Region, DType, int],
+    bias: Region | None,
+    size: Pair,
+    outs: Pair,
+    chans: Pair,
+    accumulate: bool,
+) -> None:
+    """One group's convolution; `outs` and `chans` are (first, count) within panel and patch."""
+    s = conv.sliding
+    region, dtype, row = weights
+    x_type = s.x.dtype
+    work = (size[0] * size[1], outs[1], s.kernel[0] * s.kernel[1] * chans[1])
+    inst = isa.Conv(
+        acc.region.addr(4 * outs[0]),
+        patch.region.addr(chans[0] * patch.chan),
+        region.addr(outs[0] * row),
+        *size,
+        outs[1],
+        *s.kernel,
+        chans[1],
+        size[1] * acc.row,
+        acc.row,
+        patch.row,
+        patch.pix,
+        row,
+        *s.strides,
+        *s.dilations,
+        patch.chan,
+        x_type,
+        dtype,
+        NO_ADDR if bias is None else bias.addr(4 * outs[0]),
+        Flag.ON if accumulate else Flag.OFF,
+        best_map(lowering.arch, work, (x_type, dtype)),
+    )
+    reads = [whole(patch.region), whole(region)]
+    reads += [whole(bias)] if bias is not None else []
+    reads += [whole(acc.region)] if accumulate else []
+    lowering.builder.emit(inst, reads, [whole(acc.region)])
+
+
+def _depthwise(
+    lowering: Lowering,
+    conv: Convolution,
+    panel: Panel,
+    image: int,
+    first: Pair,
+    size: Pair,
+    acc: Block,
+) -> None:
+    """A panel of a depthwise convolution, one instruction per channel multiple."""
+    builder, s = lowering.builder, conv.sliding
+    mark = builder.mark()
+    multiple = conv.out_per_group
+    if s.x.strides[3] != s.x.dtype.size and s.x.strides[2] == s.x.dtype.size:
+        raise VitError(f"{where(conv.op)}: a depthwise convolution needs its channels contiguous")
+    patch = load_patch(builder, s, image, first, size, (panel.chan, panel.chans))
+    taps = s.kernel[0] * s.kernel[1]
+    source = builder.constant(conv.weights.astype(np.int8))
+    key = (source, panel.first, panel.count, Space.BBUF)
+    weights = builder.cached(key)
+    if weights is None:
+        weights = builder.keep(key, panel.count * taps, Space.BBUF)
+        inst = isa.Load(weights.addr(), source.addr(panel.first * taps), panel.count * taps)
+        builder.emit(inst, [whole(source)], [whole(weights)])
+    bias = bias_region(builder, conv.bias, panel.first, panel.count)
+    reads = [whole(patch.region), whole(weights)] + ([whole(bias)] if bias is not None else [])
+    for j in range(multiple):
+        inst = isa.DepthwiseConv(
+            acc.region.addr(4 * j),
+            patch.region.addr(),
+            weights.addr(j * taps),
+            *size,
+            panel.chans,
+            *s.kernel,
+            size[1] * acc.row,
+            acc.row,
+            patch.row,
+            patch.pix,
+            multiple * taps,
+            multiple,
+            multiple,
+            *s.strides,
+            *s.dilations,
+            s.x.dtype,
+            NO_ADDR if bias is None else bias.addr(4 * j),
+        )
+        builder.emit(inst, reads, [whole(acc.region)])
+    builder.unpin(mark)
+
+
+def _pair(values: Any) -> Pair:
+    first, second = integers(values)
+    return first, second
+
+
+def lower_conv2d(lowering: Lowering, op: ops.Conv2dOp) -> None:
+    """`vit.conv2d`."""
+    weights = centred_weights(lowering, op)
+    top, left, _, _ = integers(op.pads)
+    shape = value_shape(op.result)
+    sliding = Sliding(
+        lowering.tensor(op.x),
+        (shape[1], shape[2]),
+        (weights.shape[1], weights.shape[2]),
+        _pair(op.strides),
+        (top, left),
+        _pair(op.dilations),
+        fill=fixed_format(op.x).zero_point,
+    )
+    bias = folded_bias(lowering, op, weights)
+    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data))
+
+
+def lower_conv_transpose2d(lowering: Lowering, op: ops.ConvTranspose2dOp) -> None:
+    """`vit.conv_transpose2d`: the spread image convolved with the kernel turned by half a turn."""
+    weights = centred_weights(lowering, op)[:, ::-1, ::-1]
+    kernel = (weights.shape[1], weights.shape[2])
+    top, left, _, _ = integers(op.pads)
+    shape = value_shape(op.result)
+    sliding = Sliding(
+        lowering.tensor(op.x),
+        (shape[1], shape[2]),
+        kernel,
+        (1, 1),
+        (kernel[0] - 1 - top, kernel[1] - 1 - left),
+        spread=_pair(op.strides),
+        fill=fixed_format(op.x).zero_point,
+    )
+    bias = folded_bias(lowering, op, weights)
+    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data))

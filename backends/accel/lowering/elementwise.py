@@ -1,0 +1,639 @@
+"""Operations on blocks of rows, alone or chained behind a product without leaving the chip.
+
+A *step* emits one instruction for one operation of the `vit` dialect on blocks that lie on chip. A
+*chain* is a row of operations in which each takes the result of the one before: a product's
+accumulators pass through it block by block and only the last result is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from itertools import product as cartesian
+from math import prod
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from vit_opt.backends.accel.lowering.builder import Use, whole
+from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.tensors import (
+    Block,
+    Ints,
+    Shape,
+    Tensor,
+    load_block,
+    load_vector,
+    store_block,
+    value_format,
+    value_shape,
+)
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import Rounding
+from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a tensor that a block covers: columns `col` on, and the outer channel if any."""
+
+    rows: int
+    cols: int
+    col: int
+    channel: int | None = None
+    """Index along a channel axis that is not the last, where parameters vary by it."""
+
+
+@dataclass
+class Emit:
+    """A step being emitted: collects what the instruction reads."""
+
+    lowering: Lowering
+    window: Window
+    reads: list[Use] = field(default_factory=list[Use])
+
+    def vector(self, values: Ints) -> tuple[int, Addr]:
+        """Shifts as an immediate, or as a vector in the parameter buffer: (immediate, address)."""
+        values = np.clip(values, -127, 127)
+        if values.ndim == 0:
+            return int(values), NO_ADDR
+        if self.window.channel is not None:
+            return int(values[self.window.channel]), NO_ADDR
+        if (values == values[0]).all():
+            return int(values[0]), NO_ADDR
+        return 0, self.parameters(values.astype(np.int8))
+
+    def parameters(self, values: np.ndarray[Any, Any]) -> Addr:
+        """Entries of constant vectors for the columns of the window, in the parameter buffer."""
+        builder = self.lowering.builder
+        region = load_vector(builder, values, self.window.col, self.window.cols)
+        self.reads.append(whole(region))
+        return region.addr()
+
+    def read(self, block: Block) -> Block:
+        """Note that the instruction reads a block."""
+        self.reads.append(whole(block.region))
+        return block
+
+    def result(self, value: SSAValue, cols: int | None = None) -> Block:
+        """A new block for a result; `cols` where it differs from the window's."""
+        dtype = value_format(value)[0]
+        width = (self.window.cols if cols is None else cols) * dtype.size
+        region = self.lowering.builder.allocate(Space.OBUF, self.window.rows * width)
+        return Block(region, dtype, width, dtype.size)
+
+    def emit(self, inst: isa.UnitInst, *results: Block) -> list[Block]:
+        """Append the instruction."""
+        self.lowering.builder.emit(inst, self.reads, [whole(block.region) for block in results])
+        return list(results)
+
+
+Step = Callable[[Emit, Any, Sequence[Block]], list[Block]]
+
+
+def rounding(op: Any) -> Rounding:
+    """The rounding that an operation names."""
+    name: StringAttr = op.rounding
+    return Rounding[name.data.upper()]
+
+
+def _requant(e: Emit, op: ops.PotRequantOp, args: Sequence[Block]) -> list[Block]:
+    source, target = fixed_format(op.x), fixed_format(op.result)
+    x, y = e.read(args[0]), e.result(op.result)
+    shift, shifts = e.vector(source.channel_fracs() - target.channel_fracs())
+    inst = isa.Requant(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        x.addr,
+        y.row,
+        x.row,
+        x.dtype,
+        y.dtype,
+        shift,
+        shifts,
+        source.zero_point,
+        target.zero_point,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+def _add(e: Emit, op: ops.AddOp, args: Sequence[Block]) -> list[Block]:
+    formats = [fixed_format(value) for value in (op.a, op.b, op.result)]
+    fa, fb, fo = (f.channel_fracs() for f in formats)
+    common = np.maximum(fa, fb)
+    gaps = np.stack(np.broadcast_arrays(common - fa, common - fb, common - fo))
+    gaps = np.clip(gaps, -127, 127)
+    if gaps.ndim == 2 and e.window.channel is not None:
+        gaps = gaps[:, e.window.channel]
+    a, b, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    shifts, immediates = NO_ADDR, [0, 0, 0]
+    if gaps.ndim == 1 or (gaps == gaps[:, :1]).all():
+        immediates = [int(gap) for gap in (gaps if gaps.ndim == 1 else gaps[:, 0])]
+    else:
+        shifts = e.parameters(gaps.astype(np.int8))
+    za, zb, zo = (f.zero_point for f in formats)
+    inst = isa.Add(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        a.addr,
+        b.addr,
+        y.row,
+        a.row,
+        b.row,
+        a.col,
+        b.col,
+        a.dtype,
+        b.dtype,
+        y.dtype,
+        *immediates,
+        shifts,
+        za,
+        zb,
+        zo,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+def _mul(e: Emit, op: ops.MulOp, args: Sequence[Block]) -> list[Block]:
+    formats = [fixed_format(value) for value in (op.a, op.b, op.result)]
+    fa, fb, fo = (f.channel_fracs() for f in formats)
+    a, b, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    shift, shifts = e.vector(fa + fb - fo)
+    za, zb, zo = (f.zero_point for f in formats)
+    inst = isa.Mul(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        a.addr,
+        b.addr,
+        y.row,
+        a.row,
+        b.row,
+        a.col,
+        b.col,
+        a.dtype,
+        b.dtype,
+        y.dtype,
+        shift,
+        shifts,
+        za,
+        zb,
+        zo,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+def _clamp(e: Emit, op: ops.ClampOp, args: Sequence[Block]) -> list[Block]:
+    x, y = e.read(args[0]), e.result(op.result)
+    low, high = y.dtype.bounds
+    limits = (
+        min(max(op.min.value.data, low), high),
+        min(max(op.max.value.data, low), high),
+    )
+    inst = isa.Clamp(e.window.rows, e.window.cols, y.addr, x.addr, y.row, x.row, y.dtype, *limits)
+    return e.emit(inst, y)
+
+
+def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
+    x, table, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    cls = isa.Lut if x.dtype.size == 1 else isa.Lut16
+    inst = cls(
+        e.window.rows, e.window.cols, y.addr, x.addr, table.addr, y.row, x.row, x.dtype, y.dtype
+    )
+    return e.emit(inst, y)
+
+
+def _shift_gelu(e: Emit, op: ops.ShiftGeluOp, args: Sequence[Block]) -> list[Block]:
+    _require_standard(op)
+    x, y = e.read(args[0]), e.result(op.result)
+    frac = fixed_format(op.x).frac
+    inst = isa.ShiftGelu(
+        e.window.rows, e.window.cols, y.addr, x.addr, y.row, x.row, x.dtype, y.dtype, frac
+    )
+    return e.emit(inst, y)
+
+
+def _require_standard(op: Any) -> None:
+    """Conformance forms of published code run on the reference and in C only."""
+    mode: StringAttr = op.mode
+    if mode.data != "standard":
+        raise VitError(
+            f"{where(op)}: mode '{mode.data}' has no unit in the accelerator; use the standard form"
+        )
+
+
+def _softmax_exp(e: Emit, op: ops.SoftmaxExpOp, args: Sequence[Block]) -> list[Block]:
+    s, p, total = e.read(args[0]), e.result(op.p), e.result(op.sum, cols=1)
+    inst = isa.SoftmaxExp(
+        e.window.rows,
+        e.window.cols,
+        p.addr,
+        total.addr,
+        s.addr,
+        p.row,
+        total.row,
+        s.row,
+        s.dtype,
+        fixed_format(op.s).frac,
+    )
+    return e.emit(inst, p, total)
+
+
+def _normalize(e: Emit, op: ops.NormalizeOp, args: Sequence[Block]) -> list[Block]:
+    source, target = fixed_format(op.acc), fixed_format(op.result)
+    acc, total, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    shift, shifts = e.vector(source.channel_fracs() - target.channel_fracs())
+    inst = isa.Normalize(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        acc.addr,
+        total.addr,
+        y.row,
+        acc.row,
+        total.row,
+        shift,
+        y.dtype,
+        acc.dtype,
+        total.dtype,
+        shifts,
+        target.zero_point,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+def _shiftmax(e: Emit, op: ops.ShiftmaxOp, args: Sequence[Block]) -> list[Block]:
+    _require_standard(op)
+    s, y = e.read(args[0]), e.result(op.result)
+    inst = isa.Shiftmax(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        s.addr,
+        y.row,
+        s.row,
+        s.dtype,
+        y.dtype,
+        fixed_format(op.s).frac,
+        op.n.value.data,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+def _log2_softmax(e: Emit, op: ops.Log2SoftmaxOp, args: Sequence[Block]) -> list[Block]:
+    s, y = e.read(args[0]), e.result(op.result)
+    inst = isa.Log2Softmax(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        s.addr,
+        y.row,
+        s.row,
+        s.dtype,
+        fixed_format(op.s).frac,
+    )
+    return e.emit(inst, y)
+
+
+def _layernorm(e: Emit, op: ops.LayerNormOp, args: Sequence[Block]) -> list[Block]:
+    _require_standard(op)
+    x, gamma, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    source, target = fixed_format(op.x), fixed_format(op.result)
+    fx, fg, fb = (fixed_format(v).channel_fracs() for v in (op.x, op.gamma, op.beta))
+    raise_by = 10 + fg - fb
+    beta_shift = int(raise_by.min())
+    beta = e.read(args[2]).addr
+    if (raise_by != beta_shift).any():
+        codes = e.lowering.constant(op.beta, op, "beta with a scale per channel").astype(np.int64)
+        codes = codes << (raise_by - beta_shift)
+        if np.abs(codes).max() >= 1 << 31:
+            raise VitError(f"{where(op)}: beta on one grid needs more than 32 bits")
+        beta = e.parameters(codes.astype(np.int32))
+    shift, shifts = e.vector(np.asarray(10 + fg - target.channel_fracs()))
+    in_shift = np.asarray(fx.max() - fx)
+    in_shifts = e.parameters(in_shift.astype(np.int8)) if in_shift.any() else NO_ADDR
+    inst = isa.LayerNorm(
+        e.window.rows,
+        e.window.cols,
+        y.addr,
+        x.addr,
+        gamma.addr,
+        beta,
+        y.row,
+        x.row,
+        x.dtype,
+        y.dtype,
+        gamma.dtype,
+        beta_shift,
+        shift,
+        in_shifts,
+        shifts,
+        op.eps_q.value.data,
+        source.zero_point,
+        target.zero_point,
+        rounding(op),
+    )
+    return e.emit(inst, y)
+
+
+STEPS: dict[type[Operation], Step] = {
+    ops.PotRequantOp: _requant,
+    ops.AddOp: _add,
+    ops.MulOp: _mul,
+    ops.ClampOp: _clamp,
+    ops.LutOp: _lut,
+    ops.ShiftGeluOp: _shift_gelu,
+    ops.SoftmaxExpOp: _softmax_exp,
+    ops.NormalizeOp: _normalize,
+    ops.ShiftmaxOp: _shiftmax,
+    ops.Log2SoftmaxOp: _log2_softmax,
+    ops.LayerNormOp: _layernorm,
+}
+"""The instruction behind each operation that works on blocks of rows."""
+
+WHOLE_ROWS = (ops.SoftmaxExpOp, ops.ShiftmaxOp, ops.Log2SoftmaxOp, ops.LayerNormOp)
+"""Operations that need all columns of a row at once."""
+
+PARAMETERS: dict[type[Operation], tuple[int, ...]] = {
+    ops.LutOp: (1,),
+    ops.LayerNormOp: (1, 2),
+}
+"""Operands that are vectors of parameters rather than rows."""
+
+
+# -- planes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the leading dimensions of a result become outer loops and the rows of blocks."""
+
+    shape: Shape
+    outer: tuple[int, ...]
+    rows: tuple[int, ...]
+    channel_axis: int | None = None
+
+    @property
+    def row_count(self) -> int:
+        """Rows of one plane."""
+        return prod(self.shape[i] for i in self.rows)
+
+    @property
+    def col_count(self) -> int:
+        """Columns."""
+        return self.shape[-1]
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Every position of the outer loops."""
+        return cartesian(*(range(self.shape[i]) for i in self.outer))
+
+    def channel(self, index: tuple[int, ...]) -> int | None:
+        """The channel at a position, where parameters vary along an outer axis."""
+        if self.channel_axis is None:
+            return None
+        return index[self.outer.index(self.channel_axis)]
+
+    def plane(self, tensor: Tensor, index: tuple[int, ...]) -> Tensor | None:
+        """The rows x columns of an operand at a position; None if its rows have no one stride."""
+        strides = broadcast_strides(tensor, self.shape)
+        step = _joint_stride([(self.shape[i], strides[i]) for i in self.rows])
+        if step is None:
+            return None
+        offset = sum(i * strides[axis] for i, axis in zip(index, self.outer, strict=True))
+        return Tensor(
+            tensor.region,
+            tensor.dtype,
+            tensor.format,
+            (self.row_count, self.col_count),
+            (step, strides[-1]),
+            tensor.offset + offset,
+        )
+
+
+def broadcast_strides(tensor: Tensor, shape: Shape) -> Shape:
+    """Strides of a tensor over a larger shape, 0 where it repeats (numpy's rule)."""
+    missing = len(shape) - len(tensor.shape)
+    return (0,) * missing + tuple(
+        0 if size == 1 else stride
+        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+
+
+def _joint_stride(dims: Sequence[tuple[int, int]]) -> int | None:
+    """The one stride that walks through nested dimensions, or None."""
+    dims = [dim for dim in dims if dim[0] > 1]
+    if not dims:
+        return 0
+    for (_, outer), (size, inner) in pairwise(dims):
+        if outer != size * inner:
+            return None
+    return dims[-1][1]
+
+
+def channel_axis(op: Operation) -> int | None:
+    """The axis along which formats of an operation vary, if it is not the last one."""
+    for value in (*op.operands, *op.results):
+        format_ = value_format(value)[1]
+        axis = format_.channel_axis
+        if axis is not None and axis != len(value_shape(value)) - 1:
+            return axis
+    return None
+
+
+def grid_for(op: Operation, tensors: Sequence[Tensor], shape: Shape) -> Grid:
+    """The grid with the longest rows that all operands allow."""
+    barrier = channel_axis(op)
+    leading = list(range(len(shape) - 1))
+    rows: list[int] = []
+    while leading and leading[-1] != barrier:
+        candidate = [leading[-1], *rows]
+        strides = [broadcast_strides(tensor, shape) for tensor in tensors]
+        joint = [_joint_stride([(shape[i], s[i]) for i in candidate]) for s in strides]
+        if None in joint:
+            break
+        rows = candidate
+        leading.pop()
+    return Grid(shape, tuple(leading), tuple(rows), barrier)
+
+
+# -- chains -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Link:
+    """One operation of a chain: the operands' tensors, None for what the chain provides."""
+
+    op: Operation
+    tensors: tuple[Tensor | None, ...]
+
+
+def follow(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) -> list[Link]:
+    """The operations that can take `value` block by block, one after the other."""
+    links: list[Link] = []
+    while True:
+        users = lowering.users.get(value, [])
+        if len(users) != 1 or type(users[0]) not in STEPS or users[0] in lowering.done:
+            return links
+        op = users[0]
+        if isinstance(op, WHOLE_ROWS) and not whole_rows:
+            return links
+        if value_shape(op.results[0]) != grid.shape or channel_axis(op) is not None:
+            return links
+        tensors: list[Tensor | None] = []
+        parameters = PARAMETERS.get(type(op), ())
+        for index, operand in enumerate(op.operands):
+            if lowering.source(operand) is value:
+                tensors.append(None)
+                continue
+            if not lowering.is_available(operand):
+                return links
+            tensor = lowering.tensor(operand)
+            start = (0,) * len(grid.outer)
+            if index not in parameters and grid.plane(tensor, start) is None:
+                return links
+            tensors.append(tensor)
+        if any(tensors[i] is None for i in parameters):
+            return links
+        links.append(Link(op, tuple(tensors)))
+        value = op.results[0]
+        if len(op.results) > 1:
+            return links
+
+
+def run_links(
+    lowering: Lowering,
+    links: Sequence[Link],
+    block: Block | None,
+    grid: Grid,
+    index: tuple[int, ...],
+    first: tuple[int, int],
+    size: tuple[int, int],
+) -> list[Block]:
+    """Pass a block through a chain; intermediate blocks are released, the results returned."""
+    builder = lowering.builder
+    window = Window(size[0], size[1], first[1], grid.channel(index))
+    current = [] if block is None else [block]
+    for link in links:
+        mark = builder.mark()
+        emit = Emit(lowering, window)
+        parameters = PARAMETERS.get(type(link.op), ())
+        args: list[Block] = []
+        for position, tensor in enumerate(link.tensors):
+            if tensor is None:
+                args.append(current[0])
+            elif position in parameters:
+                args.append(_parameter_block(lowering, link.op, tensor, first[1], size[1]))
+            else:
+                plane = grid.plane(tensor, index)
+                assert plane is not None, "follow() and grid_for() admit only such operands"
+                space = Space.ABUF if position == 0 else Space.CBUF
+                args.append(load_block(builder, plane, first, size, space))
+        results = STEPS[type(link.op)](emit, link.op, args)
+        for old in current:
+            builder.release(old.region)
+        builder.unpin(mark)
+        current = results
+    return current
+
+
+def _parameter_block(
+    lowering: Lowering, op: Operation, tensor: Tensor, first: int, count: int
+) -> Block:
+    """A table whole, or the columns of a parameter vector, in the parameter buffer."""
+    if isinstance(op, ops.LutOp):
+        first, count = 0, tensor.shape[0]
+    row = Tensor(
+        tensor.region,
+        tensor.dtype,
+        tensor.format,
+        (1, tensor.shape[0]),
+        (tensor.size, tensor.strides[0]),
+        tensor.offset,
+    )
+    return load_block(lowering.builder, row, (0, first), (1, count), Space.PBUF)
+
+
+def finish(
+    lowering: Lowering,
+    blocks: Sequence[Block],
+    targets: Sequence[Tensor],
+    grid: Grid,
+    index: tuple[int, ...],
+    first: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    """Store the result blocks of a chain and release them."""
+    for block, target in zip(blocks, targets, strict=True):
+        shape = (*grid.shape[:-1], target.shape[-1])
+        plane = Grid(shape, grid.outer, grid.rows).plane(target, index)
+        assert plane is not None, "a fresh result is contiguous"
+        col, cols = (0, 1) if target.shape[-1] != grid.col_count else (first[1], size[1])
+        store_block(lowering.builder, block, plane, (first[0], col), (size[0], cols))
+        lowering.builder.release(block.region)
+
+
+def chain_results(lowering: Lowering, op: Operation, links: Sequence[Link]) -> list[Tensor]:
+    """Allocate the results at the end of a chain (or of `op` alone) and mark it all lowered."""
+    last = links[-1].op if links else op
+    lowering.done.add(op)
+    lowering.done.update(link.op for link in links)
+    return [lowering.define(result) for result in last.results]
+
+
+def bytes_per_element(links: Sequence[Link]) -> int:
+    """Bytes of output buffer that an element of a chain needs at most at one time."""
+    sizes = [value_format(result)[0].size for link in links for result in link.op.results[:1]]
+    return max((a + b for a, b in zip([4, *sizes], [*sizes, 0], strict=True)), default=8)
+
+
+def lower_rows(lowering: Lowering, op: Operation) -> None:
+    """An operation on rows by itself, with what can be chained behind it."""
+    shape = value_shape(op.results[0])
+    parameters = PARAMETERS.get(type(op), ())
+    operands = [lowering.tensor(operand) for operand in op.operands]
+    rows = [tensor for i, tensor in enumerate(operands) if i not in parameters]
+    grid = grid_for(op, rows, shape)
+    first = Link(op, tuple(operands))
+    links = [first]
+    if len(op.results) == 1:
+        links += follow(lowering, op.results[0], grid, whole_rows=grid.col_count <= 2048)
+    needs_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
+    targets = chain_results(lowering, op, links[1:])
+    cols = grid.col_count if needs_rows else min(grid.col_count, 2048)
+    builder = lowering.builder
+    width = max(8, bytes_per_element(links)) * cols
+    limit = min(builder.capacity(Space.ABUF), builder.capacity(Space.CBUF)) // 3
+    count = max(1, min(grid.row_count, limit // width))
+    for index in grid.indices():
+        for row in range(0, grid.row_count, count):
+            for col in range(0, grid.col_count, cols):
+                start = (row, col)
+                size = (min(count, grid.row_count - row), min(cols, grid.col_count - col))
+                blocks = run_links(lowering, links, None, grid, index, start, size)
+                finish(lowering, blocks, targets, grid, index, start, size)
+
+
+__all__ = [
+    "STEPS",
+    "Grid",
+    "Link",
+    "bytes_per_element",
+    "chain_results",
+    "finish",
+    "follow",
+    "lower_rows",
+    "rounding",
+    "run_links",
+]
