@@ -17,8 +17,8 @@ from vit_opt.passes import PASSES, pass_class
 from vit_opt.passes.stage import stage_of
 
 RAISE = (
-    "fold-constants",
     "decompose-einsum",
+    "fold-constants",
     "simplify-graph",
     "raise-layer-norm",
     "raise-gelu",
@@ -26,6 +26,7 @@ RAISE = (
     "fold-batch-norm",
     "raise-linear",
     "raise-attention",
+    "simplify-graph",
 )
 """From operators as exporters write them to what they compute. Numbers change by rounding only."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.context import Context
@@ -207,10 +208,11 @@ class FactorToWeights(RewritePattern):
 
 
 @dataclass
-class SinkReshape(RewritePattern):
-    """Reshape(Linear(Reshape(x))) -> Reshape(Linear(x)) where the channels stay the last axis.
+class BatchedLinear(RewritePattern):
+    """Reshape(Linear(Reshape(x))) -> Reshape(Linear(x)) or Linear(Reshape(x)).
 
-    A rounding between the linear layer and the reshape behind it stays.
+    The linear layer takes the leading dimensions of what comes out, if its channels come out
+    whole, else of what goes in. A rounding between the layer and the reshape behind it stays.
     """
 
     constants: Constants
@@ -218,19 +220,27 @@ class SinkReshape(RewritePattern):
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: onnx.Reshape, rewriter: PatternRewriter) -> None:
         core = producer(op.x, onnx.Linear)
-        if core is None or not feeds_only(core.y, op):
+        if core is None or not feeds_only(core.y, op) or not isinstance(core.x.owner, onnx.Reshape):
             return
-        inner = core.x.owner
-        if not isinstance(inner, onnx.Reshape) or shape_of(inner.x)[-1:] != shape_of(core.x)[-1:]:
+        x = core.x.owner.x
+        (n, k), before, after = shape_of(core.w), shape_of(x), shape_of(op.y)
+        if after[-1:] == (n,) and prod(after[:-1]) == prod(shape_of(core.y)[:-1]):
+            lead = after[:-1]
+        elif before[-1:] == (k,):
+            lead = before[:-1]
+        else:
             return
-        type_ = result_type(core.y, (*shape_of(inner.x)[:-1], shape_of(core.y)[-1]))
-        operands = [inner.x, *core.operands[1:]]
-        new: list[Operation] = [onnx.Linear.make(operands, [type_], node_name=node_name(core))]
-        pair = op.x.owner
-        if isinstance(pair, onnx.DequantizeLinear):
-            new += rounding_like(pair, new[-1].results[0], 1.0, self.constants)
-        if shape_of(op.y) != type_.get_shape():
-            new.append(reshape(new[-1].results[0], shape_of(op.y), node_name(op)))
+        new: list[Operation] = []
+        if before != (*lead, k):
+            new.append(reshape(x, (*lead, k), node_name(core.x.owner)))
+            x = new[-1].results[0]
+        type_ = result_type(core.y, (*lead, n))
+        layer = onnx.Linear.make([x, *core.operands[1:]], [type_], node_name=node_name(core))
+        new.append(layer)
+        if isinstance(op.x.owner, onnx.DequantizeLinear):
+            new += rounding_like(op.x.owner, layer.y, 1.0, self.constants)
+        if after != (*lead, n):
+            new.append(reshape(new[-1].results[0], after, node_name(op)))
         rewriter.replace(op, new)
 
 
@@ -245,7 +255,7 @@ def raise_linear(module: ModuleOp, ctx: Context) -> None:
             GemmToLinear(constants),
             AddToBias(constants),
             FactorToWeights(constants),
-            SinkReshape(constants),
+            BatchedLinear(constants),
         ],
     )
 
@@ -255,8 +265,8 @@ class RaiseLinearPass(ModulePass):
     """Replaces MatMul and Gemm with constant matrices by `onnx.Linear` with weights [N, K].
 
     The bias Add and per-channel factors (LayerScale) behind it are folded into bias and weights,
-    seen through the roundings of quantised models; reshapes around it that leave the channels
-    alone go behind it. Equal up to float rounding. Assumes constants are folded.
+    seen through the roundings of quantised models; reshapes around it that only merge tokens go.
+    Equal up to float rounding. Assumes constants are folded.
 
         %0 = onnx.MatMul %x, %w
         %1 = onnx.Add %b, %0         ->   %y = onnx.Linear %x, %w', %b'
