@@ -56,7 +56,14 @@ class BuildOptions:
         flags = CPUS.get(self.cpu)
         if flags is None:
             raise VitError(f"unknown --cpu '{self.cpu}'; known: {', '.join(CPUS)}")
-        return [*find_compiler(self.compiler), "-std=c11", self.optimize, *WARNINGS, *flags, *self.flags]
+        return [
+            *find_compiler(self.compiler),
+            "-std=c11",
+            self.optimize,
+            *WARNINGS,
+            *flags,
+            *self.flags,
+        ]
 
 
 def find_compiler(name: str | None = None) -> list[str]:

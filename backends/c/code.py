@@ -94,7 +94,7 @@ def _collect(values: Sequence[Value], found: list[Pointer]) -> None:
 WIDTH = 96
 """Columns of emitted C."""
 
-_SPACES = {"arena": "arena", "scratch": "arena", "weights": "weights"}
+_SPACES = {"arena": "a", "scratch": "a", "weights": "w"}
 
 
 @dataclass
@@ -109,56 +109,68 @@ class CWriter:
         self.lines.append("    " * self.indent + text if text else "")
 
     def call(self, call: Call) -> None:
-        """A comment and a call; arrays of structs become local constants in a block."""
+        """A comment and a call; structs and arrays become constants in a block of their own."""
         self.line(f"/* {call.comment} */")
-        arrays: dict[int, str] = {}
-        for struct in call.arguments:
-            if isinstance(struct, Struct):
-                for value in struct.fields.values():
-                    if isinstance(value, Array):
-                        arrays[id(value)] = f"stages{len(arrays) or ''}"
-        if not arrays:
-            self._statement(call, arrays)
+        names: dict[int, str] = {}
+        if not any(isinstance(argument, Struct) for argument in call.arguments):
+            self._statement(call, names)
             return
         self.line("{")
         self.indent += 1
-        for struct in call.arguments:
-            if isinstance(struct, Struct):
-                for value in struct.fields.values():
-                    if isinstance(value, Array):
-                        self._array(value, arrays[id(value)])
-        self._statement(call, arrays)
+        for argument in call.arguments:
+            if isinstance(argument, Struct):
+                self._declare(argument, names)
+        self._statement(call, names)
         self.indent -= 1
         self.line("}")
 
-    def _array(self, array: Array, name: str) -> None:
-        self.line(f"const {array.type} {name}[] = {{")
-        self.indent += 1
-        for item in array.items:
-            self._wrapped("{", [f".{k} = {_text(v, {})}" for k, v in item.fields.items()], "},")
-        self.indent -= 1
-        self.line("};")
+    def _declare(self, value: Struct | Array, names: dict[int, str]) -> None:
+        """A constant for a struct or array, those it points to first."""
+        if isinstance(value, Struct):
+            for inner in value.fields.values():
+                if isinstance(inner, Array):
+                    self._declare(inner, names)
+        stem = value.type.rsplit("_", 1)[-1] + ("s" if isinstance(value, Array) else "")
+        taken = sum(name.rstrip("0123456789") == stem for name in names.values())
+        names[id(value)] = name = f"{stem}{taken + 1 if taken else ''}"
+        if isinstance(value, Array):
+            self.line(f"const {value.type} {name}[] = {{")
+            self.indent += 1
+            for item in value.items:
+                self.wrapped("{", _fields(item, names), "},")
+            self.indent -= 1
+            self.line("};")
+        else:
+            self.wrapped(f"const {value.type} {name} = {{", _fields(value, names), "};")
 
-    def _statement(self, call: Call, arrays: dict[int, str]) -> None:
-        arguments = [_text(argument, arrays) for argument in call.arguments]
-        self._wrapped(f"{call.kernel}(", arguments, ");")
+    def _statement(self, call: Call, names: dict[int, str]) -> None:
+        arguments = [
+            f"&{names[id(value)]}" if isinstance(value, Struct) else _text(value, names)
+            for value in call.arguments
+        ]
+        self.wrapped(f"{call.kernel}(", arguments, ");")
 
-    def _wrapped(self, head: str, parts: Sequence[str], tail: str) -> None:
+    def wrapped(self, head: str, parts: Sequence[str], tail: str) -> None:
         """`head part, part, ... tail`, broken between parts where a line gets too long."""
         room = WIDTH - 4 * self.indent
-        current = head
+        current, started = head, False
         for index, part in enumerate(parts):
             piece = part + (tail if index == len(parts) - 1 else ",")
-            gap = "" if current.endswith(("(", "{")) or not current.strip() else " "
-            if len(current) + len(gap) + len(piece) > room and current.strip() not in ("", head):
+            if started and len(current) + 1 + len(piece) > room:
                 self.line(current)
                 current = "    " + piece
             else:
-                current += gap + piece
-        self.line(current)
+                current += (" " if started else "") + piece
+            started = True
+        self.line(current if parts else head + tail)
 
 
-def _text(value: Value, arrays: dict[int, str]) -> str:
+def _fields(struct: Struct, names: dict[int, str]) -> list[str]:
+    """Designated initialisers."""
+    return [f".{key} = {_text(value, names)}" for key, value in struct.fields.items()]
+
+
+def _text(value: Value, names: dict[int, str]) -> str:
     """C text of an argument or field."""
     if value is None:
         return "NULL"
@@ -168,11 +180,8 @@ def _text(value: Value, arrays: dict[int, str]) -> str:
         return value.name
     if isinstance(value, Pointer):
         return _pointer(value)
-    if isinstance(value, Struct):
-        fields = ", ".join(f".{key} = {_text(v, arrays)}" for key, v in value.fields.items())
-        return f"&(const {value.type}){{{fields}}}"
-    if isinstance(value, Array):
-        return arrays[id(value)]
+    if isinstance(value, Struct | Array):
+        return names[id(value)]
     return "{" + ", ".join(map(str, value)) + "}"
 
 

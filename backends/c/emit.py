@@ -1,0 +1,264 @@
+"""Writing the C project of a model.
+
+    model.c, model.h   one kernel call a line, each with the operation it computes
+    weights.bin        every constant, 64-byte aligned, little-endian; weights.S links it in
+    kernels/           the kernel sources that the model calls, and no others
+    main.c             reads raw codes from files, writes raw codes to files
+    Makefile, CMakeLists.txt
+    model.json         names, shapes and number formats of inputs and outputs, for vit-run
+
+The model keeps nothing between calls: weights, inputs, outputs and an arena for everything in
+between are the caller's, and the arena's size is a constant in the header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xdsl.dialects.builtin import ModuleOp
+
+from vit_opt.backends.c import project
+from vit_opt.backends.c.build import KERNELS
+from vit_opt.backends.c.code import ALIGNMENT, CWriter
+from vit_opt.backends.c.graph import main_function
+from vit_opt.backends.c.lowering import Lowered, Port, lower
+from vit_opt.backends.c.memory import element_size, storage_name, type_text
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
+from vit_opt.dialects.vit.ops.base import shape_of, tensor_type
+
+
+@dataclass(frozen=True)
+class EmitOptions:
+    """What the project is called in C."""
+
+    name: str = "model"
+    """Prefix of the C functions and constants."""
+
+
+@dataclass(frozen=True)
+class CProject:
+    """An emitted project."""
+
+    folder: Path
+    arena_bytes: int
+    """Memory the caller must lend for one inference, scratch included."""
+    weight_bytes: int
+    """Size of weights.bin."""
+    calls: int
+    """Kernel calls of one inference."""
+
+
+def emit_c(
+    module: ModuleOp, assets: AssetStore, folder: Path, options: EmitOptions | None = None
+) -> CProject:
+    """Write the C project of a module of `vit` operations into a folder.
+
+    Raises VitError if an operation has no kernel or the folder cannot be written; everything is
+    computed before the first file is touched.
+    """
+    options = options or EmitOptions()
+    lowered = lower(main_function(module), assets)
+    texts = {
+        "model.h": header_text(lowered, options),
+        "model.c": source_text(lowered, options),
+        "main.c": main_text(lowered, options),
+        "model.json": interface_text(lowered),
+        **project.build_files(options.name),
+    }
+    weights = lowered.weights.tobytes()
+    kernels = needed_kernels({call.kernel for call in lowered.calls})
+    try:
+        (folder / "kernels").mkdir(parents=True, exist_ok=True)
+        for stale in (folder / "kernels").glob("vit_*"):
+            stale.unlink()
+        for source in kernels:
+            _write(folder / "kernels" / source.name, source.read_bytes())
+        for name, text in texts.items():
+            _write(folder / name, text.encode())
+        _write(folder / "weights.bin", weights)
+    except OSError as error:
+        raise VitError(f"{folder}: cannot write the C project: {error}") from error
+    return CProject(folder, lowered.arena, len(weights), len(lowered.calls))
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def needed_kernels(names: set[str]) -> list[Path]:
+    """Headers and the kernel sources that define these functions, and what they call in turn."""
+    texts = {path: path.read_text() for path in sorted(KERNELS.glob("vit_*.c"))}
+    defined: dict[str, Path] = {}
+    for path, text in texts.items():
+        for name in re.findall(r"^[a-z]\w* (vit_\w+)\(", text, flags=re.M):
+            defined[name] = path
+    found: set[Path] = set()
+    queue = [defined[name] for name in names]
+    while queue:
+        path = queue.pop()
+        if path in found:
+            continue
+        found.add(path)
+        called = set(re.findall(r"\b(vit_\w+)\(", texts[path]))
+        queue += [defined[name] for name in called if name in defined]
+    return [*sorted(KERNELS.glob("*.h")), *sorted(found)]
+
+
+# ---- C text --------------------------------------------------------------------------------------
+
+_C_TYPES = {"S": "int", "U": "uint"}
+
+
+def c_type(port: Port) -> str:
+    """The C type of a port's codes."""
+    name = storage_name(port.value)
+    return "uint8_t" if name == "LOG2" else f"{_C_TYPES[name[0]]}{name[1:]}_t"
+
+
+def _format_text(port: Port) -> str:
+    """How codes of a port stand for real numbers."""
+    element = tensor_type(port.value).get_element_type()
+    if not isinstance(element, QuantizedType):
+        return "log2 codes"
+    offset = f" - {element.zero_point}" if element.zero_point else ""
+    code = f"(code{offset})" if offset else "code"
+    if element.is_per_channel:
+        return f"real = {code} * scale per channel, see model.json"
+    if isinstance(element, FixedType):
+        return f"real = {code} * 2^{-element.frac}"
+    return f"real = {code} * {float(element.channel_scales())!r}"
+
+
+def _parameters(lowered: Lowered) -> list[str]:
+    parts = ["const void *weights", "void *arena"]
+    parts += [f"const {c_type(port)} *{port.buffer.name}" for port in lowered.inputs]
+    parts += [f"{c_type(port)} *{port.buffer.name}" for port in lowered.outputs]
+    return parts
+
+
+def _declaration(lowered: Lowered, options: EmitOptions, tail: str) -> list[str]:
+    """The model's function, wrapped."""
+    writer = CWriter(indent=0)
+    writer.wrapped(f"int {options.name}_run(", _parameters(lowered), tail)
+    return writer.lines
+
+
+def header_text(lowered: Lowered, options: EmitOptions) -> str:
+    """model.h: sizes and the one function."""
+    prefix = options.name.upper()
+    ports = [
+        f" *   {port.buffer.name}: {port.name}, {type_text(port.value)}, {_format_text(port)}"
+        for port in (*lowered.inputs, *lowered.outputs)
+    ]
+    sizes = [
+        f"#define {prefix}_{port.buffer.name.upper()}_BYTES {port.buffer.size}"
+        for port in (*lowered.inputs, *lowered.outputs)
+    ]
+    lines = [
+        "/* Generated by vit-opt: integer-only inference, no floating point, heap or global state. */",
+        f"#ifndef {prefix}_H",
+        f"#define {prefix}_H",
+        "",
+        "#include <stdint.h>",
+        "",
+        f"#define {prefix}_ALIGNMENT {ALIGNMENT}",
+        f"#define {prefix}_ARENA_BYTES {lowered.arena}",
+        f"#define {prefix}_WEIGHT_BYTES {lowered.weights.buffer.size}",
+        *sizes,
+        "",
+        "/* One inference on integer codes, dense and row-major:",
+        *ports,
+        f" * weights: the contents of weights.bin; arena: {prefix}_ARENA_BYTES of scratch memory. Both",
+        f" * aligned to {prefix}_ALIGNMENT bytes. Returns 0; 1 if a pointer is not aligned, 2 on a",
+        " * big-endian machine, with the outputs untouched. */",
+        *_declaration(lowered, options, ");"),
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def source_text(lowered: Lowered, options: EmitOptions) -> str:
+    """model.c: the calls."""
+    prefix = options.name.upper()
+    writer = CWriter(indent=0)
+    for line in (
+        "/* Generated by vit-opt. a + N is the arena, w + N the weights. */",
+        '#include "model.h"',
+        "",
+        '#include "vit_kernels.h"',
+        "",
+        *_declaration(lowered, options, ")"),
+        "{",
+    ):
+        writer.line(line)
+    writer.indent = 1
+    for line in (
+        "unsigned char *const a = arena;",
+        "const unsigned char *const w = weights;",
+        "const uint16_t one = 1;",
+        f"if (((uintptr_t)a | (uintptr_t)w) % {prefix}_ALIGNMENT != 0) {{",
+        "    return 1;",
+        "}",
+        "if (*(const unsigned char *)&one != 1) {",
+        "    return 2;",
+        "}",
+    ):
+        writer.line(line)
+    for call in lowered.calls:
+        writer.line()
+        writer.call(call)
+    writer.line("return 0;")
+    writer.indent = 0
+    writer.line("}")
+    return "\n".join(writer.lines) + "\n"
+
+
+def main_text(lowered: Lowered, options: EmitOptions) -> str:
+    """main.c: files of raw codes in, files of raw codes out."""
+    ports = [*lowered.inputs, *lowered.outputs]
+    prefix = options.name.upper()
+    return project.main_program(
+        options.name,
+        [(p.buffer.name, c_type(p), f"{prefix}_{p.buffer.name.upper()}_BYTES") for p in ports],
+        len(lowered.inputs),
+    )
+
+
+def interface_text(lowered: Lowered) -> str:
+    """model.json: what a host needs to prepare inputs and read outputs."""
+    interface = {
+        "inputs": [_port_record(port) for port in lowered.inputs],
+        "outputs": [_port_record(port) for port in lowered.outputs],
+        "arena_bytes": lowered.arena,
+        "weight_bytes": lowered.weights.buffer.size,
+        "calls": len(lowered.calls),
+    }
+    return json.dumps(interface, indent=1) + "\n"
+
+
+def _port_record(port: Port) -> dict[str, Any]:
+    element = tensor_type(port.value).get_element_type()
+    record: dict[str, Any] = {
+        "name": port.name,
+        "shape": list(shape_of(port.value)),
+        "dtype": c_type(port).removesuffix("_t"),
+        "bytes": port.buffer.size,
+        "item_bytes": element_size(port.value),
+    }
+    if isinstance(element, QuantizedType):
+        record |= {
+            "scale": element.channel_scales().tolist(),
+            "axis": element.channel_axis,
+            "zero_point": element.zero_point,
+            "bounds": list(element.bounds),
+        }
+    return record
