@@ -5,6 +5,15 @@ the wrong shape) raises `VitError`. The command line tools catch it, print ``err
 stderr and leave with exit code 1. Any other exception is a bug of ours and keeps its traceback.
 """
 
+from xdsl.utils.exceptions import DiagnosticException
+
 
 class VitError(Exception):
     """A mistake in the input, told in one line: what is wrong, where, and what to do about it."""
+
+
+class CheckError(VitError, DiagnosticException):
+    """A module that a checking pass refuses.
+
+    It is also a diagnostic of xDSL, so that `--verify-diagnostics` prints it and goes on.
+    """

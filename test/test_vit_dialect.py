@@ -143,8 +143,8 @@ def test_a_pipeline_changes_no_bit() -> None:
     }
     plain = Parser(context(), SOURCE).parse_module()
     before = run_main(plain, inputs, evaluator(AssetStore()))["output0"]
-    codes = inputs["input0"].astype(np.int64) @ inputs["input1"].T.astype(np.int64)
-    expected = np.clip((codes + [[64, 128]]) >> [[7, 8]], -128, 127)
+    acc = inputs["input0"].astype(np.int64) @ inputs["input1"].T.astype(np.int64)
+    expected = np.clip(np.add(acc, [[64, 128]]) >> [[7, 8]], -128, 127)
     np.testing.assert_array_equal(before, expected)
 
     linear, requant, last = list(next(iter(plain.ops)).regions[0].block.ops)

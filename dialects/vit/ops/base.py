@@ -20,7 +20,7 @@ from xdsl.dialects.builtin import (
     UnitAttr,
     i64,
 )
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.irdl import IRDLOperation, ParsePropInAttrDict, opt_prop_def
 from xdsl.rewriter import Rewriter
 from xdsl.utils.exceptions import VerifyException
@@ -268,6 +268,12 @@ class VitOp(IRDLOperation, ABC):
                 check_channels(result)
 
 
+def label_of(op: Operation) -> str:
+    """An operation in a message: its name, and the node it came from where it says so."""
+    node = op.properties.get("node_name", op.attributes.get("node_name"))
+    return f'{op.name} "{node.data}"' if isinstance(node, StringAttr) else op.name
+
+
 def check_channels(value: SSAValue) -> None:
     """A per-channel format must have as many scales as the tensor has channels."""
     format_, shape = format_of(value), shape_of(value)
@@ -299,6 +305,7 @@ __all__ = [
     "i64_array",
     "integers",
     "is_fixed",
+    "label_of",
     "product_format",
     "require_per_tensor",
     "require_storage",
