@@ -144,7 +144,7 @@ def _value(key: str, text: str) -> Any:
     match key:
         case "resize":
             size = _sizes(text)
-            return size if len(size) == 2 else size[0]
+            return (size[0], size[1]) if len(size) == 2 else size[0]
         case "crop":
             size = _sizes(text)
             return (size[0], size[-1])

@@ -319,7 +319,8 @@ def _shape_advice(name: str, rank: int) -> str:
 
 def _text(value: onnx.ValueInfoProto) -> str:
     """The shape of an input as the file has it."""
-    sizes = [d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim]
+    dimensions = value.type.tensor_type.shape.dim
+    sizes = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param for d in dimensions]
     return f"[{', '.join(size or '?' for size in sizes)}]"
 
 

@@ -1,0 +1,205 @@
+"""What the importer refuses: every refusal is one line that names the place and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from vit_opt.dialects.assets import VitContext
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.evaluation import main_function
+from vit_opt.frontends.onnx_import import import_onnx
+
+Array = NDArray[Any]
+F32 = TensorProto.FLOAT
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str | None] = (1, 4),
+    weights: Mapping[str, Array] | None = None,
+    domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """A model from input x to output y."""
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", F32, shape)],
+        [helper.make_tensor_value_info("y", F32, None)],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(d, 1) for d in domains)]
+    result = helper.make_model(graph, opset_imports=opsets)
+    result.ir_version = 8
+    return result
+
+
+def message(source: onnx.ModelProto | Path, **options: Any) -> str:
+    """The error of an import, checked to be one line."""
+    with pytest.raises(VitError) as caught:
+        import_onnx(source, context=VitContext(), **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+RELU = helper.make_node("Relu", ["x"], ["y"], "act")
+
+
+def test_all_unsupported_operators_are_listed_at_once() -> None:
+    nodes = [
+        helper.make_node("Det", ["x"], ["d"], "first"),
+        helper.make_node("Relu", ["d"], ["r"], "fine"),
+        helper.make_node("Mystery", ["r"], ["m"], "second", domain="acme"),
+        helper.make_node("Det", ["m"], ["y"], "third"),
+    ]
+    text = message(model(nodes, (2, 2), domains=["acme"]))
+    assert "Det (opset 17, node first)" in text
+    assert "acme.Mystery (opset 1, node second)" in text
+    assert "Det (opset 17, node third)" in text
+    assert "Relu" not in text
+
+
+def test_control_flow() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["b"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("b", F32, None)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
+        helper.make_node("Cast", ["s"], ["c"], to=TensorProto.BOOL),
+        helper.make_node("If", ["c"], ["y"], "choose", then_branch=branch, else_branch=branch),
+    ]
+    assert "If (opset 17, node choose): control flow" in message(model(nodes))
+
+
+def test_sparse_weights() -> None:
+    broken = model([RELU])
+    values = helper.make_tensor("w", F32, [1], [1.0])
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    broken.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    assert "sparse weights are not supported: w" in message(broken)
+
+
+def test_open_dimensions_ask_for_a_shape() -> None:
+    open_model = model([RELU], ("batch", 3, "height", None))
+    text = message(open_model)
+    assert "input x has dynamic dimensions [batch, 3, height, ?]" in text
+    assert "--shape x=1x3x224x224" in text
+    module = import_onnx(open_model, shapes={"x": (1, 3, 8, 8)}, context=VitContext())
+    assert str(main_function(module).function_type.inputs.data[0]) == "tensor<1x3x8x8xf32>"
+
+
+def test_given_shape_must_fit() -> None:
+    assert "has shape [batch, 4], but [1, 5] was given" in message(
+        model([RELU], ("batch", 4)), shapes={"x": (1, 5)}
+    )
+    assert "no input z; the model's inputs are x" in message(model([RELU]), shapes={"z": (1, 4)})
+
+
+def test_batch_becomes_one() -> None:
+    module = import_onnx(model([RELU], ("n", 4)), context=VitContext())
+    assert str(main_function(module).function_type.outputs.data[0]) == "tensor<1x4xf32>"
+
+
+def test_fixed_batch() -> None:
+    assert "input x has the fixed batch 8" in message(model([RELU], (8, 3, 4, 4)))
+
+
+def test_zero_size() -> None:
+    assert "dimension of size zero" in message(model([RELU], (1, 0)))
+
+
+def test_data_dependent_shape() -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["n"], "find"),
+        helper.make_node("Cast", ["n"], ["y"], "cast", to=F32),
+    ]
+    text = message(model(nodes))
+    assert "NonZero (opset 17, node find)" in text
+    assert "Cast (opset 17, node cast): the shape of n is dynamic" in text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_broken_weights(value: float) -> None:
+    weights = np.ones((4, 32), np.float32)
+    weights[1, 2] = value
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "mm")]
+    word = "NaN" if np.isnan(value) else "infinity"
+    assert f"weight w contains {word}" in message(model(nodes, weights={"w": weights}))
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    text = tmp_path / "a.onnx"
+    text.write_text("this is not a model")
+    assert "not an ONNX model" in message(text)
+    empty = tmp_path / "b.onnx"
+    empty.write_bytes(b"")
+    assert "not an ONNX model" in message(empty)
+    assert "cannot be read: No such file" in message(tmp_path / "none.onnx")
+    assert "cannot be read" in message(tmp_path)
+
+
+def test_truncated_files(tmp_path: Path) -> None:
+    whole = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "mm")],
+        weights={"w": np.ones((4, 99), np.float32)},
+    ).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in (10, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:length])
+        assert str(path) in message(path)
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "mm")]
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        model(nodes, weights={"w": np.ones((4, 999), np.float32)}),
+        path,
+        save_as_external_data=True,
+        location="m.data",
+    )
+    import_onnx(path, context=VitContext())
+    (tmp_path / "m.data").write_bytes(b"\0" * 100)
+    assert "weight w cannot be read" in message(path)
+    (tmp_path / "m.data").unlink()
+    assert "weight w cannot be read" in message(path)
+
+
+def test_reasons_of_single_operators() -> None:
+    kernel = np.ones((2, 3, 3), np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv1d")]
+    assert "only [N, C, H, W] is supported" in message(model(nodes, (1, 3, 9), {"w": kernel}))
+    nodes = [helper.make_node("Clip", ["x", "", "x"], ["y"], "clip")]
+    assert "max is computed by the model" in message(model(nodes, ()))
+    nodes = [helper.make_node("MaxPool", ["x"], ["y", "i"], "pool", kernel_shape=[2, 2])]
+    pool = model(nodes, (1, 1, 4, 4))
+    pool.graph.output.append(helper.make_tensor_value_info("i", TensorProto.INT64, None))
+    assert "MaxPool (opset 17, node pool): its output i is used" in message(pool)
+
+
+def test_inconsistent_node() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "mm")]
+    text = message(model(nodes, (1, 4), {"w": np.ones((5, 20), np.float32)}))
+    assert "mm" in text
+
+
+def test_undefined_value() -> None:
+    nodes = [helper.make_node("Add", ["x", "ghost"], ["y"], "sum")]
+    assert "ghost" in message(model(nodes))
+
+
+def test_output_that_is_a_constant() -> None:
+    nodes = [helper.make_node("Identity", ["w"], ["y"], "copy")]
+    module = import_onnx(model(nodes, weights={"w": np.ones(3, np.float32)}), context=VitContext())
+    assert str(main_function(module).function_type.outputs.data[0]) == "tensor<3xf32>"
