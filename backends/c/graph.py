@@ -45,8 +45,13 @@ STAGES = (
 )
 
 Stage: TypeAlias = (
-    "ops.PotRequantOp | ops.RequantOp | ops.AddOp | ops.MulOp | ops.NormalizeOp | ops.LutOp"
-    " | ops.ClampOp"
+    ops.PotRequantOp
+    | ops.RequantOp
+    | ops.AddOp
+    | ops.MulOp
+    | ops.NormalizeOp
+    | ops.LutOp
+    | ops.ClampOp
 )
 
 
@@ -70,7 +75,7 @@ class Attention:
     product: Chain
 
 
-Step: TypeAlias = "Operation | Chain | Attention"
+Step: TypeAlias = Operation | Chain | Attention
 
 
 @dataclass
