@@ -18,7 +18,7 @@ The builder turns that into queues that overlap:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,9 @@ from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
 ENGINES = len(Engine)
 Clock = list[int]
 """Per engine, the number of its instructions known to be complete."""
+
+CacheKey = tuple[object, ...]
+"""Names a block on chip: the DRAM region that it copies, then what part of it."""
 
 CHIP_ALIGN = 16
 DRAM_ALIGN = 64
@@ -184,8 +187,8 @@ class Builder:
         self._known: list[Clock] = [[0] * ENGINES for _ in Engine]
         self._constants: dict[bytes, Region] = {}
         self._constant_regions: set[Region] = set()
-        self._cache: dict[Hashable, Region] = {}
-        self._keys: dict[Region, Hashable] = {}
+        self._cache: dict[CacheKey, Region] = {}
+        self._keys: dict[Region, CacheKey] = {}
         self._pinned: list[Region] = []
 
     # -- memory -----------------------------------------------------------------------------
@@ -227,7 +230,9 @@ class Builder:
         raw = np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(raw).digest()
         if key not in self._constants:
-            region = self.allocate(Space.DRAM, len(raw))
+            # Never where an activation lay before: it would overwrite what the image brought.
+            arena = self.arenas[Space.DRAM]
+            region = arena.place(-(-arena.peak // DRAM_ALIGN) * DRAM_ALIGN, len(raw))
             self.segments.append(Segment(region.start, raw))
             self._constants[key] = region
             self._constant_regions.add(region)
@@ -237,7 +242,7 @@ class Builder:
         """Whether a region holds data of the image, which is never given back."""
         return region in self._constant_regions
 
-    def cached(self, key: Hashable) -> Region | None:
+    def cached(self, key: CacheKey) -> Region | None:
         """The block with this key if it is on chip; it stays there until `unpin`."""
         region = self._cache.pop(key, None)
         if region is not None:
@@ -245,7 +250,7 @@ class Builder:
             self._pinned.append(region)
         return region
 
-    def keep(self, key: Hashable, size: int, space: Space) -> Region:
+    def keep(self, key: CacheKey, size: int, space: Space) -> Region:
         """A buffer that stays on chip under `key` while there is room; pinned until `unpin`."""
         region = self.allocate(space, size)
         self._cache[key] = region
@@ -263,7 +268,7 @@ class Builder:
 
     def forget(self, region: Region) -> None:
         """Drop cached blocks of a DRAM region that is released."""
-        for key in [k for k in self._cache if isinstance(k, tuple) and k and k[0] is region]:
+        for key in [k for k in self._cache if k[0] is region]:
             block = self._cache.pop(key)
             del self._keys[block]
             self.arenas[block.space].release(block)
