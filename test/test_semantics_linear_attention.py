@@ -51,14 +51,13 @@ def test_linear_attention(seed, shifts, divisor, rounding, extreme) -> None:
         assert found[0, n, j] == clamped(exact + 4, -128, 127)
 
 
-@given(st.integers(1, 2**32 - 1))
-def test_rounded_log2(x: int) -> None:
-    """Rounds up exactly when x**2 > 2**(2b+1), that is x > sqrt(2) * 2**b."""
-    b = x.bit_length() - 1
-    expected = b + (x * x > 2 ** (2 * b + 1))
-    # The threshold is a 32-bit constant: the two may differ only at its last bit.
-    found = int(rounded_log2(np.array([x]))[0])
-    assert found == expected or abs(x * 2.0**-b - math.sqrt(2)) < 2.0**-30
+@given(st.integers(0, 31), st.integers(-3, 3), st.integers(1, 2**32 - 1))
+def test_rounded_log2(b: int, offset: int, anything: int) -> None:
+    """Rounds up exactly when x > sqrt(2) * 2**b, that is x**2 > 2**(2b+1); hardest next to it."""
+    for x in (anything, clamped(math.isqrt(2 ** (2 * b + 1)) + offset, 1, 2**32 - 1)):
+        octave = x.bit_length() - 1
+        expected = octave + (x * x > 2 ** (2 * octave + 1))
+        assert int(rounded_log2(np.array([x]))[0]) == expected
 
 
 def test_negative_queries_are_refused() -> None:

@@ -81,7 +81,7 @@ def matmul(
     """
     if transpose_b:
         b = np.swapaxes(b, -1, -2)
-        zp_b = zp_b if isinstance(zp_b, int) else np.swapaxes(zp_b, -1, -2)
+        zp_b = zp_b if np.ndim(zp_b) == 0 else np.swapaxes(zp_b, -1, -2)
     dtype = _product_type(a, b, zp_a, zp_b)
     product = np.matmul(convert(a, zp_a, dtype), convert(b, zp_b, dtype))
     return product.astype(np.int64)
