@@ -324,8 +324,9 @@ def _scale(
 ) -> list[Operation]:
     import numpy as np
 
-    name = f"{label(attention.scores)}.scaled"
-    constant = constants.make(np.asarray(factor, np.float32), f"{name}.factor")
+    key = f"{label(attention.scores)}.factor"
+    constant = constants.make(np.asarray(factor, np.float32), key)
+    name = _suffixed(node_name(attention.scores), "scaled")
     return [constant, onnx.Mul.make([value, constant], [value.type], node_name=name)]
 
 
