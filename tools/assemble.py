@@ -16,13 +16,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import replacing, require_folder, run_command, write_text
 
 if TYPE_CHECKING:
     from vit_opt.backends.accel.image import Image
+
+DESCRIPTION = "Assemble, disassemble and inspect accelerator images."
 
 
 def data_file_of(path: Path) -> Path:
@@ -122,7 +124,7 @@ def _inspect(args: argparse.Namespace) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             print(f"{name}:")
-            for key, entry in value.items():
+            for key, entry in cast("dict[str, Any]", value).items():
                 print(f"  {key:<20} {entry}")
         else:
             print(f"{name + ':':<22} {value}")
@@ -130,7 +132,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="vit-as", description=__doc__.split("\n", 1)[0])
+    result = argparse.ArgumentParser(prog="vit-as", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("assemble", help="assembly text to a binary image")
     command.add_argument("input", metavar="IN.asm")

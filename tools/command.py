@@ -54,10 +54,11 @@ def describe(error: Exception) -> str:
 def _failing_operation(error: Exception) -> str:
     """The operation that a verifier complains about: the line above the carets in xDSL's note."""
     for note in getattr(error, "__notes__", ()):
-        found = re.search(r'^\s*(.*"([\w.]+)".*)\n\s*\^\^', str(note), re.MULTILINE)
-        if found:
+        found = re.search(r"^(.*)\n\s*\^\^", str(note), re.MULTILINE)
+        name = re.search(r'"(\w+\.[\w.]+)"', found[1]) if found else None
+        if found and name:
             node = re.search(r'node_name = "([^"]*)"', found[1])
-            return f"{found[2]} ({node[1]}): " if node else f"{found[2]}: "
+            return f"{name[1]} ({node[1]}): " if node else f"{name[1]}: "
     return ""
 
 

@@ -20,12 +20,13 @@ from typing import IO, TYPE_CHECKING, cast
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass, PassPipeline
 from xdsl.utils.arg_spec import parse_pipeline, parse_spec
+from xdsl.utils.exceptions import VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
-from vit_opt.tools.command import UsageError, require_folder, run_command, write_text
+from vit_opt.tools.command import UsageError, describe, require_folder, run_command, write_text
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -209,7 +210,10 @@ class VitOptMain(xDSLOptMain):
 
     def run(self) -> None:
         """Do it all; files are written when everything has succeeded."""
-        super().run()
+        try:
+            super().run()
+        except VerifyException as error:
+            raise VitError(f"{self.get_input_name()}: {describe(error)}") from error
         self._save_weights()
         if self._output is not None:
             write_text(Path(self.args.output_file), self._output.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -93,6 +94,43 @@ def run_pipeline(
             say(following.name)
 
     PassPipeline(tuple(passes), callback).apply(context, module)
+
+
+CALIBRATION_BATCHES = 32
+"""How many inputs are taken from calibration data; more change next to nothing."""
+
+SYNTHETIC = (
+    "no calibration data (--calib): calibrating on synthetic images; expect a loss of accuracy"
+)
+
+
+def provide_batches(
+    module: ModuleOp,
+    context: VitContext,
+    data: str | Path | None,
+    preprocess: str | None = None,
+    count: int = CALIBRATION_BATCHES,
+) -> str | None:
+    """Put calibration inputs into the store; returns the warning if they are synthetic.
+
+    `data` is a file or folder as in `vit_opt.frontends.calibration_data`; without it, images come
+    from a generator with a fixed seed. Inputs that a caller has put into the store stay.
+    """
+    from vit_opt.frontends.calibration_data import (
+        model_inputs,
+        read_calibration_data,
+        synthetic_batches,
+    )
+
+    inputs = model_inputs(module)
+    if data is not None:
+        batches = read_calibration_data(data, inputs, preprocess)
+        context.assets.batches = list(islice(batches, count))
+        return None
+    if context.assets.batches:
+        return None
+    context.assets.batches = synthetic_batches(inputs)
+    return SYNTHETIC
 
 
 def calibrate(

@@ -48,7 +48,7 @@ def prefixed_pass(name: str) -> type[ModulePass]:
 
 
 def _target_c() -> type[Target]:
-    from vit_opt.tools.targets import CTarget
+    from vit_opt.backends.c.target import CTarget
 
     return CTarget
 

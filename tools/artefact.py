@@ -1,0 +1,111 @@
+"""The folder that `vit-compile` writes and `vit-run` reads.
+
+DIR/model.mlir            the scheduled graph
+DIR/model.weights.npz     its weights
+DIR/c/                    a C11 project
+DIR/accel/model.img       the binary image
+DIR/accel/model.asm       its assembly, with model.data.npz beside it
+DIR/accel/arch.json       the architecture it is made for
+DIR/report.json           what was done and what came out, for programs
+DIR/report.txt            the same to read
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+
+from vit_opt.dialects.assets import VitContext
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.command import require_folder, write_text
+from vit_opt.tools.weights import referenced_digests, sidecar_of
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Places in a compiled folder."""
+
+    folder: Path
+
+    @property
+    def module(self) -> Path:
+        """The graph as text."""
+        return self.folder / "model.mlir"
+
+    @property
+    def c(self) -> Path:
+        """The C project."""
+        return self.folder / "c"
+
+    @property
+    def image(self) -> Path:
+        """The accelerator's binary image."""
+        return self.folder / "accel" / "model.img"
+
+    @property
+    def arch(self) -> Path:
+        """The accelerator's architecture."""
+        return self.folder / "accel" / "arch.json"
+
+    @property
+    def report(self) -> Path:
+        """The report for programs."""
+        return self.folder / "report.json"
+
+    def read_report(self) -> dict[str, Any]:
+        """The report; raises VitError if this is not a compiled folder."""
+        try:
+            return json.loads(self.report.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise VitError(
+                f"{self.folder}: no readable report.json here; is it the output of vit-compile?"
+            ) from error
+
+    def read_module(self, context: VitContext) -> ModuleOp:
+        """The graph, its weights loaded into the context."""
+        try:
+            text = self.module.read_text(encoding="utf-8")
+        except OSError as error:
+            raise VitError(f"{self.module}: cannot be read: {error.strerror}") from error
+        if sidecar_of(self.module).exists():
+            context.assets.load(sidecar_of(self.module))
+        return Parser(context, text, str(self.module)).parse_module()
+
+    def write_module(self, module: ModuleOp, context: VitContext) -> None:
+        """Write the graph and its weights."""
+        context.assets.save(sidecar_of(self.module), referenced_digests(module, context.assets))
+        write_text(self.module, f"{module}\n")
+
+
+@contextmanager
+def new_artefact(folder: Path) -> Generator[Artefact]:
+    """A compiled folder that appears whole, in place of an earlier one, or not at all.
+
+    Raises VitError if something else is in its place.
+    """
+    folder = Path(folder)
+    require_folder(folder)
+    if folder.exists() and not (folder / "report.json").exists() and not _is_empty(folder):
+        raise VitError(f"{folder}: exists and is not a compiled model; choose another folder")
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield Artefact(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -1,0 +1,358 @@
+"""`vit-compile MODEL.onnx -o DIR`: the whole road, from ONNX to C and accelerator.
+
+DIR then holds what `vit_opt.tools.artefact` lists. The output appears whole, in place of an earlier
+one, or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass, PassPipeline
+
+from vit_opt.dialects.assets import VitContext
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.artefact import Artefact, new_artefact
+from vit_opt.tools.command import UsageError, run_command, write_text
+from vit_opt.tools.progress import progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+DESCRIPTION = "Compile a Vision Transformer from ONNX to integer-only C and accelerator microcode."
+
+TARGETS: Mapping[str, tuple[str, ...]] = {"c": ("c",), "accel": ("accel",), "all": ("c", "accel")}
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How a model is compiled."""
+
+    calib: Path | None = None
+    """Calibration data; None: synthetic images, with a warning."""
+
+    preprocess: str | None = None
+    """How image files become inputs."""
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    """Shapes of inputs that the model leaves open."""
+
+    target: str | None = None
+    """c, accel or all; None: all that the scales allow."""
+
+    arch: str = "p2vit"
+    """Accelerator: a preset or a JSON file."""
+
+    cpu: str = "host"
+    """Instruction level that vit-run builds the C project for."""
+
+    scales: str = "pot"
+    """pot, or dyadic (multiplier and shift, not for the accelerator)."""
+
+    passes: str = ""
+    """Passes of the road with other options than the default ones, as in `vit-opt -p`."""
+
+    def targets(self) -> tuple[str, ...]:
+        """The backends; raises UsageError for dyadic scales on the accelerator."""
+        if self.scales == "dyadic" and self.target in ("accel", "all"):
+            raise UsageError(
+                "the accelerator requantises by shifts alone: --scales dyadic needs --target c"
+            )
+        default = "all" if self.scales == "pot" else "c"
+        return TARGETS[self.target or default]
+
+    def overrides(self) -> dict[str, ModulePass]:
+        """The passes given with options, by name."""
+        from vit_opt.passes import get_all_passes
+        from vit_opt.passes.pipelines import ROADS
+
+        try:
+            given = PassPipeline.parse_spec(get_all_passes(), self.passes).passes
+        except ValueError as error:
+            raise UsageError(f"--passes: {error}") from error
+        for each in given:
+            if each.name not in ROADS[self.scales]:
+                raise UsageError(f"--passes: {each.name} is not on the {self.scales} road")
+        return {each.name: each for each in given}
+
+
+@dataclass
+class _Timer:
+    """Seconds by step, in order; also tells what is being done."""
+
+    say: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    _step: tuple[str, float] | None = None
+
+    def step(self, name: str | None) -> None:
+        """A step begins (None: nothing more); the one before it ends."""
+        now = time.perf_counter()
+        if self._step is not None:
+            before, start = self._step
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - start
+        self._step = None if name is None else (name, now)
+        if name is not None:
+            self.say(name)
+
+
+def compile_model(
+    model: Path,
+    folder: Path,
+    options: CompileOptions | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Compile a model into a folder and return its report; `warn` is called with warnings."""
+    from vit_opt.tools.steps import new_context
+
+    options = options or CompileOptions()
+    targets, overrides = options.targets(), options.overrides()
+    context = new_context()
+    with new_artefact(folder) as artefact, progress("vit-compile") as say:
+        timer = _Timer(say)
+        module, quality = _to_schedule(model, context, options, overrides, timer, warn)
+        report: dict[str, Any] = {
+            "model": str(model),
+            "scales": options.scales,
+            "cpu": options.cpu,
+            **_ports(module),
+            "quality": quality,
+        }
+        timer.step("write module")
+        artefact.write_module(module, context)
+        for target in targets:
+            timer.step(f"emit {target}")
+            report[target] = _EMIT[target](module, context, artefact, options)
+        timer.step(None)
+        report["seconds"] = timer.seconds
+        report["peak_memory_bytes"] = peak_memory()
+        write_text(artefact.report, json.dumps(report, indent=2) + "\n")
+        write_text(artefact.folder / "report.txt", report_text(report))
+    return report
+
+
+def _to_schedule(
+    model: Path,
+    context: VitContext,
+    options: CompileOptions,
+    overrides: Mapping[str, ModulePass],
+    timer: _Timer,
+    warn: Callable[[str], None],
+) -> tuple[ModuleOp, dict[str, Any]]:
+    """The scheduled module, and how close it is to the float model on calibration inputs."""
+    from vit_opt.passes.pipelines import ROADS, passes_of, remaining
+    from vit_opt.tools.steps import import_onnx, provide_batches, run_pipeline
+
+    timer.step("import")
+    module = import_onnx(model, shapes=options.shapes, context=context)
+    note = provide_batches(module, context, options.calib, options.preprocess)
+    if note is not None:
+        warn(note)
+    road = ROADS[options.scales]
+    split = road.index("calibrate") + 1
+    before = remaining(module, road[split], road)
+    run_pipeline(module, context, passes_of(before, overrides), timer.step)
+    timer.step("copy")
+    floats = module.clone()
+    run_pipeline(module, context, passes_of(remaining(module, None, road), overrides), timer.step)
+    timer.step("compare")
+    return module, compare_on_batches(floats, module, context)
+
+
+QUALITY_BATCHES = 2
+"""Inputs on which the report compares integers with floats."""
+
+
+def compare_on_batches(
+    floats: ModuleOp, module: ModuleOp, context: VitContext
+) -> dict[str, dict[str, float]]:
+    """Float graph against integer graph on some calibration inputs, per output."""
+    import numpy as np
+
+    from vit_opt.backends.reference import run_reference
+    from vit_opt.tools.check import compare
+
+    found: list[dict[str, Array]] = [{}, {}]
+    for batch in context.assets.batches[:QUALITY_BATCHES]:
+        for results, graph in zip(found, (floats, module), strict=True):
+            for name, array in run_reference(graph, context.assets, batch).reals.items():
+                before = [results[name]] if name in results else []
+                results[name] = np.concatenate([*before, array])
+    return compare(*found)
+
+
+def _emit_c(
+    module: ModuleOp, context: VitContext, artefact: Artefact, options: CompileOptions
+) -> dict[str, Any]:
+    from vit_opt.backends.c.emit import emit_c
+
+    project = emit_c(module, context.assets, artefact.c)
+    return {
+        "weight_bytes": project.weight_bytes,
+        "arena_bytes": project.arena_bytes,
+        "kernel_calls": project.calls,
+    }
+
+
+def _emit_accel(
+    module: ModuleOp, context: VitContext, artefact: Artefact, options: CompileOptions
+) -> dict[str, Any]:
+    from vit_opt.backends.accel.lowering import lower_accel
+    from vit_opt.tools.architectures import arch_json, read_arch
+    from vit_opt.tools.assemble import describe_image, save_assembly
+
+    arch = read_arch(options.arch)
+    image = lower_accel(module, context.assets, arch)
+    artefact.image.parent.mkdir()
+    image.save(artefact.image)
+    save_assembly(image, artefact.image.with_suffix(".asm"))
+    write_text(artefact.arch, arch_json(arch))
+    return describe_image(image) | {"image_bytes": artefact.image.stat().st_size}
+
+
+_EMIT = {"c": _emit_c, "accel": _emit_accel}
+
+
+def _ports(module: ModuleOp) -> dict[str, Any]:
+    """Names, shapes and formats of inputs and outputs."""
+    from vit_opt.dialects.evaluation import input_names, main_function, output_names
+    from vit_opt.dialects.vit import ops
+    from vit_opt.dialects.vit.ops.base import format_of, shape_of
+
+    func = main_function(module)
+    returned = func.body.block.last_op
+    assert returned is not None
+    inputs: dict[str, Any] = {}
+    for name, value in zip(input_names(func), func.body.block.args, strict=True):
+        inputs[name] = {"shape": list(shape_of(value))}
+        for use in value.uses:
+            if isinstance(use.operation, ops.QuantizeOp):
+                format_ = format_of(use.operation.result)
+                inputs[name] |= {
+                    "format": str(format_),
+                    "scale": float(format_.channel_scales()),
+                    "zero_point": format_.zero_point,
+                }
+    outputs: dict[str, Any] = {}
+    for name, value in zip(output_names(func), returned.operands, strict=True):
+        outputs[name] = {"shape": list(shape_of(value))}
+        if isinstance(value.owner, ops.DequantizeOp):
+            outputs[name]["format"] = str(format_of(value.owner.x))
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report to read."""
+    lines = [f"{report['model']}, {report['scales']} scales", ""]
+    for kind in ("inputs", "outputs"):
+        for name, port in report[kind].items():
+            lines.append(f"{kind[:-1]:<8}{name:<12}{port['shape']} {port.get('format', '')}")
+    lines += ["", "integers against floats, on calibration inputs"]
+    for name, quality in report["quality"].items():
+        lines += [f"  {name} {key}: {value:.4g}" for key, value in quality.items()]
+    for target, title in (("c", "C project"), ("accel", "accelerator image")):
+        if target in report:
+            lines += ["", title]
+            for key, value in report[target].items():
+                if isinstance(value, int | str):
+                    text = f"{value:,}" if isinstance(value, int) else value
+                    lines.append(f"  {key.replace('_', ' '):<16}{text}")
+    lines += ["", "seconds"]
+    lines += [f"  {step:<20}{seconds:8.2f}" for step, seconds in report["seconds"].items()]
+    lines.append(f"  {'all':<20}{sum(report['seconds'].values()):8.2f}")
+    lines += ["", f"peak memory {report['peak_memory_bytes'] / 1e6:,.0f} MB", ""]
+    return "\n".join(lines)
+
+
+def _options(args: argparse.Namespace) -> CompileOptions:
+    from vit_opt.tools.steps import parse_shapes
+
+    return CompileOptions(
+        calib=None if args.calib is None else Path(args.calib),
+        preprocess=args.preprocess,
+        shapes=parse_shapes(args.shape),
+        target=args.target,
+        arch=args.arch,
+        cpu=args.cpu,
+        scales=args.scales,
+        passes=args.passes,
+    )
+
+
+def _compile(args: argparse.Namespace) -> None:
+    def warn(note: str) -> None:
+        print(f"vit-compile: warning: {note}", file=sys.stderr)
+
+    model, folder = Path(args.model), Path(args.output)
+    if not model.exists():
+        raise VitError(f"{model}: no such file")
+    report = compile_model(model, folder, _options(args), warn)
+    for name, quality in report["quality"].items():
+        print(f"{name}: {quality['sqnr_db']:.1f} dB against float on calibration inputs")
+    for target in ("c", "accel"):
+        if target in report:
+            size = report[target].get("weight_bytes", report[target].get("data_bytes"))
+            print(f"{folder / target}: {size:,} bytes of weights")
+    print(f"{folder / 'report.txt'}: written after {sum(report['seconds'].values()):.1f} s")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from vit_opt.tools.opt import add_model_arguments
+
+    result = argparse.ArgumentParser(prog="vit-compile", description=DESCRIPTION)
+    result.add_argument("model", metavar="MODEL.onnx")
+    result.add_argument("-o", dest="output", metavar="DIR", required=True, help="output folder")
+    add_model_arguments(result)
+    result.add_argument("--target", choices=TARGETS, help="default: all that the scales allow")
+    result.add_argument(
+        "--arch", default="p2vit", metavar="NAME|FILE", help="accelerator (default: p2vit)"
+    )
+    result.add_argument(
+        "--cpu",
+        choices=("host", "portable", "x86-64-v2", "x86-64-v3", "x86-64-v4"),
+        default="host",
+        help="instructions that vit-run may use (default: host)",
+    )
+    result.add_argument(
+        "--scales", choices=("pot", "dyadic"), default="pot", help="kind of scales (default: pot)"
+    )
+    result.add_argument(
+        "--passes",
+        default="",
+        metavar="PIPELINE",
+        help="passes of the road with other options, for example 'smooth{alpha=0.7}'",
+    )
+    return result
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """`vit-compile` with these arguments; returns the exit code."""
+    args = parser().parse_args(arguments)
+    return run_command("vit-compile", lambda: _compile(args))
+
+
+def main() -> None:
+    """Entry point of `vit-compile`."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Inference of a compiled folder on one of its three backends."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.artefact import Artefact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Arrays: TypeAlias = dict[str, Array]
+
+BACKENDS = ("reference", "c", "accel")
+
+
+class Backend(ABC):
+    """A loaded model."""
+
+    @abstractmethod
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+        """Codes and real values by output name, for one inference.
+
+        Float inputs are real values, integer inputs codes. Raises VitError for wrong inputs.
+        """
+
+    def measures(self) -> dict[str, Any]:
+        """What was measured, over all inferences so far."""
+        return {}
+
+
+class Reference(Backend):
+    """The definitions of the operations, in numpy."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        from vit_opt.tools.steps import new_context
+
+        self._context = new_context()
+        self._module = artefact.read_module(self._context)
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+        from vit_opt.backends.reference import run_reference
+
+        result = run_reference(self._module, self._context.assets, inputs)
+        return result.codes, result.reals
+
+
+class CompiledC(Backend):
+    """The C project, built with the system's compiler and called in this process."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        from vit_opt.backends.c.build import BuildOptions
+        from vit_opt.backends.c.run import CModel
+
+        if not artefact.c.is_dir():
+            raise VitError(f"{artefact.folder}: compiled without --target c")
+        report = artefact.read_report()
+        self._model = CModel(artefact.c, BuildOptions(cpu=report["cpu"]))
+        self._seconds: list[float] = []
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+        codes = self._model.run(inputs)
+        self._seconds.append(self._model.seconds)
+        return codes, self._model.reals(codes)
+
+    def measures(self) -> dict[str, Any]:
+        return {"latency_ms": median(self._seconds) * 1e3}
+
+
+class Accelerator(Backend):
+    """The binary image on the emulator."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        from vit_opt.backends.accel.image import Image
+        from vit_opt.tools.architectures import read_arch
+
+        if not artefact.image.exists():
+            raise VitError(f"{artefact.folder}: compiled without --target accel")
+        self._image = Image.load(artefact.image)
+        self._arch = read_arch(str(artefact.arch))
+        self._measured: list[tuple[int, float, float]] = []
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
+        from vit_opt.backends.accel.run import run_accel
+
+        result = run_accel(self._image, inputs, self._arch)
+        stats = result.stats
+        self._measured.append((stats.cycles, stats.utilisation, stats.energy_uj))
+        return result.codes, dict(result.reals)
+
+    def measures(self) -> dict[str, Any]:
+        cycles, utilisation, energy = zip(*self._measured, strict=True)
+        return {
+            "cycles": int(median(cycles)),
+            "utilisation": median(utilisation),
+            "energy_uj": median(energy),
+        }
+
+
+_OPEN: dict[str, Callable[[Artefact], Backend]] = {
+    "reference": Reference,
+    "c": CompiledC,
+    "accel": Accelerator,
+}
+
+
+@dataclass
+class RunResult:
+    """Outputs of a batch, its inferences stacked along the leading dimension."""
+
+    backend: str
+    codes: Arrays
+    """Raw integers by output name."""
+    reals: Arrays
+    """Real values by output name."""
+    measures: dict[str, Any]
+    """`latency_ms`, or `cycles`, `utilisation` and `energy_uj`: medians per inference."""
+    seconds: float
+    """Duration of the whole batch on the host, loading and building left out."""
+
+
+def open_backend(artefact: Artefact, backend: str) -> Backend:
+    """Load a compiled folder for a backend; raises VitError if it has none."""
+    return _OPEN[backend](artefact)
+
+
+def split_batch(
+    inputs: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]
+) -> list[dict[str, Array]]:
+    """The single inferences in arrays with a leading batch of any size.
+
+    Raises VitError for missing or unknown inputs, wrong shapes, and different batch sizes.
+    """
+    if set(inputs) != set(shapes):
+        raise VitError(
+            f"given are inputs {', '.join(inputs) or 'none'}; the model takes {', '.join(shapes)}"
+        )
+    counts: dict[str, int] = {}
+    for name, shape in shapes.items():
+        given = inputs[name].shape
+        if len(given) != len(shape) or list(given[1:]) != list(shape[1:]) or shape[0] != 1:
+            if list(given) != list(shape):
+                raise VitError(
+                    f"input '{name}' has shape {list(given)}, the model takes {list(shape)} "
+                    "with any leading batch"
+                )
+            counts[name] = 1
+        else:
+            counts[name] = given[0]
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        text = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise VitError(f"batch sizes must be equal and positive: {text}")
+    total = next(iter(counts.values()), 1)
+    if total == 1:
+        return [dict(inputs)]
+    return [{name: a[i : i + 1] for name, a in inputs.items()} for i in range(total)]
+
+
+def run_batch(
+    backend: Backend,
+    name: str,
+    batch: Sequence[Mapping[str, Array]],
+    say: Callable[[str], None] = lambda _: None,
+) -> RunResult:
+    """Run inferences one by one and stack what they give."""
+    import numpy as np
+
+    start = time.perf_counter()
+    codes: dict[str, list[Array]] = {}
+    reals: dict[str, list[Array]] = {}
+    for index, inputs in enumerate(batch, 1):
+        say(f"{index} of {len(batch)}")
+        found = backend.infer(inputs)
+        for parts, arrays in zip((codes, reals), found, strict=True):
+            for output, array in arrays.items():
+                parts.setdefault(output, []).append(array)
+    seconds = time.perf_counter() - start
+    return RunResult(
+        name,
+        {output: np.concatenate(parts) for output, parts in codes.items()},
+        {output: np.concatenate(parts) for output, parts in reals.items()},
+        backend.measures(),
+        seconds,
+    )

@@ -1,0 +1,182 @@
+"""`vit-run DIR --on reference|c|accel --input IN.npz --output OUT.npz`: runs a compiled model.
+
+Inputs are arrays by name: float arrays hold real values, integer arrays raw codes. A leading batch
+of any size is run one inference at a time. The output file holds real values under the model's
+output names, and raw integers under `NAME.int`. With `--json`, one object on standard output says
+what ran: backend, outputs (shape, dtype, sha256 of the integers), `latency_ms` (c), `cycles`,
+`utilisation` and `energy_uj` (accel), each the median per inference, and `seconds` on the host.
+
+`--check MODEL.onnx` compares with the float model (by onnxruntime if it is installed, else by our
+own interpreter): signal to quantisation noise, largest error, agreement of the largest entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.artefact import Artefact
+from vit_opt.tools.command import replacing, require_folder, run_command
+from vit_opt.tools.execution import BACKENDS, RunResult, open_backend, run_batch, split_batch
+from vit_opt.tools.progress import progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+DESCRIPTION = "Run a compiled model on one of its backends."
+
+
+def run_folder(folder: Path, backend: str, inputs: Mapping[str, Array]) -> RunResult:
+    """Run a batch on a compiled folder; see the module docstring for what arrays mean."""
+    artefact = Artefact(folder)
+    shapes = {name: port["shape"] for name, port in artefact.read_report()["inputs"].items()}
+    batch = split_batch(inputs, shapes)
+    with progress(f"vit-run on {backend}") as say:
+        return run_batch(open_backend(artefact, backend), backend, batch, say)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file by name; raises VitError if it cannot be read."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise VitError(f"{path}: cannot be read as .npz: {error}") from error
+
+
+def write_outputs(path: Path, result: RunResult) -> None:
+    """Write real values under the output names and integers under `NAME.int`."""
+    import numpy as np
+
+    arrays = dict(result.reals) | {f"{name}.int": a for name, a in result.codes.items()}
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+
+
+def sha256_of(array: Array) -> str:
+    """Hash of an array's bytes, little-endian and row-major."""
+    import numpy as np
+
+    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return hashlib.sha256(little.tobytes()).hexdigest()
+
+
+def summary(result: RunResult) -> dict[str, Any]:
+    """What `--json` prints."""
+    outputs = {
+        name: {
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "sha256": sha256_of(array),
+        }
+        for name, array in result.codes.items()
+    }
+    return {
+        "backend": result.backend,
+        "outputs": outputs,
+        **result.measures,
+        "seconds": result.seconds,
+    }
+
+
+def _real_inputs(artefact: Artefact, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs as real values: integer arrays are codes of the formats in the report."""
+    import numpy as np
+
+    ports = artefact.read_report()["inputs"]
+    reals: dict[str, Array] = {}
+    for name, array in inputs.items():
+        if array.dtype.kind == "f":
+            reals[name] = array.astype(np.float32)
+        else:
+            scale, zero = ports[name]["scale"], ports[name]["zero_point"]
+            reals[name] = ((array.astype(np.float64) - zero) * scale).astype(np.float32)
+    return reals
+
+
+def _finite(facts: Any) -> Any:
+    """Plain data with null for infinity (the SQNR of equal results), which JSON does not have."""
+    if isinstance(facts, dict):
+        return {key: _finite(value) for key, value in cast("dict[str, Any]", facts).items()}
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
+
+
+def _print_summary(facts: Mapping[str, Any]) -> None:
+    for name, port in facts["outputs"].items():
+        print(f"{name}: {port['dtype']}{port['shape']}, sha256 {port['sha256'][:16]}")
+    for key, unit in (
+        ("latency_ms", "ms an inference"),
+        ("cycles", "cycles an inference"),
+        ("utilisation", "of the array's peak used"),
+        ("energy_uj", "uJ an inference"),
+        ("seconds", "s on the host"),
+    ):
+        if key in facts:
+            print(f"{facts[key]:.6g} {unit}")
+    for name, check in facts.get("check", {}).items():
+        text = ", ".join(f"{key} {value:.6g}" for key, value in check.items())
+        print(f"{name} against float: {text}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    artefact = Artefact(Path(args.folder))
+    if args.output is not None:
+        require_folder(Path(args.output))
+    inputs = read_arrays(Path(args.input))
+    result = run_folder(artefact.folder, args.on, inputs)
+    facts = summary(result)
+    if args.check is not None:
+        from vit_opt.tools.check import compare, run_float
+
+        floats = run_float(Path(args.check), _real_inputs(artefact, inputs))
+        facts["check"] = compare(floats, result.reals)
+    if args.output is not None:
+        write_outputs(Path(args.output), result)
+    if args.json:
+        print(json.dumps(_finite(facts)))
+    else:
+        _print_summary(facts)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="vit-run", description=DESCRIPTION)
+    result.add_argument("folder", metavar="DIR", help="output of vit-compile")
+    result.add_argument("--on", choices=BACKENDS, default="c", help="backend (default: c)")
+    result.add_argument(
+        "--input", required=True, metavar="IN.npz", help="arrays by input name, any batch"
+    )
+    result.add_argument(
+        "--output", metavar="OUT.npz", help="real outputs by name, integers under NAME.int"
+    )
+    result.add_argument("--check", metavar="MODEL.onnx", help="compare with the float model")
+    result.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    return result
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """`vit-run` with these arguments; returns the exit code."""
+    args = parser().parse_args(arguments)
+    return run_command("vit-run", lambda: _run(args))
+
+
+def main() -> None:
+    """Entry point of `vit-run`."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
