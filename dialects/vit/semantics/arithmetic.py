@@ -90,13 +90,14 @@ def round_shift(x: Ints, shift: Ints, rounding: Rounding = "rhu") -> Int64:
         return np.zeros(np.broadcast_shapes(x.shape, amount.shape), np.int64)
     first = int(amount.min())
     if first == int(amount.max()):
-        shape = np.broadcast_shapes(x.shape, amount.shape)
         uniform = np.asarray(min(max(first, -64), 64), np.int64)
         if first > 0:
             result = _shift_right(np.atleast_1d(x), uniform, rounding)
         else:
             result = shift_left(np.atleast_1d(x), -uniform)
-        return np.array(np.broadcast_to(result.reshape(x.shape), shape), copy=False)
+        result = result.reshape(x.shape)
+        shape = np.broadcast_shapes(x.shape, amount.shape)
+        return result if shape == x.shape else np.broadcast_to(result, shape).copy()
     amount = np.clip(amount, -64, 64)
     result = _shift_right(np.atleast_1d(x), np.maximum(amount, 0), rounding)
     return shift_left(result, np.maximum(-amount, 0))
