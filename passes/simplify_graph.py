@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.onnx.base import element_of, integer, integers, shape_of
+from vit_opt.dialects.onnx.base import OnnxCanonicalization, element_of, integer, shape_of
 from vit_opt.dialects.onnx.movement import SameElements
 from vit_opt.passes.float_graph import (
     Constants,
@@ -21,34 +21,7 @@ from vit_opt.passes.float_graph import (
     reshape,
     result_type,
     rewrite,
-    transpose,
 )
-
-
-class DropNoOp(RewritePattern):
-    """f(x) -> x for Identity and for Cast, Reshape, Expand, Slice, ... that change nothing."""
-
-    def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter) -> None:
-        if _does_nothing(op):
-            rewriter.replace(op, [], [op.operands[0]])
-
-
-def _does_nothing(op: Operation) -> bool:
-    """Whether an operation passes its first operand on unchanged."""
-    if isinstance(op, onnx.Identity):
-        return True
-    if not op.operands or len(op.results) != 1 or op.operands[0].type != op.results[0].type:
-        return False
-    if isinstance(op, onnx.Transpose):
-        return list(integers(op.perm)) == sorted(integers(op.perm))
-    if isinstance(op, onnx.Slice):
-        return all(step > 0 for step in integers(op.steps))
-    if isinstance(op, onnx.Resize):
-        return False
-    if isinstance(op, onnx.Concat):
-        return len(op.inputs) == 1
-    same = SameElements | onnx.Cast | onnx.Expand | onnx.Split | onnx.Tile | onnx.Pad
-    return isinstance(op, same)
 
 
 @dataclass
@@ -89,41 +62,6 @@ class DivToMul(RewritePattern):
         inverse = self.constants.make(np.reciprocal(array), f"{label(op)}.inverse")
         product = onnx.Mul.make([x, inverse], [op.y.type], node_name=node_name(op))
         rewriter.replace(op, [inverse, product])
-
-
-class ReshapeForm(RewritePattern):
-    """Flatten, Squeeze, Unsqueeze -> Reshape; Reshape(Reshape(x)) -> Reshape(x)."""
-
-    def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter) -> None:
-        if not isinstance(op, SameElements):
-            return
-        inner = op.x.owner
-        x: SSAValue = inner.x if isinstance(inner, SameElements) else op.x
-        if x is not op.x or not isinstance(op, onnx.Reshape):
-            rewriter.replace(op, reshape(x, shape_of(op.y), node_name(op)))
-
-
-class MergeTransposes(RewritePattern):
-    """Transpose(Transpose(x, p), q) -> Transpose(x, p[q])."""
-
-    @op_type_rewrite_pattern
-    def match_and_rewrite(self, op: onnx.Transpose, rewriter: PatternRewriter) -> None:
-        inner = op.x.owner
-        if isinstance(inner, onnx.Transpose):
-            first = integers(inner.perm)
-            merged = [first[axis] for axis in integers(op.perm)]
-            rewriter.replace(op, transpose(inner.x, merged, node_name(op)))
-
-
-class TransposeOfOnes(RewritePattern):
-    """Transpose -> Reshape where only dimensions of size one change places."""
-
-    @op_type_rewrite_pattern
-    def match_and_rewrite(self, op: onnx.Transpose, rewriter: PatternRewriter) -> None:
-        shape = shape_of(op.x)
-        moved = [axis for axis in integers(op.perm) if shape[axis] != 1]
-        if moved == sorted(moved):
-            rewriter.replace(op, reshape(op.x, shape_of(op.y), node_name(op)))
 
 
 @dataclass
@@ -215,17 +153,14 @@ def slice_along(
 
 
 def simplify_graph(module: ModuleOp, ctx: Context) -> None:
-    """Applies the patterns of this file until none fits, and removes unused operations."""
+    """Applies canonicalisation and the patterns of this file until none fits; drops unused ops."""
     constants = Constants.of(ctx)
     rewrite(
         module,
         [
-            DropNoOp(),
+            *OnnxCanonicalization.get_canonicalization_patterns(),
             DropNeutral(constants),
             DivToMul(constants),
-            ReshapeForm(),
-            MergeTransposes(),
-            TransposeOfOnes(),
             RepeatedRounding(constants),
             GatherToSlice(constants),
             SplitToSlices(),

@@ -27,8 +27,9 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.irdl import BaseAttr, IRDLOperation, opt_attr_def, opt_prop_def, traits_def
 from xdsl.parser import Parser
+from xdsl.pattern_rewriter import RewritePattern
 from xdsl.printer import Printer
-from xdsl.traits import Pure
+from xdsl.traits import HasCanonicalizationPatternsTrait, Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
@@ -147,12 +148,27 @@ def broadcast(shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(result)
 
 
+class OnnxCanonicalization(HasCanonicalizationPatternsTrait):
+    """Drop operations without effect, bring data movement into one form."""
+
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from vit_opt.dialects.onnx import canonicalization as patterns
+
+        return (
+            patterns.DropNoOp(),
+            patterns.MergeReshapes(),
+            patterns.MergeTransposes(),
+            patterns.TransposeOfOnes(),
+        )
+
+
 class OnnxOp(IRDLOperation):
-    """Base of every operation: optional node name, pure, the common syntax."""
+    """Base of every operation: optional node name, pure, canonical form, the common syntax."""
 
     node_name = opt_attr_def(StringAttr)
 
-    traits = traits_def(Pure())
+    traits = traits_def(Pure(), OnnxCanonicalization())
 
     @classmethod
     def make(
