@@ -7,14 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vit_opt.backends.accel.image import Image
-from vit_opt.backends.accel.lowering import lower_accel
-from vit_opt.backends.accel.run import AccelResult, run_accel
-from vit_opt.dialects.assets import AssetStore, array_attribute, dtype_of
-from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.attributes import FixedType, Log2Type
-from vit_opt.dialects.vit.evaluate import evaluator
-from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
 from xdsl.dialects.builtin import (
     DenseArrayBase,
     FunctionType,
@@ -27,6 +19,15 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from vit_opt.backends.accel.image import Image
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.accel.run import AccelResult, run_accel
+from vit_opt.dialects.assets import AssetStore, array_attribute, dtype_of
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType, Log2Type
+from vit_opt.dialects.vit.evaluate import evaluator
+from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
 
 Array = NDArray[Any]
 Format = FixedType | Log2Type

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from vit_opt.backends.accel.assembler import instruction_text
 from vit_opt.backends.accel.image import Image, Port
@@ -150,7 +151,8 @@ class Machine:
         ready = [(0, state.engine) for state in self.engines if state.queue]
         blocked: dict[Engine, isa.Wait] = {}
         heapq.heapify(ready)
-        with np.errstate(divide="raise", invalid="raise"):
+        # Blocks are small: BLAS threads would cost more than they bring.
+        with np.errstate(divide="raise", invalid="raise"), threadpool_limits(1):
             while ready:
                 _, engine = heapq.heappop(ready)
                 state = self.engines[engine]

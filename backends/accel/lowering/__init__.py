@@ -19,7 +19,7 @@ from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.lowering.attention import lower_linear_attention
 from vit_opt.backends.accel.lowering.context import Lowering, where
 from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
-from vit_opt.backends.accel.lowering.elementwise import STEPS, lower_rows
+from vit_opt.backends.accel.lowering.elementwise import lower_rows
 from vit_opt.backends.accel.lowering.movement import (
     contiguous,
     lower_concat,
@@ -34,6 +34,7 @@ from vit_opt.backends.accel.lowering.reductions import (
     lower_mean,
     lower_resize,
 )
+from vit_opt.backends.accel.lowering.steps import STEPS
 from vit_opt.backends.accel.lowering.tensors import Tensor, value_format
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.errors import VitError

@@ -13,8 +13,8 @@ import numpy as np
 
 from vit_opt.backends.accel.lowering.builder import Region, whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.elementwise import rounding
 from vit_opt.backends.accel.lowering.products import best_map, matrices
+from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, store_block
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops

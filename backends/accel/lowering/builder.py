@@ -100,8 +100,12 @@ def whole(region: Region) -> Use:
     return Use(region, 0, region.size)
 
 
+Scar = tuple[int, int, Clock]
+"""Bytes `low` to `high` that retired buffers touched last at these instructions."""
+
+
 class Arena:
-    """The space of one memory: live regions, and retired ones whose accesses still matter."""
+    """The space of one memory: live regions, and disjoint scars of the ones that lay there."""
 
     def __init__(self, space: Space, size: int, align: int, rotate: bool):
         self.space = space
@@ -109,7 +113,7 @@ class Arena:
         self.align = align
         self.rotate = rotate
         self.live: list[Region] = []
-        self.retired: list[Region] = []
+        self.retired: list[Scar] = []
         self.cursor = 0
         self.peak = 0
 
@@ -134,14 +138,16 @@ class Arena:
     def place(self, start: int, size: int) -> Region:
         """Make a region at a free place."""
         region = Region(self.space, start, size)
-        kept: list[Region] = []
-        for old in self.retired:
-            if old.start < region.end and region.start < old.end:
-                for engine, seq in enumerate(old.last()):
-                    region.inherited[engine] = max(region.inherited[engine], seq)
-                if old.start >= region.start and old.end <= region.end:
-                    continue
-            kept.append(old)
+        kept: list[Scar] = []
+        for low, high, clock in self.retired:
+            if high <= start or region.end <= low:
+                kept.append((low, high, clock))
+                continue
+            region.inherited = [max(pair) for pair in zip(region.inherited, clock, strict=True)]
+            if low < start:
+                kept.append((low, start, clock))
+            if region.end < high:
+                kept.append((region.end, high, clock))
         self.retired = kept
         index = 0
         while index < len(self.live) and self.live[index].start < start:
@@ -154,7 +160,7 @@ class Arena:
     def release(self, region: Region) -> None:
         """Give a region's space back."""
         self.live.remove(region)
-        self.retired.append(region)
+        self.retired.append((region.start, region.end, region.last()))
 
 
 @dataclass

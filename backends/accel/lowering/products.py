@@ -21,7 +21,6 @@ from xdsl.ir import Operation, SSAValue
 from vit_opt.backends.accel.lowering.builder import Builder, Region, whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
-    WHOLE_ROWS,
     Grid,
     Link,
     bytes_per_element,
@@ -30,6 +29,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     follow,
     run_links,
 )
+from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -302,7 +302,7 @@ def load_operand(
     flip = tensor.strides[0] == item and tensor.strides[1] != item and tensor.shape[1] > 1
     view = tensor
     if flip:
-        first, size = first[::-1], size[::-1]
+        first, size = (first[1], first[0]), (size[1], size[0])
         view = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
     block = load_block(builder, view, first, size, space)
     if tensor.format.zero_point:

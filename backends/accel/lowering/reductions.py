@@ -16,8 +16,9 @@ from vit_opt.backends.accel.lowering.convolution import (
     load_patch,
     pixel_blocks,
 )
-from vit_opt.backends.accel.lowering.elementwise import Grid, rounding
+from vit_opt.backends.accel.lowering.elementwise import Grid
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,

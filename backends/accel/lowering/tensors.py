@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -333,4 +332,4 @@ def load_vector(builder: Builder, values: NDArray[np.generic], first: int, count
 
 def value_shape(value: SSAValue) -> Shape:
     """The shape of a value as plain integers."""
-    return cast("Shape", shape_of(value))
+    return shape_of(value)

@@ -1,0 +1,53 @@
+"""What all instructions of a unit share: field types, and blocks of rows."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from vit_opt.dialects.vit_accel.enums import DType, Engine, Rounding
+from vit_opt.dialects.vit_accel.fields import Addr, Inst, address, choice, signed, unsigned
+
+Count = Annotated[int, unsigned(16, "number of elements along this axis")]
+Stride = Annotated[int, unsigned(32, "bytes between neighbours along this axis")]
+Shift = Annotated[int, signed(8, "right shift (negative: left)")]
+ZeroPoint = Annotated[int, signed(33, "code of real zero")]
+Type = Annotated[DType, choice(DType, "element type")]
+Round = Annotated[Rounding, choice(Rounding, "rounding")]
+Dst = Annotated[Addr, address("result")]
+Src = Annotated[Addr, address("operand")]
+OptVector = Annotated[Addr, address("int8 shift per column, or none: use the immediate")]
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below a / b."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class UnitInst(Inst):
+    """An instruction of one engine's unit."""
+
+    engine_of: ClassVar[Engine]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine whose queue it belongs to."""
+        return self.engine_of
+
+    def macs(self) -> int:
+        """Multiply-accumulates, for utilisation and energy."""
+        return 0
+
+    def elements(self) -> int:
+        """Element operations other than MACs, for energy."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Block(UnitInst):
+    """An instruction on a block of `rows x cols` elements."""
+
+    rows: Count
+    cols: Count
+
+    def elements(self) -> int:
+        return self.rows * self.cols

@@ -1,0 +1,222 @@
+"""Instructions of the MAC array and the reconfigurable engine: products, convolutions, pooling."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.enums import (
+    DType,
+    Engine,
+    Flag,
+    MacMap,
+    PoolMode,
+)
+from vit_opt.dialects.vit_accel.fields import (
+    NO_ADDR,
+    Addr,
+    address,
+    choice,
+    unsigned,
+)
+from vit_opt.dialects.vit_accel.isa_base import (
+    Count,
+    Dst,
+    Src,
+    Stride,
+    Type,
+    UnitInst,
+    ZeroPoint,
+    ceil_div,
+)
+
+
+def array_cycles(
+    arch: AccelTarget, size: tuple[int, int, int], mapping: MacMap, types: tuple[DType, DType]
+) -> int:
+    """Cycles of an m x n x k product on the MAC array.
+
+    fill + ceil(lane axis / lanes) * ceil(column axis / columns) * time axis + drain; 16-bit and
+    log2 operands take two passes each, int4 weights pair two steps of the reduction in one.
+    """
+    extents = dict(zip("MNK", size, strict=True))
+    if types[1] is DType.I4X2:
+        extents["K"] = ceil_div(extents["K"], arch.int4_rate)
+    lane, column = mapping.name
+    steps = ceil_div(extents.pop(lane), arch.lanes) * ceil_div(extents.pop(column), arch.columns)
+    (time,) = extents.values()
+    passes = 1
+    for dtype in types:
+        passes *= 2 if dtype in (DType.I16, DType.UI16, DType.LOG2) else 1
+    return arch.array_fill + passes * steps * time + arch.array_drain
+
+
+@dataclass(frozen=True)
+class Matmul(UnitInst):
+    """Matrix product into int32 accumulators.
+
+    for i < m, j < n:
+        t = accumulate ? acc[i*acc_row][j] : (bias is none ? 0 : bias[j])
+        acc[i*acc_row][j] = t + sum_{l < k} a[i*a_row + l*a_step] * b[j*b_row + l*b_step]
+
+    `a_step`, `b_step` are bytes between neighbours along k (an `i4x2` operand is contiguous).
+    A sum outside int32 traps: nothing wraps.
+    """
+
+    opcode: ClassVar[int] = 0x20
+    mnemonic: ClassVar[str] = "mac.matmul"
+    engine_of: ClassVar[Engine] = Engine.MAC
+    acc: Annotated[Addr, address("m x n int32 accumulators")]
+    a: Annotated[Addr, address("m x k left operand")]
+    b: Annotated[Addr, address("n x k right operand")]
+    m: Count
+    n: Count
+    k: Count
+    acc_row: Stride
+    a_row: Stride
+    b_row: Stride
+    a_type: Type = DType.I8
+    b_type: Type = DType.I8
+    a_step: Stride = 1
+    b_step: Stride = 1
+    bias: Annotated[Addr, address("n int32, or none")] = NO_ADDR
+    accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
+    map: Annotated[MacMap, choice(MacMap, "axes on the array")] = MacMap.NM
+
+    def cycles(self, arch: AccelTarget) -> int:
+        return array_cycles(arch, (self.m, self.n, self.k), self.map, (self.a_type, self.b_type))
+
+    def macs(self) -> int:
+        return self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class Conv(UnitInst):
+    """Convolution of one group into int32 accumulators; the input block carries its own halo.
+
+    for y < oh, x < ow, o < oc:
+        t = accumulate ? acc : (bias is none ? 0 : bias[o])
+        acc[y*acc_row + x*acc_pix][o] = t + sum_{r < kh, c < kw, i < ic}
+            src[(y*sh + r*dh)*src_row + (x*sw + c*dw)*src_pix + i*src_step]
+            * w[o*w_row][(r*kw + c)*ic + i]
+
+    `src_step` is the distance of neighbouring channels, so that both image layouts can be read.
+    """
+
+    opcode: ClassVar[int] = 0x21
+    mnemonic: ClassVar[str] = "mac.conv"
+    engine_of: ClassVar[Engine] = Engine.MAC
+    acc: Annotated[Addr, address("oh x ow x oc int32 accumulators")]
+    src: Annotated[Addr, address("input block")]
+    w: Annotated[Addr, address("oc x kh x kw x ic weights")]
+    oh: Count
+    ow: Count
+    oc: Count
+    kh: Count
+    kw: Count
+    ic: Count
+    acc_row: Stride
+    acc_pix: Stride
+    src_row: Stride
+    src_pix: Stride
+    w_row: Stride
+    sh: Annotated[int, unsigned(8, "vertical stride")] = 1
+    sw: Annotated[int, unsigned(8, "horizontal stride")] = 1
+    dh: Annotated[int, unsigned(8, "vertical dilation")] = 1
+    dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
+    src_step: Stride = 1
+    src_type: Type = DType.I8
+    w_type: Type = DType.I8
+    bias: Annotated[Addr, address("oc int32, or none")] = NO_ADDR
+    accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
+    map: Annotated[MacMap, choice(MacMap, "axes: m = pixels, n = oc, k = window")] = MacMap.NM
+
+    def cycles(self, arch: AccelTarget) -> int:
+        size = (self.oh * self.ow, self.oc, self.kh * self.kw * self.ic)
+        return array_cycles(arch, size, self.map, (self.src_type, self.w_type))
+
+    def macs(self) -> int:
+        return self.oh * self.ow * self.oc * self.kh * self.kw * self.ic
+
+
+@dataclass(frozen=True)
+class DepthwiseConv(UnitInst):
+    """Depthwise convolution into int32 accumulators; the input block carries its own halo.
+
+    for y < oh, x < ow, c < chans:
+        acc[y*acc_row + x*acc_pix][c*acc_step] = (bias is none ? 0 : bias[c*bias_step])
+            + sum_{r < kh, q < kw} src[(y*sh + r*dh)*src_row + (x*sw + q*dw)*src_pix][c]
+                                   * w[c*w_row][r*kw + q]
+
+    Steps are in elements: a channel multiplier is one instruction per multiple.
+    """
+
+    opcode: ClassVar[int] = 0x28
+    mnemonic: ClassVar[str] = "dw.conv"
+    engine_of: ClassVar[Engine] = Engine.DW
+    acc: Annotated[Addr, address("oh x ow x chans int32 accumulators")]
+    src: Annotated[Addr, address("input block")]
+    w: Annotated[Addr, address("chans x kh x kw weights, one a byte")]
+    oh: Count
+    ow: Count
+    chans: Count
+    kh: Count
+    kw: Count
+    acc_row: Stride
+    acc_pix: Stride
+    src_row: Stride
+    src_pix: Stride
+    w_row: Stride
+    acc_step: Count = 1
+    bias_step: Count = 1
+    sh: Annotated[int, unsigned(8, "vertical stride")] = 1
+    sw: Annotated[int, unsigned(8, "horizontal stride")] = 1
+    dh: Annotated[int, unsigned(8, "vertical dilation")] = 1
+    dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
+    src_type: Type = DType.I8
+    bias: Annotated[Addr, address("int32 per channel, or none")] = NO_ADDR
+
+    def cycles(self, arch: AccelTarget) -> int:
+        passes = 2 if self.src_type.size == 2 else 1
+        return passes * ceil_div(self.macs(), arch.dw_width) + arch.dw_latency
+
+    def macs(self) -> int:
+        return self.oh * self.ow * self.chans * self.kh * self.kw
+
+
+@dataclass(frozen=True)
+class Pool(UnitInst):
+    """Maximum or sum over windows, channel by channel; the input block carries its own halo.
+
+    for y < oh, x < ow, c < chans:
+        dst[y*dst_row + x*dst_pix][c] = max or sum over r < kh, q < kw of
+            src[(y*sh + r*dh)*src_row + (x*sw + q*dw)*src_pix][c] - zp     (zp: sum only)
+    """
+
+    opcode: ClassVar[int] = 0x29
+    mnemonic: ClassVar[str] = "dw.pool"
+    engine_of: ClassVar[Engine] = Engine.DW
+    dst: Dst
+    src: Src
+    mode: Annotated[PoolMode, choice(PoolMode, "maximum or sum")]
+    oh: Count
+    ow: Count
+    chans: Count
+    kh: Count
+    kw: Count
+    dst_row: Stride
+    dst_pix: Stride
+    src_row: Stride
+    src_pix: Stride
+    src_type: Type
+    dst_type: Type
+    sh: Annotated[int, unsigned(8, "vertical stride")] = 1
+    sw: Annotated[int, unsigned(8, "horizontal stride")] = 1
+    dh: Annotated[int, unsigned(8, "vertical dilation")] = 1
+    dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
+    zp: ZeroPoint = 0
+
+    def cycles(self, arch: AccelTarget) -> int:
+        return ceil_div(self.elements(), arch.dw_width) + arch.dw_latency
+
+    def elements(self) -> int:
+        return self.oh * self.ow * self.chans * self.kh * self.kw

@@ -1,0 +1,127 @@
+"""Instructions that move data: queues `ld` and `st`."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.enums import (
+    Engine,
+)
+from vit_opt.dialects.vit_accel.fields import (
+    Addr,
+    Space,
+    signed,
+    unsigned,
+)
+from vit_opt.dialects.vit_accel.isa_base import (
+    Count,
+    Dst,
+    Src,
+    Stride,
+    Type,
+    UnitInst,
+    ceil_div,
+)
+
+
+@dataclass(frozen=True)
+class CopyInst(UnitInst):
+    """A copy of n0 x n1 x n2 runs of `run` bytes.
+
+    for i0 < n0, i1 < n1, i2 < n2:
+        dst[i0*d0 + i1*d1 + i2*d2 : +run] = src[i0*s0 + i1*s1 + i2*s2 : +run]
+    """
+
+    dst: Dst
+    src: Src
+    run: Annotated[int, unsigned(24, "contiguous bytes")]
+    n0: Count = 1
+    n1: Count = 1
+    n2: Count = 1
+    d0: Stride = 0
+    d1: Stride = 0
+    d2: Stride = 0
+    s0: Stride = 0
+    s1: Stride = 0
+    s2: Stride = 0
+
+    def runs(self) -> int:
+        """Number of contiguous runs."""
+        return self.n0 * self.n1 * self.n2
+
+    def dram_runs(self, side: Addr, strides: tuple[int, int, int]) -> tuple[int, int]:
+        """Number and length of the contiguous runs on one side, neighbouring ones merged."""
+        runs, length = self.runs(), self.run
+        for count, stride in zip((self.n2, self.n1, self.n0), reversed(strides), strict=True):
+            if count > 1 and stride != length:
+                break
+            length, runs = length * count, runs // count
+        return (runs, length) if side.space is Space.DRAM else (0, 0)
+
+    def dram_bytes(self, arch: AccelTarget) -> int:
+        """Bytes moved on the DRAM bus, whole bursts per contiguous run."""
+        total = 0
+        for side, strides in (
+            (self.dst, (self.d0, self.d1, self.d2)),
+            (self.src, (self.s0, self.s1, self.s2)),
+        ):
+            runs, length = self.dram_runs(side, strides)
+            total += runs * ceil_div(length, arch.dram_burst) * arch.dram_burst
+        return total
+
+    def cycles(self, arch: AccelTarget) -> int:
+        """The slower of DRAM bus and on-chip port; dram_latency is charged by the queue."""
+        bus = -int(-self.dram_bytes(arch) // arch.dram_bytes_per_cycle)
+        port = self.runs() * ceil_div(self.run, arch.move_width)
+        if Space.DRAM in (self.dst.space, self.src.space):
+            port = ceil_div(self.runs() * self.run, int(arch.dram_bytes_per_cycle))
+        return max(bus, port, 1)
+
+
+@dataclass(frozen=True)
+class Load(CopyInst):
+    """Copy from DRAM, or inside the chip, to the chip (queue `ld`).
+
+    for i0 < n0, i1 < n1, i2 < n2:
+        dst[i0*d0 + i1*d1 + i2*d2 : +run] = src[i0*s0 + i1*s1 + i2*s2 : +run]
+    """
+
+    opcode: ClassVar[int] = 0x10
+    mnemonic: ClassVar[str] = "ld.copy"
+    engine_of: ClassVar[Engine] = Engine.LD
+
+
+@dataclass(frozen=True)
+class Fill(UnitInst):
+    """Fill n0 x n1 runs of `count` elements with one value (queue `ld`).
+
+    for i0 < n0, i1 < n1, j < count:  dst[i0*d0 + i1*d1][j] = value
+    """
+
+    opcode: ClassVar[int] = 0x11
+    mnemonic: ClassVar[str] = "ld.fill"
+    engine_of: ClassVar[Engine] = Engine.LD
+    dst: Dst
+    count: Annotated[int, unsigned(24, "contiguous elements")]
+    value: Annotated[int, signed(33, "code to write")]
+    type: Type
+    n0: Count = 1
+    n1: Count = 1
+    d0: Stride = 0
+    d1: Stride = 0
+
+    def cycles(self, arch: AccelTarget) -> int:
+        return self.n0 * self.n1 * ceil_div(self.count * self.type.size, arch.move_width)
+
+
+@dataclass(frozen=True)
+class Store(CopyInst):
+    """Copy from the chip to DRAM (queue `st`).
+
+    for i0 < n0, i1 < n1, i2 < n2:
+        dst[i0*d0 + i1*d1 + i2*d2 : +run] = src[i0*s0 + i1*s1 + i2*s2 : +run]
+    """
+
+    opcode: ClassVar[int] = 0x18
+    mnemonic: ClassVar[str] = "st.copy"
+    engine_of: ClassVar[Engine] = Engine.ST
