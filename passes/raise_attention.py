@@ -168,15 +168,12 @@ def project(path: Path, constants: Constants) -> Projection | None:
     rows, channels = np.divmod(numbers, shape_of(core.y)[-1])
     over_channels = [d for d in range(numbers.ndim) if np.ptp(channels, axis=d).any()]
     over_rows = [d for d in range(numbers.ndim) if d not in over_channels]
-    if any(np.ptp(rows, axis=d).any() for d in over_channels):
-        return None
     order = [*over_rows, *over_channels]
     rows, channels = rows.transpose(order), channels.transpose(order)
-    outer = tuple(numbers.shape[d] for d in over_rows)
-    count = math.prod(outer)
-    if not np.array_equal(
-        rows.reshape(count, -1)[:, 0], np.arange(math.prod(shape_of(core.x)[:-1]))
-    ):
+    count = math.prod(shape_of(core.x)[:-1])
+    if math.prod(numbers.shape[d] for d in over_rows) != count:
+        return None
+    if (rows.reshape(count, -1) != np.arange(count)[:, None]).any():
         return None
     return Projection(
         core,
