@@ -5,17 +5,37 @@
 
     context = api.new_context()
     module = api.import_onnx("model.onnx", context=context)
-    api.calibrate(module, context, data=Path("calib.npz"))
+    api.calibrate(module, context, Path("calib.npz"))
     api.run_pipeline(module, context, "smooth,quantize,pot-fold,verify-integer,prove-ranges,fuse,tile")
     api.build_c(module, context, Path("out/c"))
     api.build_accel(module, context, Path("out/accel"))
 
 Or all of it as `vit-compile` does, and the result run as `vit-run` does:
 
-    api.compile_model(Path("model.onnx"), Path("out"), calib=Path("calib.npz"))
-    outputs = api.run(Path("out"), "c", {"image": image})
+    api.compile_model(Path("model.onnx"), Path("out"), api.CompileOptions(calib=Path("calib.npz")))
+    result = api.run(Path("out"), "c", {"image": image})
+    result.reals["logits"], result.codes["logits"]
 
 Every step raises VitError for what a user can get wrong.
 """
 
-from __future__ import annotations
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.compile import CompileOptions, build_accel, build_c, compile_model
+from vit_opt.tools.execution import RunResult
+from vit_opt.tools.run import run_folder as run
+from vit_opt.tools.steps import calibrate, import_onnx, new_context, provide_batches, run_pipeline
+
+__all__ = [
+    "CompileOptions",
+    "RunResult",
+    "VitError",
+    "build_accel",
+    "build_c",
+    "calibrate",
+    "compile_model",
+    "import_onnx",
+    "new_context",
+    "provide_batches",
+    "run",
+    "run_pipeline",
+]

@@ -17,16 +17,21 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
+from xdsl.targets.mlir import MLIRTarget
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import require_folder, write_text
 from vit_opt.tools.weights import referenced_digests, sidecar_of
+
+IMAGE, ASSEMBLY, ARCH = "model.img", "model.asm", "arch.json"
+"""Names in the accelerator's folder."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,9 @@ class Artefact:
         return self.folder / "c"
 
     @property
-    def image(self) -> Path:
-        """The accelerator's binary image."""
-        return self.folder / "accel" / "model.img"
-
-    @property
-    def arch(self) -> Path:
-        """The accelerator's architecture."""
-        return self.folder / "accel" / "arch.json"
+    def accel(self) -> Path:
+        """What the accelerator needs."""
+        return self.folder / "accel"
 
     @property
     def report(self) -> Path:
@@ -82,7 +82,9 @@ class Artefact:
     def write_module(self, module: ModuleOp, context: VitContext) -> None:
         """Write the graph and its weights."""
         context.assets.save(sidecar_of(self.module), referenced_digests(module, context.assets))
-        write_text(self.module, f"{module}\n")
+        text = StringIO()
+        MLIRTarget().emit(context, module, text)
+        write_text(self.module, text.getvalue())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass, PassPipeline
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import Artefact, new_artefact
+from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, new_artefact
 from vit_opt.tools.command import UsageError, run_command, write_text
 from vit_opt.tools.progress import progress
 
@@ -131,7 +131,11 @@ def compile_model(
         artefact.write_module(module, context)
         for target in targets:
             timer.step(f"emit {target}")
-            report[target] = _EMIT[target](module, context, artefact, options)
+            report[target] = (
+                build_c(module, context, artefact.c)
+                if target == "c"
+                else build_accel(module, context, artefact.accel, options.arch)
+            )
         timer.step(None)
         report["seconds"] = timer.seconds
         report["peak_memory_bytes"] = peak_memory()
@@ -190,12 +194,11 @@ def compare_on_batches(
     return compare(*found)
 
 
-def _emit_c(
-    module: ModuleOp, context: VitContext, artefact: Artefact, options: CompileOptions
-) -> dict[str, Any]:
+def build_c(module: ModuleOp, context: VitContext, folder: Path) -> dict[str, Any]:
+    """Write the C project of a module into a folder; returns what the report says of it."""
     from vit_opt.backends.c.emit import emit_c
 
-    project = emit_c(module, context.assets, artefact.c)
+    project = emit_c(module, context.assets, folder)
     return {
         "weight_bytes": project.weight_bytes,
         "arena_bytes": project.arena_bytes,
@@ -203,23 +206,21 @@ def _emit_c(
     }
 
 
-def _emit_accel(
-    module: ModuleOp, context: VitContext, artefact: Artefact, options: CompileOptions
+def build_accel(
+    module: ModuleOp, context: VitContext, folder: Path, arch: str = "p2vit"
 ) -> dict[str, Any]:
+    """Write image, assembly and architecture of a module into a folder; returns the facts."""
     from vit_opt.backends.accel.lowering import lower_accel
     from vit_opt.tools.architectures import arch_json, read_arch
     from vit_opt.tools.assemble import describe_image, save_assembly
 
-    arch = read_arch(options.arch)
-    image = lower_accel(module, context.assets, arch)
-    artefact.image.parent.mkdir()
-    image.save(artefact.image)
-    save_assembly(image, artefact.image.with_suffix(".asm"))
-    write_text(artefact.arch, arch_json(arch))
-    return describe_image(image) | {"image_bytes": artefact.image.stat().st_size}
-
-
-_EMIT = {"c": _emit_c, "accel": _emit_accel}
+    target = read_arch(arch)
+    image = lower_accel(module, context.assets, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / IMAGE)
+    save_assembly(image, folder / ASSEMBLY)
+    write_text(folder / ARCH, arch_json(target))
+    return describe_image(image) | {"image_bytes": (folder / IMAGE).stat().st_size}
 
 
 def _ports(module: ModuleOp) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import Artefact
+from vit_opt.tools.artefact import ARCH, IMAGE, Artefact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = dict[str, Array]
 
 BACKENDS = ("reference", "c", "accel")
+
+MIN_SHARE = 8
+"""Inferences that are worth starting a process for."""
 
 
 class Backend(ABC):
@@ -83,10 +90,10 @@ class Accelerator(Backend):
         from vit_opt.backends.accel.image import Image
         from vit_opt.tools.architectures import read_arch
 
-        if not artefact.image.exists():
+        if not artefact.accel.is_dir():
             raise VitError(f"{artefact.folder}: compiled without --target accel")
-        self._image = Image.load(artefact.image)
-        self._arch = read_arch(str(artefact.arch))
+        self._image = Image.load(artefact.accel / IMAGE)
+        self._arch = read_arch(str(artefact.accel / ARCH))
         self._measured: list[tuple[int, float, float]] = []
 
     def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:
@@ -166,15 +173,47 @@ def split_batch(
 
 
 def run_batch(
-    backend: Backend,
+    artefact: Artefact,
     name: str,
     batch: Sequence[Mapping[str, Array]],
+    jobs: int = 1,
     say: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
-    """Run inferences one by one and stack what they give."""
+    """Run inferences one by one, in `jobs` processes, and stack what they give.
+
+    The C backend, whose time is measured, always runs in this process.
+    """
     import numpy as np
 
+    if name == "c" or len(batch) < 2 * MIN_SHARE:
+        jobs = 1
+    jobs = min(jobs, max(1, len(batch) // MIN_SHARE))
+    backend = open_backend(artefact, name) if jobs == 1 else None
     start = time.perf_counter()
+    shares = [batch[len(batch) * i // jobs : len(batch) * (i + 1) // jobs] for i in range(jobs)]
+    if backend is not None:
+        found = [run_share(backend, shares[0], say)]
+    else:
+        say(f"{len(batch)} inferences in {jobs} processes")
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _single_threaded) as pool:
+            arguments = [(artefact.folder, name, share) for share in shares]
+            found = list(pool.map(_open_and_run, arguments))
+    seconds = time.perf_counter() - start
+    codes, reals = (
+        {output: np.concatenate([share[i][output] for share in found]) for output in found[0][i]}
+        for i in (0, 1)
+    )
+    return RunResult(name, codes, reals, found[0][2], seconds)
+
+
+def run_share(
+    backend: Backend,
+    batch: Sequence[Mapping[str, Array]],
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Arrays, Arrays, dict[str, Any]]:
+    """Stacked codes and real values of some inferences, and what was measured."""
+    import numpy as np
+
     codes: dict[str, list[Array]] = {}
     reals: dict[str, list[Array]] = {}
     for index, inputs in enumerate(batch, 1):
@@ -183,11 +222,21 @@ def run_batch(
         for parts, arrays in zip((codes, reals), found, strict=True):
             for output, array in arrays.items():
                 parts.setdefault(output, []).append(array)
-    seconds = time.perf_counter() - start
-    return RunResult(
-        name,
+    return (
         {output: np.concatenate(parts) for output, parts in codes.items()},
         {output: np.concatenate(parts) for output, parts in reals.items()},
         backend.measures(),
-        seconds,
     )
+
+
+def _single_threaded() -> None:
+    """Before numpy is loaded in a new process: its threads would compete with the processes."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+
+
+def _open_and_run(
+    share: tuple[Path, str, Sequence[Mapping[str, Array]]],
+) -> tuple[Arrays, Arrays, dict[str, Any]]:
+    folder, name, batch = share
+    return run_share(open_backend(Artefact(folder), name), batch)

@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.artefact import Artefact
 from vit_opt.tools.command import replacing, require_folder, run_command
-from vit_opt.tools.execution import BACKENDS, RunResult, open_backend, run_batch, split_batch
+from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -35,13 +36,18 @@ if TYPE_CHECKING:
 DESCRIPTION = "Run a compiled model on one of its backends."
 
 
-def run_folder(folder: Path, backend: str, inputs: Mapping[str, Array]) -> RunResult:
-    """Run a batch on a compiled folder; see the module docstring for what arrays mean."""
+def run_folder(
+    folder: Path, backend: str, inputs: Mapping[str, Array], jobs: int | None = None
+) -> RunResult:
+    """Run a batch on a compiled folder; see the module docstring for what arrays mean.
+
+    `jobs` is the number of processes (default: one per processor).
+    """
     artefact = Artefact(folder)
     shapes = {name: port["shape"] for name, port in artefact.read_report()["inputs"].items()}
     batch = split_batch(inputs, shapes)
     with progress(f"vit-run on {backend}") as say:
-        return run_batch(open_backend(artefact, backend), backend, batch, say)
+        return run_batch(artefact, backend, batch, jobs or os.cpu_count() or 1, say)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -136,7 +142,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.output is not None:
         require_folder(Path(args.output))
     inputs = read_arrays(Path(args.input))
-    result = run_folder(artefact.folder, args.on, inputs)
+    result = run_folder(artefact.folder, args.on, inputs, args.jobs)
     facts = summary(result)
     if args.check is not None:
         from vit_opt.tools.check import compare, run_float
@@ -163,6 +169,9 @@ def parser() -> argparse.ArgumentParser:
         "--output", metavar="OUT.npz", help="real outputs by name, integers under NAME.int"
     )
     result.add_argument("--check", metavar="MODEL.onnx", help="compare with the float model")
+    result.add_argument(
+        "--jobs", type=int, metavar="N", help="processes, except for c (default: one a processor)"
+    )
     result.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return result
 
