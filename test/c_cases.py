@@ -153,5 +153,3 @@ def _attribute(value: Any) -> Attribute:
     if isinstance(value, str):
         return StringAttr(value)
     return i64_array([int(v) for v in value])
-
-

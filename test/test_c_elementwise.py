@@ -78,7 +78,9 @@ SHAPES = st.sampled_from(
 def test_add_and_mul(seed, shapes, a_storage, b_storage, out, fa, fb, fo, rounding, product):
     rng = np.random.default_rng(seed)
     case = Case()
-    a_format, b_format = (format_of(rng, s, f, None, 1) for s, f in ((a_storage, fa), (b_storage, fb)))
+    a_format, b_format = (
+        format_of(rng, s, f, None, 1) for s, f in ((a_storage, fa), (b_storage, fb))
+    )
     a = case.input(a_format, codes(rng, a_format, shapes[0]))
     b = case.input(b_format, codes(rng, b_format, shapes[1]))
     cls = ops.MulOp if product else ops.AddOp

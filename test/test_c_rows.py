@@ -34,7 +34,9 @@ def test_softmax_exp(seed, length, storage, frac):
 def test_normalize(seed, length, frac, rounding, storage, per_channel):
     rng = np.random.default_rng(seed)
     case = Case()
-    acc_format = FixedType("i32", rng.integers(0, 9, 5), axis=1) if per_channel else FixedType("i32", 5)
+    acc_format = (
+        FixedType("i32", rng.integers(0, 9, 5), axis=1) if per_channel else FixedType("i32", 5)
+    )
     acc = case.input(acc_format, rng.integers(-(2**23), 2**23, (length, 5)))
     largest = int(rng.choice([256, 60000, 2**24, 2**32]))
     total = case.input(FixedType("ui32", 0), rng.integers(255, largest, (length, 1)))

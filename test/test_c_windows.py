@@ -37,7 +37,11 @@ def test_pools(seed, storage, include, frac, data):
     draw = data.draw
     kernel = [draw(st.integers(1, 4)) for _ in range(2)]
     pads = [draw(st.integers(0, kernel[i % 2] - 1)) for i in range(4)]
-    fields = {"kernel": kernel, "strides": [draw(st.integers(1, 3)) for _ in range(2)], "pads": pads}
+    fields = {
+        "kernel": kernel,
+        "strides": [draw(st.integers(1, 3)) for _ in range(2)],
+        "pads": pads,
+    }
     case = Case()
     x = any_input(case, seed, storage, (2, 5, 6, 3))
     average = case.op(

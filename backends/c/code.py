@@ -91,6 +91,12 @@ def _collect(values: Sequence[Value], found: list[Pointer]) -> None:
             _collect(value.items, found)
 
 
+def comment_text(text: str) -> str:
+    """Text of a model (names of nodes and tensors) that may stand in a C comment."""
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable.replace("*/", "* /").replace("/*", "/ *").replace("??/", "?? /")
+
+
 WIDTH = 96
 """Columns of emitted C."""
 
@@ -110,7 +116,7 @@ class CWriter:
 
     def call(self, call: Call) -> None:
         """A comment and a call; structs and arrays become constants in a block of their own."""
-        self.line(f"/* {call.comment} */")
+        self.line(f"/* {comment_text(call.comment)} */")
         names: dict[int, str] = {}
         if not any(isinstance(argument, Struct) for argument in call.arguments):
             self._statement(call, names)

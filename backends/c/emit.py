@@ -23,7 +23,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.backends.c import project
 from vit_opt.backends.c.build import KERNELS
-from vit_opt.backends.c.code import ALIGNMENT, CWriter
+from vit_opt.backends.c.code import ALIGNMENT, CWriter, comment_text
 from vit_opt.backends.c.graph import main_function
 from vit_opt.backends.c.lowering import Lowered, Port, lower
 from vit_opt.backends.c.memory import element_size, storage_name, type_text
@@ -38,7 +38,12 @@ class EmitOptions:
     """What the project is called in C."""
 
     name: str = "model"
-    """Prefix of the C functions and constants."""
+    """Prefix of the C functions and constants; a C identifier."""
+
+    def __post_init__(self) -> None:
+        """Raises VitError for a name that C would not take."""
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.name, flags=re.ASCII):
+            raise VitError(f"'{self.name}' cannot be the prefix of C names; use letters and digits")
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,8 @@ def header_text(lowered: Lowered, options: EmitOptions) -> str:
     """model.h: sizes and the one function."""
     prefix = options.name.upper()
     ports = [
-        f" *   {port.buffer.name}: {port.name}, {type_text(port.value)}, {_format_text(port)}"
+        f" *   {port.buffer.name}: {comment_text(port.name)}, {type_text(port.value)}, "
+        f"{_format_text(port)}"
         for port in (*lowered.inputs, *lowered.outputs)
     ]
     sizes = [

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from vit_opt.backends.c import movement, products, rows
 from vit_opt.backends.c.code import Buffer, Call, Pointer
@@ -105,7 +105,8 @@ def names_of(function: FuncOp, attribute: str, stem: str, count: int) -> list[st
     """Names from a function attribute such as `vit.input_names`, else `stem` and a number."""
     names = function.attributes.get(attribute)
     if isinstance(names, ArrayAttr):
-        return [name.data for name in names.data if isinstance(name, StringAttr)]
+        entries = cast("ArrayAttr[Attribute]", names).data
+        return [entry.data for entry in entries if isinstance(entry, StringAttr)]
     return [f"{stem}{i}" for i in range(count)]
 
 

@@ -6,6 +6,7 @@ firmware may place the file anywhere with a single address.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
@@ -164,7 +165,7 @@ def zero_point(value: SSAValue) -> int:
     return 0 if isinstance(element, Log2Type) else format_of(value).zero_point
 
 
-def without_zeros(fields: dict[str, Value]) -> dict[str, Value]:
+def without_zeros(fields: Mapping[str, Value]) -> dict[str, Value]:
     """Fields that differ from what C puts there anyway."""
     return {key: value for key, value in fields.items() if value not in (0, None)}
 

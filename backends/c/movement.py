@@ -15,7 +15,6 @@ from vit_opt.backends.c.memory import (
     element_symbol,
     rounding,
     saturation,
-    size_of,
     without_zeros,
     zero_point,
 )
@@ -253,18 +252,3 @@ def lower_pool(memory: Memory, op: ops.AvgPool2dOp | ops.MaxPool2dOp) -> None:
     source = memory.address(op.x)
     y = memory.allocate(op.result)
     memory.call(name, [Struct("vit_pool2d_shape", fields), source, y], describe(op, op.result))
-
-
-__all__ = [
-    "copy",
-    "dense_strides",
-    "lower_concat",
-    "lower_gather",
-    "lower_mean",
-    "lower_pad",
-    "lower_pool",
-    "lower_resize",
-    "lower_slice",
-    "lower_transpose",
-    "size_of",
-]

@@ -23,8 +23,6 @@ from vit_opt.backends.c.memory import (
     pack_int4,
     rounding,
     saturation,
-    size_of,
-    storage_name,
     type_text,
     without_zeros,
     zero_point,
@@ -251,18 +249,7 @@ def _bias(memory: Memory, bias: SSAValue | None) -> Pointer | None:
     return None if bias is None else memory.address(bias)
 
 
-def _check_operand(op: Operation, *values: SSAValue) -> None:
-    """Products work on codes of at most 16 bits."""
-    for value in values:
-        if storage_name(value) not in ("S8", "U8", "S16", "U16", "LOG2"):
-            raise VitError(
-                f"{describe(op)}: operands of {storage_name(value).lower()} have no C kernel; "
-                "requantise them to 16 bits or less first"
-            )
-
-
 def _linear(memory: Memory, op: ops.LinearOp) -> tuple[str, Struct, list[Value], int]:
-    _check_operand(op, op.x)
     m, k = rows_and_columns(shape_of(op.x))
     block = row_block(m, k)
     weight, weight_type = _weight(memory, op, op.weight)
@@ -284,7 +271,6 @@ def _matmul(
     memory: Memory, op: ops.MatmulOp | ops.Log2MatmulOp
 ) -> tuple[str, Struct, list[Value], int]:
     a, b = op.operands
-    _check_operand(op, a, b)
     transposed = isinstance(op, ops.MatmulOp) and op.transpose_b is not None
     *lead, m, k = shape_of(a)
     n = shape_of(op.result)[-1]
@@ -312,7 +298,6 @@ def _matmul(
 def _convolution(
     memory: Memory, op: ops.Conv2dOp | ops.ConvTranspose2dOp
 ) -> tuple[str, Struct, list[Value], int]:
-    _check_operand(op, op.x)
     batch, height, width, channels = shape_of(op.x)
     out_channels, kernel_h, kernel_w, depth = shape_of(op.weight)
     _, out_height, out_width, _ = shape_of(op.result)
@@ -373,7 +358,6 @@ def lower_attention(memory: Memory, attention: Attention) -> None:
     scores, product = attention.scores.head, attention.product.head
     assert isinstance(scores, ops.MatmulOp) and isinstance(product, ops.MatmulOp)
     assert attention.product.result is not None
-    _check_operand(scores, scores.a, scores.b, product.b)
     *lead, m, k = shape_of(scores.a)
     n, d = shape_of(product.b)[-2:]
     batch, block = prod(lead), min(m, 32)
@@ -400,7 +384,7 @@ def lower_attention(memory: Memory, attention: Attention) -> None:
     shape = Struct("vit_attention_shape", fields | without_zeros(zeros))
     first = stages_of(memory, attention.scores)
     second = stages_of(memory, attention.product, normalizer=False)
-    score_type = {"stages": first, "count": len(first.items) if first else 0}
+    between: dict[str, Value] = {"stages": first, "count": len(first.items) if first else 0}
     table = memory.weights.add(EXP_TABLE.astype(np.uint8))
     sources: list[Value] = [memory.address(v) for v in (scores.a, scores.b, product.b)]
     y = memory.allocate(attention.product.result)
@@ -412,7 +396,7 @@ def lower_attention(memory: Memory, attention: Attention) -> None:
             chain_comment(attention.product),
         ]
     )
-    arguments: list[Value] = [shape, *sources, table, Struct("vit_epilogue", score_type), end]
+    arguments: list[Value] = [shape, *sources, table, Struct("vit_epilogue", between), end]
     memory.call(
         "vit_attention_u8", arguments, comment, attention_scratch(block, m=m, n=n, k=k, d=d)
     )
@@ -432,12 +416,3 @@ def attention_scratch(block: int, *, m: int, n: int, k: int, d: int) -> int:
         block * n,
     )
     return sum(map(aligned, sizes))
-
-
-__all__ = [
-    "attention_scratch",
-    "lower_attention",
-    "lower_chain",
-    "size_of",
-    "stage_fields",
-]

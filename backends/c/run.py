@@ -93,17 +93,18 @@ class CModel:
         library = build_c(project, options)
         try:
             interface = json.loads((project / "model.json").read_text())
-            self.weights = _aligned(np.fromfile(project / "weights.bin", np.uint8))
+            weights = np.fromfile(project / "weights.bin", np.uint8)
         except (OSError, ValueError) as error:
             raise VitError(f"{project}: not a complete C project: {error}") from error
         self.inputs = [PortInfo.read(record) for record in interface["inputs"]]
         self.outputs = [PortInfo.read(record) for record in interface["outputs"]]
         self.arena_bytes: int = interface["arena_bytes"]
         self.weight_bytes: int = interface["weight_bytes"]
-        if self.weights.nbytes != self.weight_bytes:
+        if weights.nbytes != self.weight_bytes:
             raise VitError(
-                f"{project}/weights.bin has {self.weights.nbytes} bytes, expected {self.weight_bytes}"
+                f"{project}/weights.bin has {weights.nbytes} bytes, expected {self.weight_bytes}"
             )
+        self.weights = _aligned(weights)
         self.seconds = 0.0
         """Duration of the last inference, without the border."""
         self._arena = _aligned(np.zeros(self.arena_bytes, np.uint8))
@@ -134,11 +135,11 @@ class CModel:
 
 
 def _aligned(array: Array) -> Array:
-    """A copy of a byte array at an aligned address."""
-    block = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    """A copy of a byte array at an aligned address; at least one byte, so that it has one."""
+    block = np.zeros(array.nbytes + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
-    view = block[start : start + array.nbytes]
-    view[:] = array
+    view = block[start : start + max(1, array.nbytes)]
+    view[: array.nbytes] = array
     return view
 
 

@@ -140,4 +140,15 @@ static inline size_t vit_weight_stride(vit_type type, int32_t k)
     return type == VIT_S4 ? (size_t)((k + 1) & ~1) : (size_t)k;
 }
 
+/* Steps an index over dims[rank] to the next one in row-major order; returns the dimension that
+ * was raised (those behind it went back to 0), or -1 after the last index. */
+static inline int32_t vit_next_index(const int32_t *dims, int32_t rank, int32_t *index)
+{
+    int32_t d = rank - 1;
+    while (d >= 0 && ++index[d] == dims[d]) {
+        index[d--] = 0;
+    }
+    return d;
+}
+
 #endif

@@ -74,19 +74,16 @@ void vit_binary(const vit_binary_shape *p, const void *a, const void *b, const v
                 void *y, vit_type y_type)
 {
     const int32_t last = p->rank - 1;
-    size_t rows = 1;
-    for (int32_t d = 0; d < last; ++d) {
-        rows *= (size_t)p->dims[d];
-    }
-    for (size_t row = 0; row < rows; ++row) {
-        size_t rest = row, a0 = 0, b0 = 0, c0 = 0;
-        for (int32_t d = last - 1; d >= 0; --d) {
-            const size_t i = rest % (size_t)p->dims[d];
-            rest /= (size_t)p->dims[d];
-            a0 += i * (size_t)p->a_strides[d];
-            b0 += i * (size_t)p->b_strides[d];
-            c0 += i * (size_t)p->c_strides[d];
+    int32_t index[VIT_MAX_RANK] = {0};
+    size_t y0 = 0;
+    for (int32_t d = 0; d >= 0; y0 += (size_t)p->dims[last]) {
+        size_t a0 = 0, b0 = 0, c0 = 0;
+        for (int32_t i = 0; i < last; ++i) {
+            a0 += (size_t)index[i] * (size_t)p->a_strides[i];
+            b0 += (size_t)index[i] * (size_t)p->b_strides[i];
+            c0 += (size_t)index[i] * (size_t)p->c_strides[i];
         }
-        inner_row(p, a, b, stage, a0, b0, c0, y, y_type, row * (size_t)p->dims[last]);
+        inner_row(p, a, b, stage, a0, b0, c0, y, y_type, y0);
+        d = vit_next_index(p->dims, last, index);
     }
 }

@@ -39,20 +39,16 @@ static void copy_row(const vit_copy_shape *p, const char *x, char *y)
 void vit_copy(const vit_copy_shape *p, const void *x, void *y)
 {
     const int32_t last = p->rank - 1;
-    size_t rows = 1;
-    for (int32_t d = 0; d < last; ++d) {
-        rows *= (size_t)p->dims[d];
-    }
-    for (size_t row = 0; row < rows; ++row) {
-        size_t rest = row;
-        ptrdiff_t from = 0, to = 0;
-        for (int32_t d = last - 1; d >= 0; --d) {
-            const ptrdiff_t i = (ptrdiff_t)(rest % (size_t)p->dims[d]);
-            rest /= (size_t)p->dims[d];
-            from += i * p->x_strides[d];
-            to += i * p->y_strides[d];
-        }
+    int32_t index[VIT_MAX_RANK] = {0};
+    ptrdiff_t from = 0, to = 0;
+    for (int32_t d = 0; d >= 0;) {
         copy_row(p, (const char *)x + from * p->size, (char *)y + to * p->size);
+        d = vit_next_index(p->dims, last, index);
+        for (int32_t i = d; i >= 0 && i < last; ++i) {
+            const ptrdiff_t step = i == d ? 1 : 1 - p->dims[i];
+            from += step * p->x_strides[i];
+            to += step * p->y_strides[i];
+        }
     }
 }
 
