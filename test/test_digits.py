@@ -1,0 +1,30 @@
+"""The digits example: its files fit together, and the float model is as good as its README says."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+
+
+def test_float_accuracy_on_the_test_split() -> None:
+    model = DIGITS / "model.onnx"
+    assert model.stat().st_size < 3_000_000
+    with np.load(DIGITS / "test.npz") as data:
+        image, label = data["image"], data["label"]
+    assert image.shape == (1000, 1, 28, 28) and image.dtype == np.uint8
+    assert np.bincount(label).tolist() == [100] * 10
+    session = onnxruntime.InferenceSession(model)
+    [logits] = session.run(None, {"image": (image.astype(np.float32) - 128) / 128})
+    assert (logits.argmax(1) == label).sum() == 983
+
+
+def test_calibration_images_are_on_the_input_grid_and_not_in_the_test_split() -> None:
+    with np.load(DIGITS / "calib.npz") as data, np.load(DIGITS / "test.npz") as test:
+        image, held_out = data["image"], test["image"]
+    assert image.shape == (32, 1, 28, 28) and image.dtype == np.float32
+    pixels = image * 128 + 128
+    assert np.array_equal(pixels, pixels.round())
+    seen = {each.tobytes() for each in pixels.astype(np.uint8)}
+    assert not seen & {each.tobytes() for each in held_out}
