@@ -30,7 +30,7 @@ from vit_opt.passes.quantization.formats import (
     weight_scales,
 )
 from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
-from vit_opt.passes.quantization.tables import FUNCTION_OF, table_codes
+from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,10 @@ def wanted_bits(value: SSAValue) -> int:
         if isinstance(reader, MOVEMENT):
             if any(wanted_bits(result) == 16 for result in reader.results):
                 return 16
-        elif not isinstance(reader, PRODUCTS) and type(reader) not in FUNCTION_OF:
+        elif type(reader) in FUNCTION_OF:
+            if wanted_bits(reader.results[0]) == 16:
+                return 16
+        elif not isinstance(reader, PRODUCTS):
             return 16
     return 8
 
@@ -210,12 +213,20 @@ def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
 
 
 def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid) -> None:
-    """Any function of one value: a table over its 8-bit codes."""
+    """Any function of one value: a table over its 8-bit codes.
+
+    The codes cover only the part of the operand's range where the result changes: below about -3
+    GELU has one result. A result of 16 bits is interpolated from a 16-bit operand.
+    """
     record = graph.record(op.x)
-    last = record.channels_last
-    x = graph.codes(op.x, 8, channels_last=last)
-    name = FUNCTION_OF[type(op)](op)
-    type_ = graph.type_for(op.y, wanted_bits(op.y))
+    graph.settle(record)
+    last, name, bits = record.channels_last, FUNCTION_OF[type(op)](op), wanted_bits(op.y)
+    type_ = graph.type_for(op.y, bits)
+    x_type = format_of(record.raw)
+    if x_type.storage.width.data > bits or x_type.is_per_channel:
+        low, high = changing_range(name, *graph.range(op.x), type_)
+        x_type = covering_type(low, high, bits, symmetric=bits == 16, pot=False)
+    x = graph.typed(op.x, x_type, channels_last=last)
     codes = table_codes(name, format_of(x), type_)
     store, inline = graph.constants.store, graph.constants.inline
     table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)

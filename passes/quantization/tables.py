@@ -42,6 +42,32 @@ FUNCTION_OF: dict[type[Operation], Callable[[Any], str]] = {
 """The name of the function that an operation tabulates."""
 
 
+SAMPLES = 4096
+"""Points at which a function is compared with its value at the ends of a range."""
+
+
+def changing_range(function: str, low: float, high: float, y: QuantizedType) -> tuple[float, float]:
+    """The part of low .. high outside of which a function's codes in format y stay the same.
+
+    An operand may saturate there without changing the result: GELU is zero to 8 bits below about
+    -3, a sigmoid reaches its ends at a few units. At least one step of the samples remains.
+    """
+    import numpy as np
+
+    from vit_opt.dialects.vit.semantics.activation import FUNCTIONS
+
+    if function not in FUNCTIONS or not low < high:
+        return low, high
+    points = np.linspace(low, high, SAMPLES)
+    floor, ceiling = y.bounds
+    codes = np.rint(FUNCTIONS[function](points) / float(y.channel_scales())) + y.zero_point
+    codes = np.clip(codes, floor, ceiling)
+    changes = np.flatnonzero(np.diff(codes))
+    if not changes.size:
+        return low, high
+    return float(points[changes[0]]), float(points[changes[-1] + 1])
+
+
 def table_codes(function: str, x: QuantizedType, y: QuantizedType) -> NDArray[np.int64]:
     """The entries of a `vit.lut`: the function at every code of x, in codes of y.
 
