@@ -301,10 +301,11 @@ def _compile(args: argparse.Namespace) -> None:
     def warn(note: str) -> None:
         print(f"vit-compile: warning: {note}", file=sys.stderr)
 
-    model, folder = Path(args.model), Path(args.output)
+    model, folder, options = Path(args.model), Path(args.output), _options(args)
+    options.targets()
     if not model.exists():
         raise VitError(f"{model}: no such file")
-    report = compile_model(model, folder, _options(args), warn)
+    report = compile_model(model, folder, options, warn)
     for name, quality in report["quality"].items():
         print(f"{name}: {quality['sqnr_db']:.1f} dB against float on calibration inputs")
     for target in ("c", "accel"):

@@ -139,6 +139,7 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     artefact = Artefact(Path(args.folder))
+    artefact.read_report()
     if args.output is not None:
         require_folder(Path(args.output))
     inputs = read_arrays(Path(args.input))

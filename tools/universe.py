@@ -54,7 +54,7 @@ def _target_c() -> type[Target]:
 
 
 def _target_asm() -> type[Target]:
-    from vit_opt.tools.targets import AssemblyTarget
+    from vit_opt.backends.accel.target import AssemblyTarget
 
     return AssemblyTarget
 
