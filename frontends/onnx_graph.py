@@ -266,7 +266,7 @@ def _array(tensor: onnx.TensorProto, folder: Path) -> Array:
 def _fix_input_shapes(
     model: onnx.ModelProto, weights: Collection[str], shapes: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """Make the shapes of all inputs static, forget those of outputs; the names of the inputs.
+    """Make the shapes of all inputs static; the names of the inputs.
 
     A symbolic first dimension is the batch and becomes 1. Raises VitError, naming the input, for
     other open dimensions, for shapes that contradict the file, and for a batch other than 1.
@@ -280,9 +280,6 @@ def _fix_input_shapes(
         if not value.type.HasField("tensor_type"):
             raise VitError(f"input {value.name} is not a tensor")
         _fix_shape(value, shapes.get(value.name))
-    for output in model.graph.output:
-        for dimension in output.type.tensor_type.shape.dim:
-            dimension.Clear()
     return names
 
 
@@ -361,12 +358,16 @@ def _simplify(model: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
 def _fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueType]:
     """Evaluate nodes with constant operands, and Shape, until nothing changes.
 
+    Shapes that the file claims for results are forgotten; they follow from those of the inputs.
     Results join `arrays`, the nodes go. Returns the types of all values; an entry is missing where
     a shape stays unknown.
     """
     from onnx import numpy_helper, shape_inference
 
     graph = model.graph
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
     for tensor in graph.initializer:
         arrays[tensor.name] = _array(tensor, Path())
     while True:

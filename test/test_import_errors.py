@@ -82,6 +82,23 @@ def test_control_flow() -> None:
     assert "If (opset 17, node choose): control flow" in message(model(nodes))
 
 
+def test_branch_with_a_constant_condition_is_resolved() -> None:
+    """As exporters of `squeeze` write it: the condition follows from a static shape."""
+    results = [helper.make_tensor_value_info(name, F32, ["n"]) for name in ("a", "b")]
+    then = helper.make_graph([helper.make_node("Relu", ["x"], ["a"])], "t", [], results[:1])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["b"])], "e", [], results[1:])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["size"]),
+        helper.make_node("Equal", ["size", "four"], ["same"]),
+        helper.make_node("If", ["same"], ["y"], "choose", then_branch=then, else_branch=other),
+    ]
+    weights = {"one": np.array(1, np.int64), "four": np.array(4, np.int64)}
+    module = import_onnx(model(nodes, ("n", 4), weights), context=VitContext())
+    names = [op.name for op in main_function(module).body.block.ops]
+    assert names == ["onnx.Relu", "func.return"]
+
+
 def test_sparse_weights() -> None:
     broken = model([RELU])
     values = helper.make_tensor("w", F32, [1], [1.0])
