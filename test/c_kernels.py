@@ -101,6 +101,7 @@ class Machine:
         self.bytes_of(lowered.weights.buffer)[: data.size] = data
 
     def bytes_of(self, buffer: Buffer) -> np.ndarray:
+        buffer = buffer.root()
         if buffer not in self.memory:
             block = np.full(buffer.size + 64 + 2 * self.GUARD, 0xA5, np.uint8)
             start = -block.ctypes.data % 64

@@ -63,7 +63,7 @@ def test_arena_is_near_its_lower_bound(vit):
     fresh = VitBuilder(VitShape())
     lowered = fresh.case.lower(fresh.build())
     assert lowered.arena == vit[2].arena_bytes
-    assert lowered.arena - lowered.scratch.size <= 1.2 * peak(lowered.calls)
+    assert lowered.arena <= 1.1 * peak(lowered.calls)
 
 
 def test_attention_and_accumulators_are_fused(vit):
@@ -245,7 +245,7 @@ def test_planner_never_overlaps_and_reuses():
         for buffer, (first, last) in zip(buffers, lives, strict=True):
             calls[first].arguments.append(Pointer(buffer))
             calls[last].arguments.append(Pointer(buffer))
-        top = plan(calls, Buffer("scratch", 0, "scratch"))
+        top = plan(calls)
         assert peak(calls) <= top
         for i, (a, (first, last)) in enumerate(zip(buffers, lives, strict=True)):
             assert a.offset % 64 == 0 and a.offset + a.size <= top
@@ -254,4 +254,25 @@ def test_planner_never_overlaps_and_reuses():
                 assert apart or last < start or end < first
     chain = [Buffer(str(i), 100, "arena") for i in range(10)]
     calls = [Call("k", [Pointer(a), Pointer(b)]) for a, b in pairwise(chain)]
-    assert plan(calls, Buffer("scratch", 10, "scratch")) == 2 * 128 + 64
+    assert plan(calls) == 2 * 128
+
+
+@pytest.mark.parametrize("read_again", [False, True])
+def test_a_residual_sum_is_computed_in_place(read_again):
+    """Unless the residual is read later; the harness gives shared buffers one memory."""
+    rng = np.random.default_rng(0)
+    case = Case()
+    wide = FixedType("i16", 8)
+    x = case.input(wide, rng.integers(-(2**15), 2**15, (40, 33)))
+    residual = case.op(ops.PotRequantOp, [x], FixedType("i16", 7))
+    eight = case.op(ops.PotRequantOp, [residual], FixedType("i8", 1))
+    weight = case.constant(FixedType("i8", 7), rng.integers(-128, 128, (33, 33)))
+    acc = case.op(ops.LinearOp, [eight, weight, []])
+    total = case.op(ops.AddOp, [acc, residual], FixedType("i16", 7))
+    ends = [case.op(ops.TransposeOp, [total], permutation=(1, 0))]
+    if read_again:
+        ends.append(case.op(ops.TransposeOp, [residual], permutation=(1, 0)))
+    lowered = case.check(*ends)
+    call = next(c for c in lowered.calls if c.kernel == "vit_linear_s16")
+    assert call.in_place is not None
+    assert (call.in_place[0].root() is call.in_place[1].root()) != read_again

@@ -23,9 +23,15 @@ class Buffer:
     size: int
     """Bytes."""
     space: str
-    """"arena", "scratch", "weights", "input" or "output"."""
+    """"arena", "weights", "input" or "output"."""
     offset: int = 0
     """Bytes from the start of its space, once planned; index of an input or output."""
+    home: Buffer | None = None
+    """The buffer of an operand whose memory this one takes over, if it is computed in place."""
+
+    def root(self) -> Buffer:
+        """The buffer that stands for the memory this one is in."""
+        return self if self.home is None else self.home.root()
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,8 @@ class Call:
     arguments: list[Value]
     comment: str = ""
     """What of the model this computes."""
-    scratch: int = 0
-    """Bytes of scratch that the last argument, a scratch pointer, must have."""
+    in_place: tuple[Buffer, Buffer] | None = None
+    """A result and an operand of equal size that the kernel may have in one place."""
 
     def pointers(self) -> list[Pointer]:
         """Every pointer among the arguments, also inside structs."""
@@ -100,7 +106,7 @@ def comment_text(text: str) -> str:
 WIDTH = 96
 """Columns of emitted C."""
 
-_SPACES = {"arena": "a", "scratch": "a", "weights": "w"}
+_SPACES = {"arena": "a", "weights": "w"}
 
 
 @dataclass
@@ -212,7 +218,7 @@ def _pointer(pointer: Pointer) -> str:
             return base
         cast = "const unsigned char" if buffer.space == "input" else "unsigned char"
         return f"({cast} *){base} + {pointer.offset}"
-    offset = buffer.offset + pointer.offset
+    offset = buffer.root().offset + pointer.offset
     base = _SPACES[buffer.space]
     kind = "const void" if buffer.space == "weights" else "void"
     return f"({kind} *)({base} + {offset})"

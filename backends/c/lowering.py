@@ -68,7 +68,6 @@ class Lowered:
     weights: Weights
     arena: int
     """Bytes of the caller's arena, scratch included."""
-    scratch: Buffer
 
 
 def lower(function: FuncOp, store: AssetStore) -> Lowered:
@@ -88,8 +87,8 @@ def lower(function: FuncOp, store: AssetStore) -> Lowered:
         else:
             _lower_operation(memory, step)
     _copy_outputs(memory, outputs)
-    arena = plan(memory.calls, memory.scratch)
-    return Lowered(inputs, outputs, memory.calls, memory.weights, arena, memory.scratch)
+    arena = plan(memory.calls)
+    return Lowered(inputs, outputs, memory.calls, memory.weights, arena)
 
 
 def _lower_operation(memory: Memory, op: Operation) -> None:

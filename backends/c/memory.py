@@ -105,7 +105,6 @@ class Memory:
     store: AssetStore
     weights: Weights = field(default_factory=Weights)
     calls: list[Call] = field(default_factory=list[Call])
-    scratch: Buffer = field(default_factory=lambda: Buffer("scratch", 0, "scratch"))
     places: dict[SSAValue, Pointer] = field(default_factory=dict["SSAValue", Pointer])
     outputs: dict[SSAValue, Buffer] = field(default_factory=dict["SSAValue", Buffer])
     """Values that are computed straight into an output of the caller."""
@@ -151,12 +150,18 @@ class Memory:
             return {name: int(flat[0])} if flat[0] else {}
         return {f"{name}_c": self.vector(flat)}
 
-    def call(self, kernel: str, arguments: list[Value], comment: str, scratch: int = 0) -> None:
+    def call(
+        self,
+        kernel: str,
+        arguments: list[Value],
+        comment: str,
+        scratch: int = 0,
+        in_place: tuple[Buffer, Buffer] | None = None,
+    ) -> None:
         """Append a call; with `scratch` bytes, a scratch pointer becomes its last argument."""
         if scratch:
-            arguments = [*arguments, Pointer(self.scratch)]
-            self.scratch.size = max(self.scratch.size, aligned(scratch))
-        self.calls.append(Call(kernel, arguments, comment, scratch))
+            arguments = [*arguments, Pointer(Buffer("scratch", scratch, "arena"))]
+        self.calls.append(Call(kernel, arguments, comment, in_place))
 
 
 def zero_point(value: SSAValue) -> int:

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from vit_opt.backends.c.code import Array, Pointer, Struct, Symbol, Value
+from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
 from vit_opt.backends.c.graph import (
     Attention,
     Chain,
@@ -23,6 +23,7 @@ from vit_opt.backends.c.memory import (
     pack_int4,
     rounding,
     saturation,
+    size_of,
     type_text,
     without_zeros,
     zero_point,
@@ -211,7 +212,25 @@ def lower_chain(memory: Memory, chain: Chain) -> None:
     stages = stages_of(memory, chain)
     y = memory.allocate(chain.result)
     end = epilogue(memory, chain, columns, stages, y)
-    memory.call(kernel, [shape, *operands, end], chain_comment(chain), scratch)
+    in_place = _residual(memory, chain)
+    memory.call(kernel, [shape, *operands, end], chain_comment(chain), scratch, in_place)
+
+
+def _residual(memory: Memory, chain: Chain) -> tuple[Buffer, Buffer] | None:
+    """Result and residual of a sum that the epilogue may compute over the residual.
+
+    Each element of the residual is read just before the result's element is stored in its place.
+    """
+    assert chain.result is not None
+    result = memory.address(chain.result)
+    for op, index in chain.stages:
+        if isinstance(op, ops.AddOp | ops.MulOp):
+            other = op.operands[1 - index]
+            place = memory.address(other)
+            dense = shape_of(other)[-1:] == shape_of(chain.result)[-1:]
+            if dense and place.offset == 0 and place.buffer.size == size_of(chain.result):
+                return result.buffer, place.buffer
+    return None
 
 
 def _map(memory: Memory, chain: Chain) -> None:
