@@ -22,7 +22,8 @@ from xdsl.utils.exceptions import VerifyException
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore, VitContext, array_attribute, element_type_of
 from vit_opt.dialects.errors import VitError
-from vit_opt.frontends.onnx_graph import Graph, ModelSource, Node, ValueType, load_graph
+from vit_opt.frontends.onnx_fold import ValueType
+from vit_opt.frontends.onnx_graph import Graph, ModelSource, Node, load_graph
 from vit_opt.frontends.onnx_operators import Form, UnsupportedError, View, rule_for
 
 if TYPE_CHECKING:

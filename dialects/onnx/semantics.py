@@ -26,7 +26,6 @@ from vit_opt.dialects.onnx.base import (
     real,
     shape_of,
 )
-from vit_opt.dialects.onnx.elementwise import Unary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -320,8 +319,3 @@ def evaluate(op: Operation, operands: Sequence[Array], assets: AssetStore) -> tu
         np.asarray(array, dtype_of(element_of(result)))
         for array, result in zip(results, op.results, strict=True)
     )
-
-
-def is_elementwise(op: Operation) -> bool:
-    """Whether an operation maps every element of its one operand by itself."""
-    return isinstance(op, Unary) and not isinstance(op, onnx.Softmax)

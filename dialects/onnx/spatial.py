@@ -47,7 +47,9 @@ def conv(op: Conv, x: Array, w: Array, bias: Array | None = None) -> Array:
     group = integer(op.group)
     batch, channels, height, width = view.shape[:4]
     if group == channels == w.shape[0]:
-        y = np.einsum("nchwij,cij->nchw", view, w[:, 0])
+        y = np.zeros(view.shape[:4], np.result_type(x, w))
+        for i, j in np.ndindex(*w.shape[2:]):
+            y += view[..., i, j] * w[:, 0, i, j, None, None]
     else:
         columns = view.reshape(batch, group, channels // group, height, width, *w.shape[2:])
         columns = columns.transpose(0, 1, 2, 5, 6, 3, 4).reshape(batch, group, -1, height * width)
