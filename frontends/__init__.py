@@ -1,1 +1,1 @@
-"""Package."""
+"""Readers of models and data: ONNX files, torch modules, calibration inputs."""
