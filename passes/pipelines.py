@@ -32,7 +32,7 @@ RAISE = (
 
 STAGE_PASSES: Mapping[str, tuple[str, ...]] = {
     "calibrated": (*RAISE, "calibrate"),
-    "quantized": ("smooth", "quantize"),
+    "quantized": ("smooth", "fold-scales", "quantize"),
     "pot": ("pot-fold",),
     "scheduled": ("verify-integer", "prove-ranges", "fuse", "tile"),
 }
@@ -46,6 +46,9 @@ DYADIC_ROAD = tuple(name for name in POT_ROAD if name != "pot-fold")
 
 ROADS: Mapping[str, tuple[str, ...]] = {"pot": POT_ROAD, "dyadic": DYADIC_ROAD}
 """Roads by the kind of scales they end with."""
+
+ROAD_OPTIONS: Mapping[str, str] = {"pot": "", "dyadic": "verify-integer{pot=false}"}
+"""Passes of a road that need other than their default options, as in `-p`."""
 
 
 def remaining(

@@ -74,10 +74,11 @@ class CompileOptions:
     def overrides(self) -> dict[str, ModulePass]:
         """The passes given with options, by name."""
         from vit_opt.passes import get_all_passes
-        from vit_opt.passes.pipelines import ROADS
+        from vit_opt.passes.pipelines import ROAD_OPTIONS, ROADS
 
+        spec = ",".join(filter(None, (ROAD_OPTIONS[self.scales], self.passes)))
         try:
-            given = PassPipeline.parse_spec(get_all_passes(), self.passes).passes
+            given = PassPipeline.parse_spec(get_all_passes(), spec).passes
         except ValueError as error:
             raise UsageError(f"--passes: {error}") from error
         for each in given:
