@@ -162,3 +162,35 @@ def accel_target(name: str) -> AccelTarget:
         known = ", ".join(sorted(ACCEL_TARGETS))
         raise VitError(f"unknown architecture '{name}'; known: {known}")
     return ACCEL_TARGETS[name]
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """What blocking for a CPU core needs to know: vector registers and caches."""
+
+    name: str
+    lanes: int
+    """int32 accumulators of one vector register."""
+    dot: int
+    """int8 products that one instruction sums into a lane."""
+    l1: int
+    """Bytes of the first-level data cache."""
+    l2: int
+    """Bytes of the second-level cache of one core."""
+
+
+PORTABLE = CpuTarget(name="c", lanes=8, dot=4, l1=32 * _KIB, l2=256 * _KIB)
+"""A core that any 64-bit CPU of the last ten years is at least: 256-bit vectors, small caches."""
+
+CPU_TARGETS = {target.name: target for target in (PORTABLE,)}
+"""The presets by name."""
+
+
+def target(name: str) -> AccelTarget | CpuTarget:
+    """The accelerator or CPU called `name`; VitError naming the presets if there is none."""
+    if name in CPU_TARGETS:
+        return CPU_TARGETS[name]
+    if name in ACCEL_TARGETS:
+        return ACCEL_TARGETS[name]
+    known = ", ".join(sorted((*CPU_TARGETS, *ACCEL_TARGETS)))
+    raise VitError(f"unknown target '{name}'; known: {known}")

@@ -1,0 +1,240 @@
+"""How one operation's loops lie on a machine: what `tile` decides per operation.
+
+A product has rows m, columns n and a reduction k. The machine has lanes, and multipliers in a lane
+(an accelerator's array, or the vector registers of a CPU). Rows or columns go over the lanes, a
+second axis over the multipliers, the third runs in time, so that a step needs
+
+    ceil(lanes_axis / lanes) * ceil(second / multipliers) * third
+
+cycles. The ceilings are what decides: 197 tokens over 64 lanes waste a fifth of the array, 192
+columns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.ir import Operation, SSAValue
+
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import QuantizedType
+from vit_opt.dialects.vit.ops.base import VitOp, integers, shape_of, tensor_type
+from vit_opt.dialects.vit.ops.pipeline import LoopsAttr
+from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget
+
+PRODUCTS = (
+    ops.LinearOp,
+    ops.MatmulOp,
+    ops.Log2MatmulOp,
+    ops.Conv2dOp,
+    ops.ConvTranspose2dOp,
+)
+"""Operations of the MAC array."""
+
+ROW_REDUCTIONS = (ops.LayerNormOp, ops.SoftmaxExpOp, ops.ShiftmaxOp, ops.Log2SoftmaxOp)
+"""Operations that see a whole row before its first result."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a schedule needs of a target; sizes in bytes."""
+
+    lanes: int
+    multipliers: int
+    weights: int
+    """Room for the operand that is used again for every row."""
+    rows: int
+    """Room for rows on their way in."""
+    results: int
+    """Room for accumulators and results."""
+
+    @staticmethod
+    def of(target: AccelTarget | CpuTarget) -> Machine:
+        """The figures of a record. Half of each memory: the other half is being filled."""
+        if isinstance(target, CpuTarget):
+            half = target.l1 // 2
+            return Machine(target.lanes, target.dot, target.l2 // 2, half, half)
+        sizes = [target.memory_size(name) // 2 for name in ("bbuf", "abuf", "obuf")]
+        return Machine(target.lanes, target.columns, *sizes)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def element_bytes(value: SSAValue) -> int:
+    """Bytes of one element in memory."""
+    element = tensor_type(value).get_element_type()
+    return _ceil(element.storage.width.data, 8) if isinstance(element, QuantizedType) else 1
+
+
+def row_bytes(value: SSAValue) -> int:
+    """Bytes of one row (the last dimension)."""
+    return shape_of(value)[-1] * element_bytes(value) if shape_of(value) else element_bytes(value)
+
+
+def row_count(value: SSAValue) -> int:
+    """Rows of a tensor: all dimensions but the last."""
+    return prod(shape_of(value)[:-1])
+
+
+def problem(op: Operation) -> tuple[int, int, int]:
+    """Rows, columns and reduction length of an operation; a batch counts as separate problems."""
+    shape = shape_of(op.results[0])
+    columns = shape[-1] if shape else 1
+    match op:
+        case ops.LinearOp():
+            return row_count(op.result), columns, shape_of(op.x)[-1]
+        case ops.MatmulOp():
+            return shape[-2], columns, shape_of(op.a)[-1]
+        case ops.Log2MatmulOp():
+            return shape[-2], columns, shape_of(op.codes)[-1]
+        case ops.Conv2dOp() | ops.ConvTranspose2dOp():
+            groups = op.groups.value.data
+            return row_count(op.result), columns // groups, prod(shape_of(op.weight)[1:])
+        case _ if isinstance(op, ROW_REDUCTIONS):
+            return row_count(op.results[0]), columns, columns
+        case _:
+            return row_count(op.results[0]), columns, 1
+
+
+def best_lanes(machine: Machine, size: tuple[int, int, int]) -> str:
+    """The axis whose ceilings waste least, "columns" where both take the same time."""
+    rows, columns, reduction = size
+
+    def cycles(lanes_axis: int, other: int) -> int:
+        steps = _ceil(lanes_axis, machine.lanes)
+        return steps * min(
+            _ceil(other, machine.multipliers) * reduction,
+            other * _ceil(reduction, machine.multipliers),
+        )
+
+    return "rows" if cycles(rows, columns) < cycles(columns, rows) else "columns"
+
+
+def _rounded(size: int, limit: int, step: int) -> int:
+    """At most `limit` and `size`, a multiple of `step` unless it is all of `size`; at least 1."""
+    if size <= limit:
+        return size
+    return max(1, limit if limit < step else limit - limit % step)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows that flow through a chain: `total` there are, `rows` at a time."""
+
+    total: int
+    rows: int
+
+    @staticmethod
+    def of(chain: Sequence[Operation], machine: Machine) -> Stream:
+        """As many rows as every stage's operands and results leave room for.
+
+        A multiple of the lanes where more rows than lanes fit, so that only the last block has a
+        remainder; blocks of about equal size where fewer do.
+        """
+        products = [problem(op)[0] for op in chain if isinstance(op, PRODUCTS)]
+        total = max(products) if products else min(problem(op)[0] for op in chain)
+        whole, limit = Stream(total, total), total
+        for op in chain:
+            share = whole.share(op)
+            arriving = share * row_bytes(op.operands[0])
+            leaving = share * max(row_bytes(result) for result in op.results)
+            limit = min(limit, machine.rows // arriving, machine.results // leaving)
+        limit = max(1, limit)
+        if limit < machine.lanes:
+            return Stream(total, _ceil(total, _ceil(total, limit)))
+        return Stream(total, _rounded(total, limit, machine.lanes))
+
+    def share(self, op: Operation) -> int:
+        """Rows of an operation that belong to one row of the stream: heads, pixels of a window."""
+        rows = row_count(op.results[0])
+        return rows // self.total if rows % self.total == 0 else 1
+
+
+def loops_of(op: Operation, machine: Machine, stream: Stream, needs: Sequence[str]) -> LoopsAttr:
+    """The loops of an operation in a pipeline.
+
+    Blocks of a product: columns and reduction so that their weights fit, rows so that their
+    accumulators do. The weights stay on chip if all of them fit, else the rows do while weights
+    stream by, if a block of them fits.
+    """
+    size = problem(op)
+    lanes = best_lanes(machine, size)
+    if not isinstance(op, PRODUCTS):
+        rows = min(stream.rows * stream.share(op), size[0])
+        return LoopsAttr.get(lanes, (rows, *size[1:]), "none", needs)
+    m, n, k = size
+    weight = op.operands[1]
+    bytes_w, bytes_x = element_bytes(weight), element_bytes(op.operands[0])
+    lane_step = machine.lanes if lanes == "columns" else machine.multipliers
+    block_k = _rounded(k, machine.weights // (bytes_w * min(n, lane_step)), machine.multipliers)
+    block_n = _rounded(n, machine.weights // (bytes_w * block_k), lane_step)
+    row_step = machine.lanes if lanes == "rows" else 1
+    block_m = _rounded(min(stream.rows, m), max(1, machine.results // (4 * block_n)), row_step)
+    resident = "none"
+    if n * k * bytes_w <= machine.weights:
+        resident = "weight"
+    elif block_m * k * bytes_x <= machine.rows:
+        resident = "rows"
+    return LoopsAttr.get(lanes, (block_m, block_n, block_k), resident, needs)
+
+
+def needs_of(op: Operation) -> tuple[str, ...]:
+    """What each operand must hold before a row of the result can start."""
+    kinds = [_need(op, index) for index in range(len(op.operands))]
+    return tuple(
+        "constant" if isinstance(operand.owner, ops.ConstantOp) else kind
+        for operand, kind in zip(op.operands, kinds, strict=True)
+    )
+
+
+def _need(op: Operation, index: int) -> str:
+    match op:
+        case ops.LinearOp() | ops.LayerNormOp() | ops.LutOp():
+            return "row" if index == 0 else "all"
+        case ops.MatmulOp() | ops.Log2MatmulOp() | ops.LinearAttnOp():
+            return "row" if index == 0 else "all"
+        case ops.Conv2dOp():
+            return _window(op, integers(op.strides), integers(op.pads)) if index == 0 else "all"
+        case ops.ConvTranspose2dOp():
+            return "halo" if index == 0 else "all"
+        case ops.AvgPool2dOp() | ops.MaxPool2dOp():
+            kernel, strides = integers(op.kernel), integers(op.strides)
+            return "window" if kernel == strides and not any(integers(op.pads)) else "halo"
+        case ops.ResizeOp() | ops.PadOp():
+            return "halo"
+        case ops.MeanOp():
+            return "row" if integers(op.axes) == (len(shape_of(op.x)) - 1,) else "all"
+        case ops.SliceOp() | ops.GatherOp():
+            return "row" if shape_of(op.x)[:-1] == shape_of(op.result)[:-1] else "window"
+        case ops.TransposeOp():
+            return "row" if integers(op.permutation)[-1] == len(shape_of(op.x)) - 1 else "all"
+        case ops.ReshapeOp():
+            return _reshaped(op)
+        case _:
+            return "row"
+
+
+def _window(op: ops.Conv2dOp, strides: Sequence[int], pads: Sequence[int]) -> str:
+    """A 1x1 kernel needs its pixel, one as large as its stride its window, others a halo."""
+    kernel = shape_of(op.weight)[1:3]
+    if tuple(kernel) == (1, 1) and tuple(strides) == (1, 1):
+        return "row"
+    return "window" if tuple(kernel) == tuple(strides) and not any(pads) else "halo"
+
+
+def _reshaped(op: ops.ReshapeOp) -> str:
+    """Rows stay rows where the last dimension is split or several are joined to it."""
+    before, after = shape_of(op.x) or (1,), shape_of(op.result) or (1,)
+    last = (before[-1], after[-1])
+    return "row" if max(last) % min(last) == 0 else "all"
+
+
+def is_compute(op: Operation) -> bool:
+    """Whether an operation does arithmetic on rows (movement and constants do not)."""
+    movement = (ops.ReshapeOp, ops.TransposeOp, ops.SliceOp, ops.ConcatOp, ops.PadOp, ops.GatherOp)
+    border = (ops.ConstantOp, ops.QuantizeOp, ops.DequantizeOp, ops.ReinterpretOp)
+    return isinstance(op, VitOp) and not isinstance(op, (*movement, *border))
