@@ -19,6 +19,7 @@ PASSES = (
     "decompose-einsum",
     "fold-batch-norm",
     "fold-constants",
+    "fold-scales",
     "fuse",
     "pot-fold",
     "prove-ranges",

@@ -133,7 +133,8 @@ class _Observer:
 
         users = [use.operation for use in value.uses]
         feeds_linear = any(isinstance(u, onnx.Linear) and u.x is value for u in users)
-        if not feeds_linear and not any(isinstance(u, onnx.LayerNormalization) for u in users):
+        layers = (onnx.Linear, onnx.LayerNormalization)
+        if not feeds_linear and not any(isinstance(op, layers) for op in (value.owner, *users)):
             return
         statistics = self.statistics.get(value)
         if statistics is None:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import OpResult
 from xdsl.passes import ModulePass
-from xdsl.rewriter import InsertPoint, Rewriter
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.assets import AssetStore
-from vit_opt.passes.calibrate import set_range, statistics_of
+from vit_opt.passes.calibrate import statistics_of
 from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization.channels import (
+    divide_outputs,
+    divide_statistics,
+    multiply_inputs,
+)
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -75,37 +77,8 @@ def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: flo
     if not exponents.any():
         return False
     factor = np.exp2(exponents.astype(np.float64))
-    _replace_operand(norm, 1, scale / factor, constants)
-    if bias is not None:
-        _replace_operand(norm, 2, bias / factor, constants)
-    for reader, weight in zip(readers, weights, strict=True):
-        assert weight is not None
-        _replace_operand(cast("onnx.Linear", reader), 1, weight * factor, constants)
-    _rescale_statistics(norm.y, factor, constants.store)
+    divide_outputs(norm, factor, constants)
+    for reader in readers:
+        multiply_inputs(cast("onnx.Linear", reader), factor, constants)
+    divide_statistics(norm.y, factor, constants)
     return True
-
-
-def _replace_operand(
-    op: onnx.OnnxOp, index: int, array: NDArray[np.float64], constants: Constants
-) -> None:
-    owner = op.operands[index].owner
-    key = owner.label if isinstance(owner, onnx.Constant) else op.label
-    constant = constants.make(array, key)
-    Rewriter.insert_op(constant, InsertPoint.before(op))
-    op.operands[index] = constant.y
-    if isinstance(owner, onnx.Constant) and not any(owner.y.uses):
-        owner.detach()
-        owner.erase()
-
-
-def _rescale_statistics(value: OpResult, factor: NDArray[np.float64], store: AssetStore) -> None:
-    import numpy as np
-
-    statistics = statistics_of(value, store)
-    assert statistics is not None
-    channels = statistics.channels
-    channels.minimum, channels.maximum = channels.minimum / factor, channels.maximum / factor
-    channels.squares = channels.squares / np.square(factor)
-    if statistics.moments is not None:
-        statistics.moments.matrix /= np.outer(factor, factor)
-    set_range(value, float(channels.minimum.min()), float(channels.maximum.max()))
