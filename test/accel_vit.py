@@ -46,8 +46,12 @@ class VitNet(Net):
         x = self.norm(x)
         dim = size.dim
         (x,) = self.add(
-            ops.SliceOp, [x], ((1, 1, dim), CODES),
-            offsets=[0, 0, 0], sizes=[1, 1, dim], strides=[1, 1, 1],
+            ops.SliceOp,
+            [x],
+            ((1, 1, dim), CODES),
+            offsets=[0, 0, 0],
+            sizes=[1, 1, dim],
+            strides=[1, 1, 1],
         )
         (x,) = self.add(ops.ReshapeOp, [x], ((1, dim), CODES))
         self.result = self.linear(x, dim, size.classes, CODES.frac, (1,))
@@ -81,15 +85,18 @@ class VitNet(Net):
         """Patches, class token and positions."""
         size, s = self.size, self.size.image
         side, dim, n = s // size.patch, size.dim, size.tokens
-        (x,) = self.add(
-            ops.TransposeOp, [image], ((1, s, s, 3), CODES), permutation=[0, 2, 3, 1]
-        )
+        (x,) = self.add(ops.TransposeOp, [image], ((1, s, s, 3), CODES), permutation=[0, 2, 3, 1])
         weight = self.weights(dim, size.patch, size.patch, 3)
         acc = self.accumulator(weight, CODES.frac, 3)
         bias = self.constant(self.rng.integers(-500, 500, dim), acc.with_axis(0))
         (x,) = self.add(
-            ops.Conv2dOp, [x, weight, bias], ((1, side, side, dim), acc),
-            strides=[size.patch] * 2, pads=[0] * 4, dilations=[1, 1], groups=1,
+            ops.Conv2dOp,
+            [x, weight, bias],
+            ((1, side, side, dim), acc),
+            strides=[size.patch] * 2,
+            pads=[0] * 4,
+            dilations=[1, 1],
+            groups=1,
         )
         x = self.requant(x, RESIDUAL)
         (x,) = self.add(ops.ReshapeOp, [x], ((1, n - 1, dim), RESIDUAL))
@@ -110,9 +117,7 @@ class VitNet(Net):
     def block_of(self, x: SSAValue) -> SSAValue:
         """One encoder block."""
         lead, dim = (1, self.size.tokens), self.size.dim
-        (x,) = self.add(
-            ops.AddOp, [self.attention(self.norm(x)), x], ((*lead, dim), RESIDUAL)
-        )
+        (x,) = self.add(ops.AddOp, [self.attention(self.norm(x)), x], ((*lead, dim), RESIDUAL))
         h = self.requant(self.linear(self.norm(x), dim, 4 * dim, CODES.frac, lead), HEADS)
         format_ = FixedType("i8", 4, zp=-100)
         table = self.constant(self.rng.integers(-128, 128, 256), format_)
@@ -133,14 +138,16 @@ class VitNet(Net):
         parts: list[SSAValue] = []
         for i in range(3):
             (part,) = self.add(
-                ops.SliceOp, [qkv], ((1, 1, heads, n, d), HEADS),
-                offsets=[i, 0, 0, 0, 0], sizes=[1, 1, heads, n, d], strides=[1] * 5,
+                ops.SliceOp,
+                [qkv],
+                ((1, 1, heads, n, d), HEADS),
+                offsets=[i, 0, 0, 0, 0],
+                sizes=[1, 1, heads, n, d],
+                strides=[1] * 5,
             )
             parts += self.add(ops.ReshapeOp, [part], ((1, heads, n, d), HEADS))
         q, k, v = parts
-        (k,) = self.add(
-            ops.TransposeOp, [k], ((1, heads, d, n), HEADS), permutation=[0, 1, 3, 2]
-        )
+        (k,) = self.add(ops.TransposeOp, [k], ((1, heads, d, n), HEADS), permutation=[0, 1, 3, 2])
         scores, rows = (1, heads, n, n), (1, heads, n, 1)
         (s,) = self.add(ops.MatmulOp, [q, k], (scores, FixedType("i32", 8)))
         (s,) = self.add(ops.ReinterpretOp, [s], (scores, FixedType("i32", 11)), exponent=-3)
@@ -149,8 +156,6 @@ class VitNet(Net):
         )
         (y,) = self.add(ops.MatmulOp, [p, v], ((1, heads, n, d), FixedType("i32", 4)))
         (y,) = self.add(ops.NormalizeOp, [y, total], ((1, heads, n, d), CODES))
-        (y,) = self.add(
-            ops.TransposeOp, [y], ((1, n, heads, d), CODES), permutation=[0, 2, 1, 3]
-        )
+        (y,) = self.add(ops.TransposeOp, [y], ((1, n, heads, d), CODES), permutation=[0, 2, 1, 3])
         (y,) = self.add(ops.ReshapeOp, [y], ((1, n, dim), CODES))
         return self.linear(y, dim, dim, CODES.frac, (1, n))

@@ -1,5 +1,6 @@
 """Instructions that move data: queues `ld` and `st`."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -70,12 +71,14 @@ class CopyInst(UnitInst):
         return total
 
     def cycles(self, arch: AccelTarget) -> int:
-        """The slower of DRAM bus and on-chip port; dram_latency is charged by the queue."""
-        bus = -int(-self.dram_bytes(arch) // arch.dram_bytes_per_cycle)
-        port = self.runs() * ceil_div(self.run, arch.move_width)
-        if Space.DRAM in (self.dst.space, self.src.space):
-            port = ceil_div(self.runs() * self.run, int(arch.dram_bytes_per_cycle))
-        return max(bus, port, 1)
+        """Bursts at the peak bandwidth of DRAM, whose on-chip port is as wide; else whole runs.
+
+        dram_latency is charged by the queue.
+        """
+        moved = self.dram_bytes(arch)
+        if moved:
+            return max(1, math.ceil(moved / arch.dram_bytes_per_cycle - 1e-9))
+        return self.runs() * ceil_div(self.run, arch.move_width)
 
 
 @dataclass(frozen=True)

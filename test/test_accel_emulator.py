@@ -1,0 +1,209 @@
+"""The emulator: control, traps, time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from accel_programs import images, small_instructions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_opt.backends.accel.assembler import assemble
+from vit_opt.backends.accel.emulator import Machine, TrapError
+from vit_opt.backends.accel.image import Image, decode_stream
+from vit_opt.backends.accel.memory import pack_int4, unpack_int4
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import P2VIT
+from vit_opt.dialects.vit_accel.fields import Space
+
+HEAD = ".arch p2vit\n.dram 0x1000\n"
+
+
+def machine(text: str) -> Machine:
+    """A machine with an assembled program."""
+    return Machine(assemble(HEAD + text), P2VIT)
+
+
+def test_hardware_loops_walk_strided_addresses() -> None:
+    """Two nested loops copy a 2 x 3 grid of 4-byte tiles, transposed."""
+    m = machine(
+        """
+        .data 0 000102030405060708090a0b0c0d0e0f1011121314151617
+        ld.base areg=1
+        ld.step areg=1 depth=0 step=12
+        ld.step areg=1 depth=1 step=4
+        ld.base areg=2 value=16
+        ld.step areg=2 depth=0 step=4
+        ld.step areg=2 depth=1 step=8
+        ld.loop count=2
+        ld.loop count=3
+        ld.copy dst=abuf[a2+0x0] src=dram[a1+0x0] run=4
+        ld.end
+        ld.end
+        """
+    )
+    stats = m.run()
+    want = np.arange(24, dtype=np.uint8).reshape(2, 3, 4).transpose(1, 0, 2)
+    assert m.memories.bytes[Space.ABUF][16:40].tolist() == want.reshape(-1).tolist()
+    assert stats.instructions == 6 + 1 + 2 * (1 + 3 * 2 + 1)
+
+
+def test_time_of_a_chain_by_hand() -> None:
+    """Load 8 bytes (1 cycle + latency), matmul, requant, store; each waits for the one before."""
+    m = machine(
+        """
+        ld.copy dst=abuf[0] src=dram[0] run=8
+        ld.signal sem=0
+        mac.wait sem=0
+        mac.matmul acc=obuf[0] a=abuf[0] b=abuf[0] m=2 n=2 k=4 acc_row=8 a_row=4 b_row=4
+        mac.signal sem=1
+        shift.wait sem=1
+        shift.requant rows=2 cols=2 dst=obuf[64] src=obuf[0] dst_row=2 src_row=8 src_type=i32 dst_type=i8
+        shift.signal sem=2
+        st.wait sem=2
+        st.copy dst=dram[64] src=obuf[64] run=4
+        """
+    )
+    stats = m.run()
+    load = 1 + P2VIT.dram_latency
+    product = P2VIT.array_fill + 4 + P2VIT.array_drain
+    requant = 1 + P2VIT.shift_latency
+    store = 1 + P2VIT.dram_latency
+    # A wait and a signal cost a cycle each; the load's own signal hides behind its latency.
+    assert stats.cycles == load + 1 + product + 2 + requant + 2 + store
+    assert stats.busy["mac"] == product and stats.stalled["mac"] == load
+    assert stats.macs == 16 and stats.dram_bytes == 128
+
+
+def test_loads_in_a_queue_overlap_their_latency_and_share_the_bus() -> None:
+    one = machine("ld.copy dst=abuf[0] src=dram[0] run=1536").run()
+    two = machine("ld.copy dst=abuf[0] src=dram[0] run=1536\n" * 2).run()
+    assert one.cycles == 10 + P2VIT.dram_latency and two.cycles == 20 + P2VIT.dram_latency
+    both = machine(
+        "ld.copy dst=abuf[0] src=dram[0] run=1536\nst.copy dst=dram[0x800] src=bbuf[0] run=1536"
+    ).run()
+    assert both.cycles == 20 + P2VIT.dram_latency
+
+
+def test_scattered_bytes_cost_whole_bursts() -> None:
+    stats = machine("ld.copy dst=abuf[0] src=dram[0] run=1 n2=10 d2=1 s2=100").run()
+    assert stats.dram_bytes == 640
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "mac.wait sem=3\nld.wait sem=4 count=2\nld.signal sem=3",
+            r"deadlock: ld waits at instruction 1 'ld.wait sem=4 count=2' \(semaphore 4 holds 0 of "
+            r"2\); mac waits at instruction 0 'mac.wait sem=3'",
+        ),
+        (
+            "ld.copy dst=abuf[0xd3ff] src=dram[0] run=2",
+            r"instruction 0 'ld.copy .*': abuf\[0xd3ff..0xd401\] leaves the 54272 bytes of abuf",
+        ),
+        ("ld.copy dst=abuf[0] src=dram[0xfff] run=2", r"dram\[0xfff..0x1001\] leaves the 4096"),
+        ("ld.copy dst=dram[0] src=dram[0x10] run=2", "ld.copy writes to the chip"),
+        ("st.copy dst=abuf[0] src=obuf[0x10] run=2", "st.copy copies from the chip to DRAM"),
+        ("ld.copy dst=abuf[0] src=none run=2", "the machine has no memory none"),
+        ("ld.copy dst=abuf[0] src=dram[0] run=0", "an empty operand"),
+        ("mac.end", "instruction 0 'mac.end': no loop is open"),
+        ("mac.loop count=2", "the queue ends inside a loop"),
+        ("mac.loop count=0", "at least one iteration"),
+        ("mac.loop count=1\n" * 5, "more than 4 nested loops"),
+        ("mac.base areg=0", "register 0 is always zero"),
+        ("ld.fill dst=abuf[0] count=1 value=200 type=i8", "value 200 is not a code of i8"),
+        (
+            "ld.base areg=1 value=54271\nld.step areg=1 depth=0 step=-1\nld.loop count=60000\n"
+            "ld.fill dst=abuf[a1+0] count=1 value=1 type=i8\nld.end",
+            r"instruction 3 .* abuf\[-0x1..0x0\]",
+        ),
+        (
+            "ld.fill dst=abuf[0] count=200 value=-32768 type=i16\n"
+            "ld.signal sem=0\nmac.wait sem=0\n"
+            "mac.matmul acc=obuf[0] a=abuf[0] b=abuf[0] m=1 n=1 k=200 acc_row=4 a_row=0 b_row=0 "
+            "a_type=i16 b_type=i16 a_step=2 b_step=2",
+            "an accumulator leaves 32 bits",
+        ),
+        (
+            "softmax.normalize rows=1 cols=1 dst=obuf[0] acc=obuf[8] div=obuf[16] dst_row=1 "
+            "acc_row=4 div_row=4 shift=0 dst_type=i8",
+            "a row sum is 0",
+        ),
+        (
+            "table.mean rows=1 cols=1 dst=obuf[0] src=obuf[8] dst_row=1 src_row=4 src_type=i32 "
+            "dst_type=i8 count=0",
+            "division by zero",
+        ),
+        (
+            "table.gather dst=obuf[0] src=obuf[0] index=none count=1 run=1 dst_row=1 src_row=1",
+            "none",
+        ),
+    ],
+)
+def test_traps_name_instruction_and_reason(text: str, message: str) -> None:
+    with pytest.raises(TrapError, match=message):
+        machine(text).run()
+
+
+def test_endless_programs_stop() -> None:
+    text = "mac.loop count=65535\n" * 4 + "mac.end\n" * 4
+    m = Machine(assemble(HEAD + text), P2VIT, max_steps=1000)
+    with pytest.raises(TrapError, match="more than 1000 instructions"):
+        m.run()
+
+
+def test_semaphores_do_not_overflow() -> None:
+    text = "mac.loop count=300\nmac.signal sem=1 count=255\nmac.end"
+    with pytest.raises(TrapError, match="semaphore 1 holds more than 65535"):
+        machine(text).run()
+
+
+@settings(max_examples=150, deadline=None)
+@given(images(small_instructions, size=20))
+def test_random_programs_end_or_trap(image: Image) -> None:
+    try:
+        Machine(image, P2VIT, max_steps=2000).run()
+    except VitError as error:
+        assert "\n" not in str(error)
+
+
+SOUND = assemble(
+    HEAD
+    + """
+    ld.copy dst=abuf[0] src=dram[0] run=64
+    ld.signal sem=0
+    mac.wait sem=0
+    mac.matmul acc=obuf[0] a=abuf[0] b=abuf[0] m=2 n=2 k=4 acc_row=8 a_row=4 b_row=4
+    mac.conv acc=obuf[0x40] src=abuf[0] w=abuf[8] oh=2 ow=2 oc=2 kh=2 kw=2 ic=1 acc_row=16 acc_pix=8 \
+        src_row=4 src_pix=1 w_row=4
+    mac.signal sem=1
+    norm.layernorm rows=2 cols=4 dst=obuf[0x80] src=abuf[0] gamma=abuf[0] beta=abuf[16] dst_row=4 \
+        src_row=4 src_type=i8 dst_type=i8 gamma_type=i8 beta_shift=3 shift=5
+    softmax.wait sem=1
+    softmax.exp rows=2 cols=2 p=obuf[0x90] sum=obuf[0x98] src=obuf[0] p_row=2 sum_row=4 \
+        src_row=8 src_type=i32 frac=5
+    softmax.shiftmax rows=2 cols=2 dst=obuf[0xa0] src=obuf[0] dst_row=2 src_row=8 \
+        src_type=i32 dst_type=i8 frac=4
+    """
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_code_ends_or_traps(edits: list[tuple[int, int]]) -> None:
+    code = bytearray(b"".join(inst.encode() for inst in SOUND.code))
+    for place, value in edits:
+        code[place % len(code)] = value
+    try:
+        image = Image("p2vit", decode_stream(bytes(code)), dram_size=4096)
+        Machine(image, P2VIT, max_steps=2000).run()
+    except VitError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.lists(st.integers(-8, 7), min_size=1, max_size=9))
+def test_int4_pairs(codes: list[int]) -> None:
+    packed = pack_int4(np.array([codes]))
+    assert packed.shape == (1, (len(codes) + 1) // 2)
+    assert unpack_int4(packed, len(codes)).tolist() == [codes]

@@ -1,0 +1,94 @@
+"""The instruction set: encoding, range checks, and that everything derived covers all of it."""
+
+from __future__ import annotations
+
+import pytest
+from accel_programs import instructions
+from hypothesis import given, settings
+
+from vit_opt.backends.accel.units import EFFECTS
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, accel_target
+from vit_opt.dialects.vit_accel import VitAccel, isa
+from vit_opt.dialects.vit_accel.enums import DType, Engine, MacMap
+from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space, layout
+from vit_opt.dialects.vit_accel.isa import BY_OPCODE, CONTROL, INSTRUCTIONS, array_cycles
+from vit_opt.dialects.vit_accel.ops import OP_OF, InstructionOp
+
+
+@settings(max_examples=300, deadline=None)
+@given(instructions)
+def test_encoding_round_trip(inst: Inst) -> None:
+    code = inst.encode()
+    assert len(code) == layout(type(inst)).size and code[0] == type(inst).opcode
+    assert BY_OPCODE[code[0]].decode(code) == inst
+
+
+@settings(max_examples=100, deadline=None)
+@given(instructions)
+def test_dialect_round_trip(inst: Inst) -> None:
+    op = InstructionOp.of(inst)
+    op.verify_()
+    assert op.instruction == inst
+
+
+def test_opcodes_and_mnemonics_are_unique() -> None:
+    assert len(BY_OPCODE) == len(INSTRUCTIONS) == len({cls.mnemonic for cls in INSTRUCTIONS})
+
+
+@pytest.mark.parametrize("cls", INSTRUCTIONS, ids=lambda cls: cls.__name__)
+def test_every_instruction_is_complete(cls: type[Inst]) -> None:
+    assert (cls in EFFECTS) != (cls in CONTROL)
+    assert OP_OF[cls] in VitAccel.operations
+    assert (cls.__doc__ and "=" in cls.__doc__) or cls in (isa.Loop, isa.End)
+    low = 8
+    for slot in layout(cls).slots:
+        assert slot.low == low and slot.field.doc
+        low += slot.field.bits
+    assert low <= 8 * layout(cls).size < low + 64
+
+
+def test_range_errors_name_field_and_width() -> None:
+    with pytest.raises(
+        FieldError, match=r"field 'm': value 65536 does not fit in u16 \(0..65535\)"
+    ):
+        isa.Matmul(A, A, A, 65536, 1, 1, 0, 0, 0)
+    with pytest.raises(FieldError, match=r"field 'shift': value 128 does not fit in s8"):
+        isa.Requant(1, 1, A, A, 0, 0, DType.I8, DType.I8, 128)
+    with pytest.raises(FieldError, match="field 'dst': address register 16"):
+        isa.Load(Addr(Space.ABUF, 0, 16), A, 1)
+
+
+A = Addr(Space.ABUF)
+
+
+def test_decoding_refuses_codes_that_mean_nothing() -> None:
+    code = bytearray(isa.Wait(Engine.MAC, 3).encode())
+    code[-1] = 0x80
+    with pytest.raises(FieldError, match=r"wait: bits .* not zero"):
+        isa.Wait.decode(bytes(code))
+    bad = bytearray(isa.Clamp(1, 1, A, A, 0, 0, DType.I8, 0, 1).encode())
+    slot = next(s for s in layout(isa.Clamp).slots if s.name == "type")
+    word = int.from_bytes(bad, "little") | 15 << slot.low
+    with pytest.raises(FieldError, match="field 'type': code 15 is not one of i4"):
+        isa.Clamp.decode(word.to_bytes(len(bad), "little"))
+
+
+def test_array_cycles_by_hand() -> None:
+    """197 x 64 times 64 x 197 on 64 lanes of 8: the axes decide (issue of 197 on 64 lanes)."""
+    types = (DType.I8, DType.I8)
+    fill_drain = P2VIT.array_fill + P2VIT.array_drain
+    assert array_cycles(P2VIT, (197, 197, 64), MacMap.NM, types) == fill_drain + 4 * 25 * 64
+    assert array_cycles(P2VIT, (197, 197, 64), MacMap.KM, types) == fill_drain + 1 * 25 * 197
+    assert array_cycles(P2VIT, (8, 64, 100), MacMap.NM, (DType.I8, DType.I4X2)) == fill_drain + 50
+    assert array_cycles(P2VIT, (8, 64, 100), MacMap.NM, (DType.I16, DType.I8)) == fill_drain + 200
+
+
+def test_targets() -> None:
+    assert P2VIT.macs_per_cycle == 512 and P2VIT.memory_size("obuf") == 108 * 1024
+    assert P2VIT.clock_mhz == 500 and P2VIT.dram_bytes_per_cycle * P2VIT.clock_mhz == 76800
+    assert all(accel_target(name).name == name for name in ACCEL_TARGETS)
+    with pytest.raises(VitError, match="unknown architecture 'nope'; known: p2vit"):
+        accel_target("nope")
+    with pytest.raises(VitError, match="no memory 'zbuf'"):
+        P2VIT.memory_size("zbuf")
