@@ -86,6 +86,17 @@ class CompileOptions:
                 raise UsageError(f"--passes: {each.name} is not on the {self.scales} road")
         return {each.name: each for each in given}
 
+    def tiling(self, target: str, overrides: Mapping[str, ModulePass]) -> tuple[ModulePass, ...]:
+        """The pass `tile` for a backend, unless it was given with options.
+
+        An architecture from a file is tiled like the default preset.
+        """
+        from vit_opt.dialects.vit.targets import ACCEL_TARGETS
+        from vit_opt.passes.tile import TilePass
+
+        machine = "c" if target == "c" else self.arch if self.arch in ACCEL_TARGETS else "p2vit"
+        return (overrides.get("tile", TilePass(target=machine)),)
+
 
 @dataclass
 class _Timer:
@@ -113,14 +124,14 @@ def compile_model(
     warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Compile a model into a folder and return its report; `warn` is called with warnings."""
-    from vit_opt.tools.steps import new_context
+    from vit_opt.tools.steps import new_context, run_pipeline
 
     options = options or CompileOptions()
     targets, overrides = options.targets(), options.overrides()
     context = new_context()
     with new_artefact(folder) as artefact, progress("vit-compile") as say:
         timer = _Timer(say)
-        module, quality = _to_schedule(model, context, options, overrides, timer, warn)
+        module, quality = _to_tile(model, context, options, overrides, timer, warn)
         report: dict[str, Any] = {
             "model": str(model),
             "scales": options.scales,
@@ -128,15 +139,16 @@ def compile_model(
             **_ports(module),
             "quality": quality,
         }
-        timer.step("write module")
-        artefact.write_module(module, context)
         for target in targets:
+            run_pipeline(module, context, options.tiling(target, overrides), timer.step)
             timer.step(f"emit {target}")
             report[target] = (
                 build_c(module, context, artefact.c)
                 if target == "c"
                 else build_accel(module, context, artefact.accel, options.arch)
             )
+        timer.step("write module")
+        artefact.write_module(module, context)
         timer.step(None)
         report["seconds"] = timer.seconds
         report["peak_memory_bytes"] = peak_memory()
@@ -145,7 +157,7 @@ def compile_model(
     return report
 
 
-def _to_schedule(
+def _to_tile(
     model: Path,
     context: VitContext,
     options: CompileOptions,
@@ -153,7 +165,7 @@ def _to_schedule(
     timer: _Timer,
     warn: Callable[[str], None],
 ) -> tuple[ModuleOp, dict[str, Any]]:
-    """The scheduled module, and how close it is to the float model on calibration inputs."""
+    """The module before `tile`, and how close it is to the float model on calibration inputs."""
     from vit_opt.passes.pipelines import ROADS, passes_of, remaining
     from vit_opt.tools.steps import import_onnx, provide_batches, run_pipeline
 
@@ -168,7 +180,7 @@ def _to_schedule(
     run_pipeline(module, context, passes_of(before, overrides), timer.step)
     timer.step("copy")
     floats = module.clone()
-    run_pipeline(module, context, passes_of(remaining(module, None, road), overrides), timer.step)
+    run_pipeline(module, context, passes_of(remaining(module, "tile", road), overrides), timer.step)
     timer.step("compare")
     return module, compare_on_batches(floats, module, context)
 
