@@ -130,8 +130,9 @@ class Stream:
 
     @staticmethod
     def of(chain: Sequence[Operation], machine: Machine) -> Stream:
-        """As many rows as every stage's operands and results leave room for.
+        """As many rows as there is room for: for those that arrive, and for every stage's results.
 
+        What a stage of the chain makes lies with the results until the next one has read it.
         A multiple of the lanes where more rows than lanes fit, so that only the last block has a
         remainder; blocks of about equal size where fewer do.
         """
@@ -140,9 +141,10 @@ class Stream:
         whole, limit = Stream(total, total), total
         for op in chain:
             share = whole.share(op)
-            arriving = share * row_bytes(op.operands[0])
             leaving = share * max(row_bytes(result) for result in op.results)
-            limit = min(limit, machine.rows // arriving, machine.results // leaving)
+            limit = min(limit, machine.results // leaving)
+            if op.operands[0].owner not in chain:
+                limit = min(limit, machine.rows // (share * row_bytes(op.operands[0])))
         limit = max(1, limit)
         if limit < machine.lanes:
             return Stream(total, _ceil(total, _ceil(total, limit)))
