@@ -26,6 +26,16 @@ def test_softmax_exp(seed, length, storage, frac):
     case.check(p, p.owner.sum, kernel="vit_softmax_exp_u8")
 
 
+@pytest.mark.parametrize("frac", range(-6, 42, 2))
+def test_softmax_exp_of_the_widest_scores(frac):
+    case = Case()
+    low, high = FixedType("i32", 0).bounds
+    rows = np.array([[low, high, 0], [low, -1, low + 1], [0, 0, -1], [high, low, low]])
+    s = case.input(FixedType("i32", frac), rows)
+    p = case.op(ops.SoftmaxExpOp, [s])
+    case.check(p, p.owner.sum)
+
+
 @EXAMPLES
 @given(
     SEEDS, LENGTHS, st.integers(-6, 9), ROUNDINGS, st.sampled_from(["i8", "ui8", "i16"]),

@@ -184,12 +184,23 @@ def epilogue(
     )
 
 
-def chain_comment(chain: Chain) -> str:
-    """What a chain computes: its operations, and the type of its result."""
-    names = [describe(chain.head)]
-    names += [describe(op) for op, _ in chain.stages if op is not chain.head]
-    assert chain.result is not None
-    return " + ".join(names) + f": {type_text(chain.result)}"
+def chain_comment(*parts: Chain | ops.VitOp) -> str:
+    """What a call computes: its operations, each node of the model once, and the result's type."""
+    members: list[Operation] = []
+    for part in parts:
+        if isinstance(part, Chain):
+            members += dict.fromkeys([part.head, *(op for op, _ in part.stages)])
+        else:
+            members.append(part)
+    names: list[str] = []
+    previous = ""
+    for op in members:
+        name, _, node = describe(op).partition(" ")
+        names.append(f"{name} {node}" if node and node != previous else name)
+        previous = node or previous
+    last = parts[-1]
+    assert isinstance(last, Chain) and last.result is not None
+    return f"{' + '.join(names)}: {type_text(last.result)}"
 
 
 # ---- calls ---------------------------------------------------------------------------------------
@@ -408,13 +419,7 @@ def lower_attention(memory: Memory, attention: Attention) -> None:
     sources: list[Value] = [memory.address(v) for v in (scores.a, scores.b, product.b)]
     y = memory.allocate(attention.product.result)
     end = epilogue(memory, attention.product, d, second, y)
-    comment = " + ".join(
-        [
-            chain_comment(attention.scores).rsplit(":", 1)[0],
-            describe(attention.softmax),
-            chain_comment(attention.product),
-        ]
-    )
+    comment = chain_comment(attention.scores, attention.softmax, attention.product)
     arguments: list[Value] = [shape, *sources, table, Struct("vit_epilogue", between), end]
     memory.call(
         "vit_attention_u8", arguments, comment, attention_scratch(block, m=m, n=n, k=k, d=d)

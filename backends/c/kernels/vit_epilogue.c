@@ -250,9 +250,8 @@ static void add_short(const vit_stage *s, int32_t *restrict v, const int32_t *re
     const int32_t bias = s->zp - s->other_zp;
     for (int32_t c = 0; c < n; ++c) {
         const int32_t shift = pick(s->shift_c, s->shift, col + c);
-        const int32_t y = (v[c] >> shift) + ((v[c] >> (shift - 1)) & 1);
-        v[c] = vit_clamp32(y, -(1 << 30), 1 << 29) + o[c] + bias;
-        v[c] = vit_clamp32(v[c], s->lo, s->hi);
+        const int32_t y = (v[c] >> shift) + ((v[c] >> (shift - 1)) & 1); /* |y| <= 2^30 */
+        v[c] = vit_clamp32(y + o[c] + bias, s->lo, s->hi);
     }
 }
 

@@ -4,7 +4,8 @@
  * out:    acc[m][ld_acc] = sum_k (a + ca) * (b + cb) + bias
  * method: blocks of 4 rows x 2 columns of dot products, so that a compiler turns the inner loop
  *         into multiply-add instructions on pairs (pmaddwd, smlal, vpdpwssd)
- * bounds: every partial sum fits 32 bits (vit-opt proves this before it emits C)
+ * bounds: every partial sum fits 32 bits (vit-opt proves this before it emits C); with constants
+ *         only the result does, so sums are taken modulo 2^32
  * scratch: none
  */
 #include "vit_arith.h"
@@ -46,31 +47,34 @@ static int32_t dot(const int16_t *restrict a, const int16_t *restrict b, int32_t
 
 static uint32_t sum_of(const int16_t *x, int32_t k)
 {
-    int64_t s = 0;
+    uint32_t s = 0;
     for (int32_t i = 0; i < k; ++i) {
-        s += x[i];
+        s += (uint32_t)x[i];
     }
-    return (uint32_t)s;
+    return s;
 }
 
 /* sum (a + ca)(b + cb) = sum ab + ca sum b + cb sum a + k ca cb, modulo 2^32. */
-static void add_constants(const vit_gemm_shape *g, const int16_t *a, const int16_t *b,
-                          int32_t *acc, int32_t ld_acc)
+static void product_with_constants(const vit_gemm_shape *g, const int16_t *a, const int16_t *b,
+                                   int32_t *acc, int32_t ld_acc)
 {
     const uint32_t ca = (uint32_t)g->ca, cb = (uint32_t)g->cb;
     for (int32_t c = 0; c < g->n; ++c) {
-        const uint32_t column =
-            ca * sum_of(b + (size_t)c * (size_t)g->ld, g->k) + (uint32_t)g->k * ca * cb;
+        const int16_t *column = b + (size_t)c * (size_t)g->ld;
+        const uint32_t constant = ca * sum_of(column, g->k) + (uint32_t)g->k * ca * cb;
         for (int32_t r = 0; r < g->m; ++r) {
-            int32_t *cell = acc + (size_t)r * (size_t)ld_acc + c;
-            const uint32_t row = cb == 0 ? 0 : cb * sum_of(a + (size_t)r * (size_t)g->ld, g->k);
-            *cell = (int32_t)((uint32_t)*cell + column + row);
+            const int16_t *row = a + (size_t)r * (size_t)g->ld;
+            uint32_t s = constant + (cb == 0 ? 0 : cb * sum_of(row, g->k));
+            for (int32_t k = 0; k < g->k; ++k) {
+                s += (uint32_t)(row[k] * column[k]);
+            }
+            acc[(size_t)r * (size_t)ld_acc + (size_t)c] = (int32_t)s;
         }
     }
 }
 
-void vit_gemm_s16(const vit_gemm_shape *g, const int16_t *a, const int16_t *b,
-                  const int32_t *bias, int32_t *acc, int32_t ld_acc)
+static void product(const vit_gemm_shape *g, const int16_t *a, const int16_t *b, int32_t *acc,
+                    int32_t ld_acc)
 {
     const size_t ld = (size_t)g->ld;
     for (int32_t r = 0; r < g->m; r += 4) {
@@ -88,13 +92,20 @@ void vit_gemm_s16(const vit_gemm_shape *g, const int16_t *a, const int16_t *b,
             }
         }
     }
+}
+
+void vit_gemm_s16(const vit_gemm_shape *g, const int16_t *a, const int16_t *b,
+                  const int32_t *bias, int32_t *acc, int32_t ld_acc)
+{
     if (g->ca != 0 || g->cb != 0) {
-        add_constants(g, a, b, acc, ld_acc);
+        product_with_constants(g, a, b, acc, ld_acc);
+    } else {
+        product(g, a, b, acc, ld_acc);
     }
     for (int32_t r = 0; bias != NULL && r < g->m; ++r) {
         int32_t *restrict out = acc + (size_t)r * (size_t)ld_acc;
         for (int32_t c = 0; c < g->n; ++c) {
-            out[c] += bias[c];
+            out[c] = (int32_t)((uint32_t)out[c] + (uint32_t)bias[c]);
         }
     }
 }
