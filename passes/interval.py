@@ -12,7 +12,7 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 
 
 def rounded_shift(x: int, shift: int, rounding: str = "rhu") -> int:
-    """round(x / 2^shift) for a shift of either sign; rounding rhu, rhe or floor (NUMERICS 1)."""
+    """round(x / 2^shift) for a shift of either sign; rounding rhu, rhe or floor (docs/numerics.md 1)."""
     if shift <= 0:
         return x << -shift
     if rounding == "floor":

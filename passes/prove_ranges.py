@@ -197,7 +197,7 @@ def _log2_matmul(proof: _Proof, op: ops.Log2MatmulOp) -> Interval:
 
 
 def _linear_attn(proof: _Proof, op: ops.LinearAttnOp) -> None:
-    """Bounds of NUMERICS 12: state and key sum in 32 bits, the product with the reciprocal in 64."""
+    """Bounds of docs/numerics.md 12: state and key sum in 32 bits, the product with the reciprocal in 64."""
     q, k, v = (proof.of(value) for value in (op.q, op.k, op.v))
     for name, value in (("q", q), ("k", k)):
         if value.low < 0:
@@ -322,7 +322,7 @@ def _lut(proof: _Proof, op: ops.LutOp) -> Interval:
 
 
 def _layernorm(proof: _Proof, op: ops.LayerNormOp) -> None:
-    """NUMERICS 6.3: V << 12 in unsigned 64 bits, (C X - S1) R and N gamma + beta in 64.
+    """docs/numerics.md 6.3: V << 12 in unsigned 64 bits, (C X - S1) R and N gamma + beta in 64.
 
     For values in an interval of width w, V <= (C w / 2)^2, and a row's largest deviation is at most
     sqrt(C - 1) standard deviations, so |N| <= 1024 sqrt(C - 1), times 64/63 for the floor of T.

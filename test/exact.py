@@ -35,7 +35,7 @@ def scaled(value: int, shift: int) -> Fraction:
 
 
 def exp_segment(d: int, step: int, n: int) -> int:
-    """The shift exponential of NUMERICS 3, as printed there."""
+    """The shift exponential of docs/numerics.md 3, as printed there."""
     p = max(d + (d >> 1) - (d >> 4), -n * step)
     q = (-p) // step
     r = p + q * step

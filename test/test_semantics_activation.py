@@ -21,7 +21,7 @@ from vit_opt.dialects.vit.semantics.activation import (
 
 
 def exact_shift_gelu(x: int, e: int) -> int:
-    """NUMERICS 5, the standard form, as printed."""
+    """docs/numerics.md 5, the standard form, as printed."""
     a = abs(x)
     u = 2 * a + (a >> 1) - (a >> 4) + (a >> 6)
     n = 15

@@ -13,7 +13,7 @@ from vit_opt.dialects.vit.semantics.layernorm import layernorm, layernorm_eps, n
 
 
 def exact_norm(row: list[int], eps_q: int) -> list[int]:
-    """NUMERICS 6.3 up to N_c."""
+    """docs/numerics.md 6.3 up to N_c."""
     channels, total = len(row), sum(row)
     variance = channels * sum(v * v for v in row) - total * total + eps_q
     root = max(1, math.isqrt(variance << 12))

@@ -139,7 +139,7 @@ def test_log2_product(codes: list[int], zero: int) -> None:
 @given(st.lists(st.integers(-128, 127), min_size=1, max_size=7), st.integers(3, 7))
 @settings(max_examples=50)
 def test_published_log_softmax_is_the_comparator_ladder(row: list[int], frac: int) -> None:
-    """code = [2S >= 3E] + [2S > 5E] + sum_{j>=2} [2S >= (3*2^j - 1)E], NUMERICS 7."""
+    """code = [2S >= 3E] + [2S > 5E] + sum_{j>=2} [2S >= (3*2^j - 1)E], docs/numerics.md 7."""
     step, n = 1 << frac, 32
     b0, c0 = int(0.96963238 / 0.35815147 * step), int(1 / 0.35815147 * step**2)
     octave = math.ceil(0.6931 * step)

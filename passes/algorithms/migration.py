@@ -1,6 +1,6 @@
 """Channel-wise migration and filter-wise shifting in front of convolutions (Trio-ViT).
 
-quant/quant_layer.py (NUMERICS 12).  *Migration* divides outlier channels of an activation by a
+quant/quant_layer.py (docs/numerics.md 12).  *Migration* divides outlier channels of an activation by a
 factor that the (depthwise) weights take over.  *Shifting* subtracts each channel's midpoint, so that
 an asymmetric channel uses all codes; the convolution's bias takes it back.
 """

@@ -1,6 +1,6 @@
 """Power-of-two factors (PTF): one base scale for a tensor, a factor 1, 2, 4 or 8 per channel.
 
-FQ-ViT and P2-ViT, models/ptq/observer/ptf.py (NUMERICS 9).  An 8-bit residual stream whose channels
+FQ-ViT and P2-ViT, models/ptq/observer/ptf.py (docs/numerics.md 9).  An 8-bit residual stream whose channels
 differ by an order of magnitude keeps one exponent per channel; LayerNorm aligns them by left shifts.
 The published base is not a power of two; `ptf_fracs` is the form with powers of two throughout.
 """

@@ -1,6 +1,6 @@
 """PoT-aware smoothing: per-channel powers of two moved from an activation into the next weight.
 
-P2-ViT, models/vit_fquant.py and models/layers_quant.py (NUMERICS 9).  For an input channel ``c``
+P2-ViT, models/vit_fquant.py and models/layers_quant.py (docs/numerics.md 9).  For an input channel ``c``
 the activation is divided and the weight column multiplied by ``2**p_c``; both are exact, and when a
 LayerNorm produces the activation its output shift absorbs the division at no cost.
 """

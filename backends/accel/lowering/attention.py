@@ -1,4 +1,4 @@
-"""ReLU linear attention (NUMERICS 12): state and key sum first, then rows of queries.
+"""ReLU linear attention (docs/numerics.md 12): state and key sum first, then rows of queries.
 
     KV = sat8(round(K^T V, kv_shift));  Ks = satu8(round(sum_n K, ksum_shift))
     y  = (Q KV) / (Q Ks)

@@ -1,9 +1,9 @@
 """Elementwise functions: tables (the default) and the shift form of GELU.
 
 A *table* holds a function of every 8-bit code, made once on the host in double precision and then
-only integers (NUMERICS 18).  16-bit codes index a table of 257 knots, 256 codes apart, and
+only integers (docs/numerics.md 18).  16-bit codes index a table of 257 knots, 256 codes apart, and
 interpolate.  `shift_gelu` computes ``x * sigmoid(1.702 x)`` with shifts and one division
-(NUMERICS 5).
+(docs/numerics.md 5).
 """
 
 import math
@@ -174,7 +174,7 @@ def shift_gelu_ivit(
     """ShiftGELU as published (I-ViT, IntGELU): exponentials relative to the row maximum.
 
     x [..., C]; ``step = ceil(1 / (1.702 * scale))``; the result has scale ``scale * 2**-(bits-1)``.
-    Loses its accuracy when the row maximum is large (NUMERICS 5): kept for conformance.
+    Loses its accuracy when the row maximum is large (docs/numerics.md 5): kept for conformance.
     """
     x = as_int64(x)
     largest = x.max(axis=-1, keepdims=True)

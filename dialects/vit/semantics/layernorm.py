@@ -1,4 +1,4 @@
-"""LayerNorm in integers over the last axis (NUMERICS 6).
+"""LayerNorm in integers over the last axis (docs/numerics.md 6).
 
 `layernorm` is the standard form: sums in 64 bits, one exact square root and one division a row,
 then a multiplication and shifts per element.  `layernorm_ivit` and `layernorm_ptf` are what I-ViT

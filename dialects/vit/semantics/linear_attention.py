@@ -1,4 +1,4 @@
-"""ReLU linear attention in integers (NUMERICS 12; Trio-ViT, EfficientViT's LiteMSA).
+"""ReLU linear attention in integers (docs/numerics.md 12; Trio-ViT, EfficientViT's LiteMSA).
 
 ``out = Q (K^T V) / (Q sum_n K_n)`` for non-negative ``Q`` and ``K``: linear in the number of
 tokens.  The state ``K^T V`` and the key sum are shifted to 8 bits once, with exponents chosen at

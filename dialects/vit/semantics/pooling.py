@@ -1,4 +1,4 @@
-"""Means, average and maximum pooling on integers (NUMERICS 18).
+"""Means, average and maximum pooling on integers (docs/numerics.md 18).
 
 An average is one rounded division of an exact sum: with ``s = frac_out - frac_in`` and N values,
 ``y = sat(round((sum << max(0, s)) / (N << max(0, -s))) + zp)``; the default rounding is half up.

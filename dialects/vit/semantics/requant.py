@@ -1,7 +1,7 @@
 """Changing the scale of integers: power-of-two and dyadic requantisation, addition, product.
 
-Power-of-two scales need a shift and nothing else (NUMERICS 1, P2-ViT).  Arbitrary real scales are
-approximated by a multiplier of 31 bits and a shift, a *dyadic* number (NUMERICS 2; I-ViT,
+Power-of-two scales need a shift and nothing else (docs/numerics.md 1, P2-ViT).  Arbitrary real scales are
+approximated by a multiplier of 31 bits and a shift, a *dyadic* number (docs/numerics.md 2; I-ViT,
 `fixedpoint_mul` and `batch_frexp`).  When the ratio of two scales is a power of two the multiplier
 is ``2**30`` and the dyadic result equals the shift, bit for bit.
 """
@@ -114,7 +114,7 @@ def add(
     rounding: Rounding = "rhu",
     separate: bool = False,
 ) -> Int64:
-    """``a + b`` on the grid of the result: aligned by left shifts, rounded once (NUMERICS 2).
+    """``a + b`` on the grid of the result: aligned by left shifts, rounded once (docs/numerics.md 2).
 
     With ``E = max(frac_a, frac_b)`` the result is
     ``sat(round(((a << (E-frac_a)) + (b << (E-frac_b))) / 2**(E-frac_out)) + zp)``.

@@ -1,4 +1,4 @@
-"""Resizing NHWC images: nearest (exact) and bilinear with weights in Q.8 (NUMERICS 18).
+"""Resizing NHWC images: nearest (exact) and bilinear with weights in Q.8 (docs/numerics.md 18).
 
 Source positions follow ONNX Resize.  With ``x`` the output index, ``s = out/in`` (or the scale the
 model states):

@@ -1,6 +1,6 @@
 """Softmax in integers: deferred (the default), Shiftmax (I-ViT) and logarithmic (FQ-/P2-ViT).
 
-All work on the last axis.  NUMERICS sections 3, 4, 7 and 18.
+All work on the last axis.  docs/numerics.md, sections 3, 4, 7 and 18.
 
 *Deferred* softmax never divides scores: an exponential table gives 8-bit weights ``p`` with the
 row maximum at 255, ``P x V`` runs on them, and one reciprocal of the row sum scales the product.
@@ -88,7 +88,7 @@ def normalize(
 
 
 def exp_shift(d: Ints, step: int, n: int) -> Int64:
-    """``step * 2**n * exp(d / step)`` by shifts and additions (NUMERICS 3).
+    """``step * 2**n * exp(d / step)`` by shifts and additions (docs/numerics.md 3).
 
     ``d`` counts steps of ``1/step`` and is normally <= 0 (I-ViT's GELU also passes d > 0, where the
     result may saturate at 2**63-1).  ``step`` = I0, an integer; for the scale ``2**-e`` it is
