@@ -10,15 +10,16 @@ A model maps images `[B, in_channels, image_size, image_size]` float32 to logits
 (`deit_tiny_patch16_224`, ...) take overrides as keywords: ``deit_tiny_patch16_224(depth=2)``.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
+from models.blocks import Mlp, fields_of
 from models.weights import seed_weights
 
 
@@ -87,21 +88,6 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(b, n, c))
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        hidden = int(config.dim * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.dim, hidden)
-        self.act = nn.GELU(approximate=config.gelu)
-        self.fc2 = nn.Linear(hidden, config.dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, N, C]` to `[B, N, C]`."""
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class LayerScale(nn.Module):
     """Learned factor per channel on the output of a residual branch."""
 
@@ -124,7 +110,8 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ls1 = LayerScale(config.dim) if scaled else nn.Identity()
         self.norm2 = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
-        self.mlp = Mlp(config)
+        hidden = int(config.dim * config.mlp_ratio)
+        self.mlp = Mlp(config.dim, hidden, partial(nn.GELU, approximate=config.gelu))
         self.ls2 = LayerScale(config.dim) if scaled else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -240,11 +227,7 @@ def variant(name: str) -> ViTConfig:
 
 def create(name: str, seed: int = 0, **overrides: object) -> VisionTransformer:
     """A model by its timm name; `overrides` are fields of `ViTConfig` (`depth=2`, ...)."""
-    fields = {f.name: getattr(variant(name), f.name) for f in dataclasses.fields(ViTConfig)}
-    unknown = overrides.keys() - fields.keys()
-    if unknown:
-        raise ValueError(f"unknown options of ViTConfig: {', '.join(sorted(unknown))}")
-    return build(ViTConfig(**(fields | overrides)), seed)
+    return build(ViTConfig(**fields_of(variant(name), overrides)), seed)
 
 
 def deit_tiny_patch16_224(seed: int = 0, **overrides: object) -> VisionTransformer:

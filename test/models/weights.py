@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def seed_weights(model: nn.Module, seed: int, gains: Mapping[str, float] | None 
     """Overwrites every parameter and batch-norm statistic of `model`.
 
     `gains` maps suffixes of module names to the standard deviation wanted at the output of that
-    linear or convolution for a unit-variance input; 1 for the others.
+    linear, convolution or norm for a unit-variance input; 1 for the others.
     """
     rng = np.random.default_rng(seed)
     for module_name, module in model.named_modules():
@@ -41,6 +42,30 @@ def seed_weights(model: nn.Module, seed: int, gains: Mapping[str, float] | None 
                 buffer.copy_(torch.from_numpy(0.1 * _normal(rng, tuple(buffer.shape))))
             elif name == "running_var":
                 buffer.copy_(torch.from_numpy(np.exp(0.2 * _normal(rng, tuple(buffer.shape)))))
+
+
+def images(seed: int, count: int, channels: int, size: int) -> NDArray[np.float32]:
+    """Images `[count, channels, size, size]` of unit variance: coarse shapes and some noise."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(_normal(rng, (count, channels, 4, 4)))
+    shapes = F.interpolate(coarse, size=(size, size), mode="bilinear").numpy()
+    shapes /= shapes.std()
+    return np.float32(0.9) * shapes + np.float32(0.4) * _normal(rng, (count, channels, size, size))
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, channels: int, size: int) -> None:
+    """Gives every BatchNorm the statistics that it meets on `images`, as training would.
+
+    Without that, activations of a random network shrink or grow from layer to layer.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    model(torch.from_numpy(images(0, 8, channels, size)))
+    for norm in norms:
+        norm.eval()
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -60,5 +85,5 @@ def _draw(
         return np.float32(gain / math.sqrt(fan_in)) * spread * _normal(rng, shape)
     if name in ("weight", "gamma"):  # LayerNorm, BatchNorm, LayerScale
         outlier = np.where(rng.random(shape) < 1 / 64, np.float32(4), np.float32(1))
-        return np.exp(0.3 * _normal(rng, shape)) * outlier
+        return np.float32(gain) * np.exp(0.3 * _normal(rng, shape)) * outlier
     return 0.5 * _normal(rng, shape)  # tokens, positions, bias tables
