@@ -1,8 +1,8 @@
 """Power-of-two scales: the number of fractional bits of a tensor or of each of its channels.
 
 Two ways.  *Covering* (the default): the finest grid on which no observed value saturates, that is
-the ceiling of the min-max exponent.  *Searching* (P2-ViT, models/ptq/observer/minmax.py; NUMERICS
-8): four exponents around ``log2(scale)``, the one with the least squared error wins, which may clip.
+the ceiling of the min-max exponent.  *Searching* (P2-ViT, models/ptq/observer/minmax.py;
+docs/numerics.md 8): four exponents around ``log2(scale)``, the one with the least squared error wins, which may clip.
 Everything is expressed as ``frac``: the scale is ``2**-frac``.
 """
 

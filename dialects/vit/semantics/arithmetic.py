@@ -81,7 +81,7 @@ def _shift_right(x: Int64, amount: Int64, rounding: Rounding) -> Int64:
 def round_shift(x: Ints, shift: Ints, rounding: Rounding = "rhu") -> Int64:
     """``round(x / 2**shift)`` for any shift; left shifts (negative) saturate to int64.
 
-    ``shift`` is a scalar or broadcasts against ``x``.  NUMERICS: rhu is
+    ``shift`` is a scalar or broadcasts against ``x``.  rhu is
     ``(x >> s) + bit(s - 1)``, which unlike adding ``2**(s-1)`` first cannot overflow.
     """
     x = as_int64(x)
