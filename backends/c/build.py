@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -76,12 +77,13 @@ def find_compiler(name: str | None = None) -> list[str]:
 
 @lru_cache
 def _compiler_version(compiler: str) -> str:
-    """What a compiler says of itself, and the machine it would compile for with -march=native."""
-    words = shlex.split(compiler)
-    probe = [*words, "-march=native", "-Q", "--help=target"]
-    native = subprocess.run(probe, capture_output=True, text=True, check=False).stdout
-    version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False)
-    return version.stdout + native
+    """What a compiler says of itself, and the machine that -march=native means."""
+    command = [*shlex.split(compiler), "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    features = sorted({line for line in lines if line.startswith(("flags", "Features"))})
+    return "\n".join([version, platform.machine(), *features])
 
 
 def compile_c(command: Sequence[str], what: str) -> None:

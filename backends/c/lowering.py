@@ -110,17 +110,20 @@ def names_of(function: FuncOp, attribute: str, stem: str, count: int) -> list[st
 
 
 def _inputs(function: FuncOp, graph: Graph, memory: Memory) -> list[Port]:
-    """Codes cross the border: the results of `vit.quantize`, or arguments that are codes."""
+    """Codes cross the border: the results of `vit.quantize`, or arguments that are codes.
+
+    An argument that is quantised twice, to two formats, makes two ports of one name.
+    """
     arguments = list(function.body.block.args)
     names = names_of(function, "vit.input_names", "input", len(arguments))
     ports: list[Port] = []
     for name, argument in zip(names, arguments, strict=True):
         readers = [op for op in graph.steps if isinstance(op, ops.QuantizeOp) and op.x is argument]
         values: list[SSAValue] = [op.result for op in readers] or [argument]
-        for index, value in enumerate(values):
+        for value in values:
             buffer = Buffer(f"input{len(ports)}", size_of(value), "input", len(ports))
             memory.places[value] = Pointer(buffer)
-            ports.append(Port(name if index == 0 else f"{name}.{index}", buffer, value))
+            ports.append(Port(name, buffer, value))
     return ports
 
 

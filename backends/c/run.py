@@ -118,6 +118,9 @@ class CModel:
         names = [port.name for port in self.inputs]
         if set(inputs) != set(names):
             raise VitError(f"inputs are {', '.join(inputs)}; the model takes {', '.join(names)}")
+        for name in names:
+            if names.count(name) > 1 and np.asarray(inputs[name]).dtype.kind != "f":
+                raise VitError(f"input '{name}' enters in two formats; give it as real values")
         codes = [port.codes(np.asarray(inputs[port.name])) for port in self.inputs]
         results = [np.empty(port.shape, port.dtype) for port in self.outputs]
         buffers = [self.weights, self._arena, *codes, *results]
