@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from vit_opt.dialects.assets import AssetStore, array_attribute, dtype_of
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, Log2Type
 from vit_opt.dialects.vit.evaluate import evaluator
-from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
+from vit_opt.dialects.vit.targets import P2VIT, AccelTarget, MemorySpec
 
 Array = NDArray[Any]
 Format = FixedType | Log2Type
@@ -156,3 +157,24 @@ def compare(
             f"result {index}: {np.count_nonzero(got != want)} of {want.size} differ"
         )
     return image, ran
+
+
+SMALL = replace(
+    P2VIT,
+    name="small",
+    lanes=8,
+    columns=2,
+    memories=tuple(
+        MemorySpec(name, size)
+        for name, size in (
+            ("abuf", 3000),
+            ("bbuf", 3000),
+            ("cbuf", 3000),
+            ("obuf", 6000),
+            ("pbuf", 4000),
+        )
+    ),
+)
+"""A machine with buffers so small that everything is cut into blocks with remainders."""
+
+ARCHITECTURES = (P2VIT, SMALL)

@@ -40,6 +40,10 @@ MAX_STEPS = 50_000_000
 """Instructions executed before a program counts as endless."""
 
 
+_UNIT_ERRORS = (VitError, ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
+"""What an effect raises for operands that the unit cannot work on."""
+
+
 class TrapError(VitError):
     """The machine stopped: names the instruction, its text and the reason."""
 
@@ -108,8 +112,9 @@ class _EngineState:
 class Machine:
     """The accelerator with an image loaded into DRAM."""
 
-    def __init__(self, image: Image, arch: AccelTarget):
+    def __init__(self, image: Image, arch: AccelTarget, max_steps: int = MAX_STEPS):
         image.check_target(arch)
+        self.max_steps = max_steps
         self.arch = arch
         self.image = image
         self.memories = Memories(arch, image.dram_size)
@@ -158,8 +163,8 @@ class Machine:
                 state = self.engines[engine]
                 index, inst = state.queue[state.position]
                 self.steps += 1
-                if self.steps > MAX_STEPS:
-                    raise self._trap(index, inst, f"more than {MAX_STEPS} instructions executed")
+                if self.steps > self.max_steps:
+                    raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
                 if isinstance(inst, isa.Wait) and not self._take(state, inst):
                     blocked[engine] = inst
                     continue
@@ -197,7 +202,7 @@ class Machine:
                 self._unit(state, inst)
             else:
                 self._control(state, inst)
-        except (VitError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        except _UNIT_ERRORS as error:
             raise self._trap(index, inst, str(error) or type(error).__name__) from error
 
     def _unit(self, state: _EngineState, inst: isa.UnitInst) -> None:

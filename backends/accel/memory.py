@@ -25,7 +25,7 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
     DType.LOG2: np.dtype(np.uint8),
 }
 
-MAX_ELEMENTS = 1 << 26
+MAX_ELEMENTS = 1 << 24
 """Elements that one access may touch; more is a damaged program."""
 
 

@@ -340,6 +340,7 @@ def _record_read(use: Use, read: Access) -> None:
         a for a in region.reads if a.engine != read.engine or a.low < use.low or a.high > use.high
     ]
     region.reads.append(read)
+    region.reads = _thinned(region.reads)
 
 
 def _record_write(use: Use, write: Access) -> None:
@@ -348,3 +349,27 @@ def _record_write(use: Use, write: Access) -> None:
     region.reads = [a for a in region.reads if a.low < use.low or a.high > use.high]
     region.writes = [a for a in region.writes if a.low < use.low or a.high > use.high]
     region.writes.append(write)
+    region.writes = _thinned(region.writes)
+
+
+ACCESSES = 64
+"""Accesses remembered per region; beyond that neighbours are taken together."""
+
+
+def _thinned(accesses: list[Access]) -> list[Access]:
+    """Half as many accesses once there are too many: two neighbours of one engine become the later
+    one over the bytes of both. Whoever overlaps one then waits for both, which is safe."""
+    if len(accesses) <= ACCESSES:
+        return accesses
+    result: list[Access] = []
+    index = 0
+    while index < len(accesses):
+        first = accesses[index]
+        index += 1
+        if index < len(accesses) and accesses[index].engine == first.engine:
+            second = accesses[index]
+            index += 1
+            low, high = min(first.low, second.low), max(first.high, second.high)
+            first = Access(first.engine, max(first.seq, second.seq), low, high)
+        result.append(first)
+    return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product as cartesian
 from math import prod
 from typing import Any
@@ -44,33 +46,63 @@ def frac_shift(op: Any) -> int:
     return fixed_format(op.x).frac - fixed_format(op.result).frac
 
 
+@dataclass(frozen=True)
+class Axis:
+    """One or several nested dimensions: number of positions, strides in operand and result."""
+
+    count: int
+    source: int
+    target: int
+    is_reduced: bool
+
+
+def _joined_axes(x: Tensor, target: Tensor, axes: Sequence[int], keepdims: bool) -> list[Axis]:
+    """The dimensions of x, neighbours of one kind taken together where their strides nest."""
+    result: list[Axis] = []
+    place = 0
+    for index, (count, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
+        reduced = index in axes
+        there = target.strides[place] if not reduced else 0
+        place += keepdims or not reduced
+        axis = Axis(count, stride, there, reduced)
+        last = result[-1] if result else None
+        if count == 1:
+            continue
+        if (
+            last is not None
+            and last.is_reduced == reduced
+            and last.source == count * stride
+            and last.target == count * there
+        ):
+            axis = Axis(last.count * count, stride, there, reduced)
+            result.pop()
+        result.append(axis)
+    return result
+
+
 def lower_mean(lowering: Lowering, op: ops.MeanOp) -> None:
     """`vit.mean`: rows are the reduced dimensions, columns the last dimension that is kept."""
     x = lowering.tensor(op.x)
-    axes = sorted(integers(op.axes))
-    kept = [i for i in range(len(x.shape)) if i not in axes]
+    axes = integers(op.axes)
     target = lowering.define(op.result)
-    col_axis = kept.pop() if kept else None
-    cols = 1 if col_axis is None else x.shape[col_axis]
-    places = list(range(len(x.shape))) if op.keepdims is not None else None
+    joined = _joined_axes(x, target, axes, op.keepdims is not None)
+    kept = [axis for axis in joined if not axis.is_reduced]
+    reduced = [axis for axis in joined if axis.is_reduced] or [Axis(1, 0, 0, True)]
+    columns = kept.pop() if kept else Axis(1, 0, 0, False)
     count = prod(x.shape[i] for i in axes)
-    for index in cartesian(*(range(x.shape[i]) for i in kept)):
-        offset = sum(i * x.strides[axis] for i, axis in zip(index, kept, strict=True))
-        out = 0
-        for axis, i in zip(kept, index, strict=True):
-            place = axis if places else axis - sum(a < axis for a in axes)
-            out += i * target.strides[place]
-        for col in range(0, cols, MAX_COLS):
-            width = min(MAX_COLS, cols - col)
-            step = 0 if col_axis is None else x.strides[col_axis]
-            begin = offset + col * step
-            acc = _sum_rows(lowering, x, axes, begin, (width, step))
-            _store_mean(lowering, op, acc, width, count, target, out + col * target.dtype.size)
+    for index in cartesian(*(range(axis.count) for axis in kept)):
+        offset = sum(i * axis.source for i, axis in zip(index, kept, strict=True))
+        out = sum(i * axis.target for i, axis in zip(index, kept, strict=True))
+        for col in range(0, columns.count, MAX_COLS):
+            width = min(MAX_COLS, columns.count - col)
+            begin = offset + col * columns.source
+            acc = _sum_rows(lowering, x, reduced, begin, (width, columns.source))
+            _store_mean(lowering, op, acc, width, count, target, out + col * columns.target)
     lowering.done.add(op)
 
 
 def _sum_rows(
-    lowering: Lowering, x: Tensor, axes: list[int], offset: int, cols: tuple[int, int]
+    lowering: Lowering, x: Tensor, axes: Sequence[Axis], offset: int, cols: tuple[int, int]
 ) -> Block:
     """int64 sums of the columns (count, stride) over the reduced axes."""
     builder = lowering.builder
@@ -78,17 +110,17 @@ def _sum_rows(
     inner, outer = axes[-1], axes[:-1]
     chunk = max(1, builder.capacity(Space.ABUF) // 3 // (cols[0] * x.dtype.size))
     more = False
-    for index in cartesian(*(range(x.shape[i]) for i in outer)):
-        start = offset + sum(i * x.strides[a] for i, a in zip(index, outer, strict=True))
-        for row in range(0, x.shape[inner], chunk):
-            rows = min(chunk, x.shape[inner] - row)
+    for index in cartesian(*(range(axis.count) for axis in outer)):
+        start = offset + sum(i * axis.source for i, axis in zip(index, outer, strict=True))
+        for row in range(0, inner.count, chunk):
+            rows = min(chunk, inner.count - row)
             mark = builder.mark()
             view = Tensor(
                 x.region,
                 x.dtype,
                 x.format,
-                (x.shape[inner], cols[0]),
-                (x.strides[inner], cols[1]),
+                (inner.count, cols[0]),
+                (inner.source, cols[1]),
                 x.offset + start,
             )
             block = load_block(builder, view, (row, 0), (rows, cols[0]), Space.ABUF)

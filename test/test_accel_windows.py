@@ -1,0 +1,250 @@
+"""Convolutions, poolings, means and resizes through lowering and emulator."""
+
+from __future__ import annotations
+
+import numpy as np
+from accel_net import ARCHITECTURES, Net, compare, random_codes
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from xdsl.ir import Operation
+
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
+
+seeds = st.integers(0, 2**32 - 1)
+architectures = st.sampled_from(ARCHITECTURES)
+small = st.integers(1, 3)
+pair = st.tuples(small, small)
+inputs = st.sampled_from(
+    [FixedType("i8", 4), FixedType("ui8", 4, zp=30), FixedType("i8", 4, zp=-7)]
+)
+
+
+def out_size(size: int, kernel: int, stride: int, pads: int, dilation: int = 1) -> int:
+    """Positions of a window."""
+    return (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seeds,
+    architectures,
+    inputs,
+    st.tuples(st.integers(1, 2), st.integers(1, 12), st.integers(1, 12)),
+    st.sampled_from([(1, 3, 5), (1, 17, 70), (2, 2, 3), (4, 1, 1), (6, 1, 2), (3, 4, 30)]),
+    pair,
+    pair,
+    pair,
+    st.tuples(*[st.integers(0, 2)] * 4),
+    st.sampled_from(["i8", "i4"]),
+    st.booleans(),
+)
+def test_conv2d(
+    seed: int,
+    arch: AccelTarget,
+    x: FixedType,
+    image: tuple[int, int, int],
+    channels: tuple[int, int, int],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    bits: str,
+    requant: bool,
+) -> None:
+    """Any stride, padding, dilation and grouping, depthwise and with channel multipliers."""
+    groups, inner, outer = channels
+    out = tuple(
+        out_size(image[1 + i], kernel[i], strides[i], pads[i] + pads[2 + i], dilations[i])
+        for i in range(2)
+    )
+    assume(min(out) >= 1)
+    rng = np.random.default_rng(seed)
+    cout = groups * outer
+    w = FixedType(bits, rng.integers(2, 6, cout), axis=0)
+    acc = FixedType("i32", w.channel_fracs() + x.frac, axis=3)
+    shape, result = (*image, groups * inner), (image[0], *out, cout)
+    net = Net((shape, x))
+    weight = net.constant(random_codes(rng, (cout, *kernel, inner), w), w)
+    bias = net.constant(rng.integers(-9999, 9999, cout), acc.with_axis(0))
+    (y,) = net.add(
+        ops.Conv2dOp,
+        [net.args[0], weight, bias],
+        (result, acc),
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        groups=groups,
+    )
+    if requant:
+        (y,) = net.add(ops.PotRequantOp, [y], (result, FixedType("i8", 1)))
+    compare(net, [y], [random_codes(rng, shape, x)], arch)
+
+
+def test_planes_are_read_in_place() -> None:
+    """A patch embedding of a CHW image reads its planes: no transposition moves a byte."""
+    rng = np.random.default_rng(0)
+    x, w = FixedType("i8", 5), FixedType("i8", 6)
+    net = Net(((1, 3, 32, 32), x))
+    (image,) = net.add(
+        ops.TransposeOp, [net.args[0]], ((1, 32, 32, 3), x), permutation=[0, 2, 3, 1]
+    )
+    weight = net.constant(random_codes(rng, (10, 8, 8, 3), w), w)
+    (y,) = net.add(
+        ops.Conv2dOp,
+        [image, weight],
+        ((1, 4, 4, 10), FixedType("i32", 11)),
+        strides=[8, 8],
+        pads=[0] * 4,
+        dilations=[1, 1],
+        groups=1,
+    )
+    built, _ = compare(net, [y], [random_codes(rng, (1, 3, 32, 32), x)], P2VIT)
+    (load,) = [i for i in built.code if i.mnemonic == "ld.copy" and i.src.offset == 0]
+    assert load.run == 3 * 32 * 32
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    architectures,
+    inputs,
+    st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 6)),
+    st.sampled_from([(1, 3, 5), (2, 2, 3), (4, 1, 1)]),
+    pair,
+    pair,
+    st.tuples(*[st.integers(0, 1)] * 4),
+    pair,
+)
+def test_conv_transpose2d(
+    seed: int,
+    arch: AccelTarget,
+    x: FixedType,
+    image: tuple[int, int, int],
+    channels: tuple[int, int, int],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    extra: tuple[int, int],
+) -> None:
+    groups, inner, outer = channels
+    extra = (min(extra[0], strides[0]), min(extra[1], strides[1]))
+    out = tuple(
+        (image[1 + i] - 1) * strides[i] + kernel[i] + extra[i] - 1 - pads[i] - pads[2 + i]
+        for i in range(2)
+    )
+    assume(min(out) >= 1)
+    rng = np.random.default_rng(seed)
+    w, cout = FixedType("i8", 3), groups * outer
+    shape = (*image, groups * inner)
+    net = Net((shape, x))
+    weight = net.constant(random_codes(rng, (cout, *kernel, inner), w), w)
+    (y,) = net.add(
+        ops.ConvTranspose2dOp,
+        [net.args[0], weight],
+        ((image[0], *out, cout), FixedType("i32", x.frac + 3)),
+        strides=strides,
+        pads=pads,
+        output_padding=[e - 1 for e in extra],
+        groups=groups,
+    )
+    compare(net, [y], [random_codes(rng, shape, x)], arch)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    architectures,
+    inputs,
+    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 5, 70])),
+    pair,
+    pair,
+    st.tuples(*[st.integers(0, 2)] * 4),
+    st.sampled_from(["max", "avg", "avg_pad"]),
+)
+def test_pooling(
+    seed: int,
+    arch: AccelTarget,
+    x: FixedType,
+    shape: tuple[int, int, int, int],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    kind: str,
+) -> None:
+    pads = tuple(min(p, kernel[i % 2] - 1) for i, p in enumerate(pads))
+    out = tuple(
+        out_size(shape[1 + i], kernel[i], strides[i], pads[i] + pads[2 + i]) for i in range(2)
+    )
+    assume(min(out) >= 1)
+    cls: type[Operation] = ops.MaxPool2dOp if kind == "max" else ops.AvgPool2dOp
+    result = x if kind == "max" else FixedType("i16", x.frac + 2, zp=3)
+    properties: dict[str, object] = {"kernel": kernel, "strides": strides, "pads": pads}
+    if kind == "avg_pad":
+        properties["count_include_pad"] = True
+    rng = np.random.default_rng(seed)
+    net = Net((shape, x))
+    (y,) = net.add(cls, net.args, ((shape[0], *out, shape[3]), result), **properties)
+    compare(net, [y], [random_codes(rng, shape, x)], arch)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seeds,
+    architectures,
+    st.lists(st.sampled_from([1, 2, 5, 49, 70]), min_size=1, max_size=4),
+    st.data(),
+    st.booleans(),
+    st.sampled_from([("i8", -2), ("i8", 2), ("i16", 0), ("ui8", 5)]),
+)
+def test_mean(
+    seed: int,
+    arch: AccelTarget,
+    shape: list[int],
+    data: st.DataObject,
+    keepdims: bool,
+    kind: tuple[str, int],
+) -> None:
+    axes = data.draw(
+        st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True)
+    )
+    x, y = FixedType(kind[0], 4, zp=3), FixedType("i8", 4 + kind[1], zp=-1)
+    result = [1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes]
+    assume(np.prod(shape) < 50_000)
+    rng = np.random.default_rng(seed)
+    net = Net((shape, x))
+    (value,) = net.add(ops.MeanOp, net.args, (result, y), axes=axes, keepdims=keepdims)
+    compare(net, [value], [random_codes(rng, shape, x)], arch)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    architectures,
+    inputs,
+    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 5, 70])),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.sampled_from(["nearest", "linear"]),
+    st.sampled_from(["half_pixel", "align_corners", "asymmetric"]),
+)
+def test_resize(
+    seed: int,
+    arch: AccelTarget,
+    x: FixedType,
+    shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    mode: str,
+    coordinates: str,
+) -> None:
+    y = x if mode == "nearest" else FixedType("i8", 5, zp=4)
+    rng = np.random.default_rng(seed)
+    net = Net((shape, x))
+    (value,) = net.add(
+        ops.ResizeOp,
+        net.args,
+        ((shape[0], *size, shape[3]), y),
+        mode=mode,
+        coordinates=coordinates,
+    )
+    compare(net, [value], [random_codes(rng, shape, x)], arch)
