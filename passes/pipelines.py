@@ -26,6 +26,7 @@ RAISE = (
     "fold-batch-norm",
     "raise-linear",
     "raise-attention",
+    "raise-linear-attention",
     "simplify-graph",
 )
 """From operators as exporters write them to what they compute. Numbers change by rounding only."""

@@ -5,8 +5,8 @@ per-channel spread, and attention so flat that every token gets the mean. Here
 
 * matrix rows (output channels) have a log-normal spread of magnitudes around `gain / sqrt(K)`, so
   that a unit-variance input gives a unit-variance output on average;
-* norm weights are log-normal, and about one channel in 64 is several times larger, as in trained
-  ViTs;
+* norm weights are log-normal; of LayerNorm, about one channel in 64 is several times larger, as
+  in trained ViTs;
 * biases and tokens are small, positions moderate.
 
 The numbers come from numpy's PCG64, whose stream is stable over versions, in the order of
@@ -83,7 +83,9 @@ def _draw(
             fan_in = max(1, shape[0] * math.prod(shape[2:]) // math.prod(module.stride))
         spread = np.exp(0.25 * _normal(rng, (shape[0], *[1] * (len(shape) - 1))))
         return np.float32(gain / math.sqrt(fan_in)) * spread * _normal(rng, shape)
-    if name in ("weight", "gamma"):  # LayerNorm, BatchNorm, LayerScale
+    if isinstance(module, nn.BatchNorm2d):
+        return np.float32(gain) * np.exp(0.2 * _normal(rng, shape))
+    if name in ("weight", "gamma"):  # LayerNorm, LayerScale
         outlier = np.where(rng.random(shape) < 1 / 64, np.float32(4), np.float32(1))
         return np.float32(gain) * np.exp(0.3 * _normal(rng, shape)) * outlier
     return 0.5 * _normal(rng, shape)  # tokens, positions, bias tables
