@@ -103,6 +103,11 @@ SYNTHETIC = (
     "no calibration data (--calib): calibrating on synthetic images; expect a loss of accuracy"
 )
 
+SYNTHETIC_REST = (
+    "no calibration data (--calib): values for which the model brings no scale are calibrated on "
+    "synthetic images"
+)
+
 
 def provide_batches(
     module: ModuleOp,
@@ -130,7 +135,8 @@ def provide_batches(
     if context.assets.batches:
         return None
     context.assets.batches = synthetic_batches(inputs)
-    return SYNTHETIC
+    has_scales = any(op.name == "onnx.QuantizeLinear" for op in module.walk())
+    return SYNTHETIC_REST if has_scales else SYNTHETIC
 
 
 def calibrate(
