@@ -159,34 +159,37 @@ class Tiling:
 
 
 def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
-    """Block sizes that leave room for two blocks of everything."""
+    """Block sizes that leave room for two blocks of everything.
+
+    Rows and columns fill the lanes; the reduction is cut into equal parts where blocks of that
+    height would not fit with all of it.
+    """
     rows, cols = product.grid.row_count, product.grid.col_count
     item_a, item_b = (t.size for t in product.types)
-    room_a = arch.memory_size("abuf") // 2
-    room_b = arch.memory_size("bbuf") // 2
-    room_o = arch.memory_size("obuf") // 2
+    room_a, room_b, room_o = (arch.memory_size(name) // 2 for name in ("abuf", "bbuf", "obuf"))
     width = bytes_per_element(links)
     whole_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
     n = cols if whole_rows else min(cols, arch.lanes)
-    k = product.k
-    m = min(rows, arch.lanes, max(1, room_o // (width * n)))
-    step = 2 * arch.columns
-    while k > step and (
-        min(m, arch.columns) * k * item_a > room_a or min(n, arch.columns) * k * item_b > room_b
-    ):
-        k = -(-(k // 2) // step) * step
-    m = min(m, max(1, room_a // (k * item_a)))
-    panel = min(n, max(1, room_b // (k * item_b)))
-    if not whole_rows:
-        n = panel
-    if m > arch.columns and m < rows:
-        m -= m % arch.columns
-    if width * n * m > 2 * room_o:
+    if width * n > 2 * room_o:
         raise VitError(
             f"{where(product.op)}: one row of {cols} results with what follows it does not fit "
             f"into obuf of architecture '{arch.name}'"
         )
-    return Tiling(m, n, k)
+    m = min(rows, arch.lanes, max(1, room_o // (width * n)))
+    if m > arch.columns and m < rows:
+        m -= m % arch.columns
+    limit = max(2, min(room_a // (m * item_a), room_b // (min(n, arch.lanes) * item_b)))
+    return Tiling(m, n, reduction_part(arch, product.k, limit))
+
+
+def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
+    """Length of the parts of a reduction: at most `limit`, about equal, and where possible a
+    multiple of the lanes, so that the reduction may lie on them; always even, for int4 pairs."""
+    if depth <= limit:
+        return depth
+    step = next(s for s in (arch.lanes, 2 * arch.columns, 2) if s <= limit)
+    even = -(-depth // -(-depth // limit))
+    return min(-(-even // step) * step, limit // step * step)
 
 
 def lower_product(lowering: Lowering, product: Product) -> None:
