@@ -458,6 +458,7 @@ RULES: dict[str, Rule] = {
     "Squeeze": _same(onnx.Squeeze, 1),
     "Sub": _same(onnx.Sub),
     "Sum": _sum,
+    "Swish": _reals(onnx.Swish, "alpha"),
     "Tanh": _same(onnx.Tanh),
     "Tile": _tile,
     "Transpose": _transpose,

@@ -29,6 +29,8 @@ PASSES = (
     "raise-hard-swish",
     "raise-layer-norm",
     "raise-linear",
+    "raise-linear-attention",
+    "raise-swish",
     "simplify-graph",
     "smooth",
     "tile",

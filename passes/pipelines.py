@@ -23,6 +23,7 @@ RAISE = (
     "raise-layer-norm",
     "raise-gelu",
     "raise-hard-swish",
+    "raise-swish",
     "fold-batch-norm",
     "raise-linear",
     "raise-attention",

@@ -95,10 +95,15 @@ class Subgraph:
                 return False
 
     def epsilon(self) -> float | None:
-        """The one number added in the subgraph; 0 if there is none, None if there are several."""
+        """The one number added in the subgraph; 0 if there is none, None if there are several.
+
+        In the digits that float32 has, so 1e-5 and not 9.99999974e-6.
+        """
+        import numpy as np
+
         sums = [op for op in self.operations if isinstance(op, onnx.Add)]
         numbers = [self.constants.scalar(v) for op in sums for v in op.operands]
-        found = [number for number in numbers if number is not None]
+        found = [float(str(np.float32(number))) for number in numbers if number is not None]
         return None if len(found) > 1 else sum(found, 0.0)
 
     def divides(self) -> bool:

@@ -21,6 +21,7 @@ from vit_opt.passes.float_graph import (
     reshape,
     result_type,
     rewrite,
+    transpose,
 )
 
 
@@ -118,6 +119,23 @@ class GatherToSlice(RewritePattern):
             rewriter.replace(op, [cut, reshape(cut.y, shape_of(op.y), node_name(op))])
 
 
+class SoftmaxOverLast(RewritePattern):
+    """Softmax over another axis -> Transpose, Softmax over the last axis, Transpose."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: onnx.Softmax, rewriter: PatternRewriter) -> None:
+        last = len(shape_of(op.x)) - 1
+        axis = integer(op.axis) % (last + 1)
+        if axis == last:
+            return
+        name = node_name(op)
+        swap = [*range(last + 1)]
+        swap[axis], swap[last] = last, axis
+        turned = transpose(op.x, swap, name and f"{name}.turned")
+        softmax = onnx.Softmax.make([turned], [turned.y.type], node_name=name, axis=last)
+        rewriter.replace(op, [turned, softmax, transpose(softmax.y, swap, name and f"{name}.back")])
+
+
 class SplitToSlices(RewritePattern):
     """Split -> one Slice per part."""
 
@@ -163,6 +181,7 @@ def simplify_graph(module: ModuleOp, ctx: Context) -> None:
             DivToMul(constants),
             RepeatedRounding(constants),
             GatherToSlice(constants),
+            SoftmaxOverLast(),
             SplitToSlices(),
         ],
     )
@@ -174,9 +193,10 @@ class SimplifyGraphPass(ModulePass):
 
     Identity (Dropout), casts, reshapes, expands, slices, pads that change nothing, sums with 0
     and products with 1 go. Flatten, Squeeze and Unsqueeze become Reshape, consecutive reshapes
-    and transposes merge, Split and single-index Gather become Slice; a Q/DQ pair on a value that
-    is rounded the same way already goes. All of that is exact; a
-    division by a constant becomes a product, exact for powers of two.
+    and transposes merge, Split and single-index Gather become Slice, Softmax runs over the last
+    axis, between transposes if need be; a Q/DQ pair on a value that is rounded the same way
+    already goes. All of that is exact; a division by a constant becomes a product, exact for
+    powers of two.
 
         %0 = onnx.Identity %x
         %1 = onnx.Squeeze %0                       ->   %y = onnx.Reshape %x

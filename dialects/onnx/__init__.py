@@ -63,6 +63,7 @@ from vit_opt.dialects.onnx.elementwise import (
     Softplus,
     Sqrt,
     Sub,
+    Swish,
     Tanh,
     Where,
 )
@@ -167,6 +168,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
     Sqrt,
     Squeeze,
     Sub,
+    Swish,
     Tanh,
     Tile,
     Transpose,
@@ -245,6 +247,7 @@ __all__ = [
     "Sqrt",
     "Squeeze",
     "Sub",
+    "Swish",
     "Tanh",
     "Tile",
     "Transpose",

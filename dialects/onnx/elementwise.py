@@ -105,6 +105,14 @@ class Sigmoid(Unary):
 
 
 @irdl_op_definition
+class Swish(Unary):
+    """x / (1 + exp(-alpha * x)): SiLU with alpha = 1, the fast form of GELU with alpha = 1.702."""
+
+    name = "onnx.Swish"
+    alpha = real_prop(1.0)
+
+
+@irdl_op_definition
 class Tanh(Unary):
     """Hyperbolic tangent."""
 

@@ -256,6 +256,7 @@ _ROUTES: dict[type[Operation], Rule] = {
     onnx.GlobalMaxPool: _global_pool(np.max),
     onnx.Greater: _plain(np.greater),
     onnx.HardSigmoid: lambda op, args: np.clip(args[0] * real(op.alpha) + real(op.beta), 0, 1),
+    onnx.Swish: lambda op, args: args[0] * _sigmoid(real(op.alpha) * args[0]),
     onnx.HardSwish: lambda op, args: args[0] * np.clip(args[0] / 6 + 0.5, 0, 1),
     onnx.Identity: lambda op, args: args[0],
     onnx.LayerNormalization: _layer_norm,

@@ -31,11 +31,20 @@ def _hard_sigmoid(op: onnx.HardSigmoid) -> str:
     return "hardsigmoid"
 
 
+def _swish(op: onnx.Swish) -> str:
+    alpha = real(op.alpha)
+    name = {1.0: "silu", 1.702: "quick_gelu"}.get(round(alpha, 6))
+    if name is None:
+        raise VitError(f"{op.label}: Swish with alpha {alpha:g}; only 1 and 1.702 are supported")
+    return name
+
+
 FUNCTION_OF: dict[type[Operation], Callable[[Any], str]] = {
     onnx.Gelu: _gelu,
     onnx.HardSwish: lambda op: "hardswish",
     onnx.HardSigmoid: _hard_sigmoid,
     onnx.Sigmoid: lambda op: "sigmoid",
+    onnx.Swish: _swish,
     onnx.Tanh: lambda op: "tanh",
     onnx.Erf: lambda op: "erf",
 }

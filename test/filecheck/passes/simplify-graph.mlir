@@ -72,3 +72,16 @@ func.func @division_and_roundings(%x: tensor<2x4xf32>) -> tensor<4x2xf32> {
 // CHECK-NEXT: %[[D:.*]] = onnx.DequantizeLinear %[[Q]]
 // CHECK-NEXT: %[[Y:.*]] = onnx.Transpose %[[D]]
 // CHECK-NEXT: func.return %[[Y]]
+
+// -----
+
+// Softmax runs over the last axis; the transpose behind it merges with the model's own.
+// CHECK-LABEL: @softmax
+func.func @softmax(%x: tensor<1x5x2xf32>) -> tensor<1x2x5xf32> {
+  %0 = onnx.Softmax %x {axis = 1} : (tensor<1x5x2xf32>) -> tensor<1x5x2xf32>
+  %y = onnx.Transpose %0 {perm = [0, 2, 1]} : (tensor<1x5x2xf32>) -> tensor<1x2x5xf32>
+  func.return %y : tensor<1x2x5xf32>
+}
+// CHECK-NEXT: %[[T:.*]] = onnx.Transpose %x {perm = [0, 2, 1]}
+// CHECK-NEXT: %[[Y:.*]] = onnx.Softmax %[[T]] {axis = 2} : (tensor<1x2x5xf32>) -> tensor<1x2x5xf32>
+// CHECK-NEXT: func.return %[[Y]]
