@@ -2,7 +2,8 @@
 
 Two ways.  *Covering* (the default): the finest grid on which no observed value saturates, that is
 the ceiling of the min-max exponent.  *Searching* (P2-ViT, models/ptq/observer/minmax.py;
-docs/numerics.md 8): four exponents around ``log2(scale)``, the one with the least squared error wins, which may clip.
+docs/numerics.md 8): four exponents around ``log2(scale)``, the one with the least squared error
+wins, which may clip.
 Everything is expressed as ``frac``: the scale is ``2**-frac``.
 """
 
