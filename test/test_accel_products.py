@@ -222,3 +222,22 @@ def test_products_need_constant_weights() -> None:
     (y,) = net.add(ops.LinearOp, net.args, ((2, 4), FixedType("i32", 8)))
     with pytest.raises(VitError, match=r"vit.linear: weight is not a constant"):
         compare(net, [y], [np.zeros((2, 3), np.int8), np.zeros((4, 3), np.int8)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, architectures, st.permutations(range(4)), st.booleans())
+def test_linear_of_a_transposed_view(
+    seed: int, arch: AccelTarget, order: list[int], flatten: bool
+) -> None:
+    """Rows without a common stride are copied, then multiplied."""
+    rng = np.random.default_rng(seed)
+    f, w, shape = FixedType("i8", 5), FixedType("i8", 4), (2, 3, 4, 5)
+    net = Net((shape, f))
+    turned = [shape[i] for i in order]
+    (x,) = net.add(ops.TransposeOp, net.args, (turned, f), permutation=order)
+    if flatten:
+        turned = [turned[0], turned[1] * turned[2], turned[3]]
+        (x,) = net.add(ops.ReshapeOp, [x], (turned, f))
+    weight = net.constant(random_codes(rng, (7, turned[-1]), w), w)
+    (y,) = net.add(ops.LinearOp, [x, weight], ((*turned[:-1], 7), FixedType("i32", 9)))
+    compare(net, [y], [random_codes(rng, shape, f)], arch)

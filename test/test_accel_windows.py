@@ -248,3 +248,22 @@ def test_resize(
         coordinates=coordinates,
     )
     compare(net, [value], [random_codes(rng, shape, x)], arch)
+
+
+def test_depthwise_of_planes() -> None:
+    """A depthwise convolution of a CHW image needs its channels side by side: they are copied."""
+    rng = np.random.default_rng(0)
+    x, w = FixedType("i8", 5), FixedType("i8", 6)
+    net = Net(((1, 6, 9, 9), x))
+    (image,) = net.add(ops.TransposeOp, net.args, ((1, 9, 9, 6), x), permutation=[0, 2, 3, 1])
+    weight = net.constant(random_codes(rng, (6, 3, 3, 1), w), w)
+    (y,) = net.add(
+        ops.Conv2dOp,
+        [image, weight],
+        ((1, 9, 9, 6), FixedType("i32", 11)),
+        strides=[1, 1],
+        pads=[1] * 4,
+        dilations=[1, 1],
+        groups=6,
+    )
+    compare(net, [y], [random_codes(rng, (1, 6, 9, 9), x)])

@@ -134,6 +134,7 @@ class Machine:
         self.dram_bytes = 0
         self.macs = 0
         self.elements = 0
+        self.multiplications = 0
         self.steps = 0
 
     # -- data in and out --------------------------------------------------------------------
@@ -224,7 +225,10 @@ class Machine:
         state.busy += cycles
         state.done = max(state.done, state.time + latency)
         self.macs += inst.macs()
-        self.elements += inst.elements()
+        if inst.multiplies:
+            self.multiplications += inst.elements()
+        else:
+            self.elements += inst.elements()
 
     def _control(self, state: _EngineState, inst: Inst) -> None:
         state.time += 1
@@ -293,7 +297,8 @@ class Machine:
             sram_bytes=sram,
             energy_pj={
                 "mac": self.macs * table.mac_int8,
-                "elements": self.elements * table.add_int32,
+                "elements": self.elements * table.add_int32
+                + self.multiplications * table.mul_int32,
                 "sram": sram * table.sram_byte,
                 "dram": self.dram_bytes * table.dram_byte,
             },

@@ -27,6 +27,8 @@ class UnitInst(Inst):
     """An instruction of one engine's unit."""
 
     engine_of: ClassVar[Engine]
+    multiplies: ClassVar[bool] = False
+    """Whether an element costs a wide multiplication rather than a shift, addition or look-up."""
 
     @property
     def engine(self) -> Engine:

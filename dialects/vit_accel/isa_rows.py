@@ -101,6 +101,8 @@ class Add(Block):
 class NormalizeInst(Block):
     """Rows divided by one divisor each."""
 
+    multiplies: ClassVar[bool] = True
+
     dst: Dst
     acc: Annotated[Addr, address("rows x cols dividends")]
     div: Annotated[Addr, address("one divisor per row, 32 bits")]
@@ -196,6 +198,7 @@ class Shiftmax(Block):
     opcode: ClassVar[int] = 0x3A
     mnemonic: ClassVar[str] = "softmax.shiftmax"
     engine_of: ClassVar[Engine] = Engine.SOFTMAX
+    multiplies: ClassVar[bool] = True
     dst: Dst
     src: Src
     dst_row: Stride
@@ -247,6 +250,7 @@ class LayerNorm(Block):
     opcode: ClassVar[int] = 0x40
     mnemonic: ClassVar[str] = "norm.layernorm"
     engine_of: ClassVar[Engine] = Engine.NORM
+    multiplies: ClassVar[bool] = True
     dst: Dst
     src: Src
     gamma: Annotated[Addr, address("cols gains")]

@@ -68,6 +68,7 @@ class Lut16(Block):
     opcode: ClassVar[int] = 0x49
     mnemonic: ClassVar[str] = "table.lut16"
     engine_of: ClassVar[Engine] = Engine.TABLE
+    multiplies: ClassVar[bool] = True
     dst: Dst
     src: Src
     table: Annotated[Addr, address("257 int16")]
@@ -90,6 +91,7 @@ class ShiftGelu(Block):
     opcode: ClassVar[int] = 0x4A
     mnemonic: ClassVar[str] = "table.gelu"
     engine_of: ClassVar[Engine] = Engine.TABLE
+    multiplies: ClassVar[bool] = True
     dst: Dst
     src: Src
     dst_row: Stride
@@ -116,6 +118,7 @@ class Mul(Block):
     opcode: ClassVar[int] = 0x4B
     mnemonic: ClassVar[str] = "table.mul"
     engine_of: ClassVar[Engine] = Engine.TABLE
+    multiplies: ClassVar[bool] = True
     dst: Dst
     a: Src
     b: Src
@@ -174,6 +177,7 @@ class Lerp(Block):
     opcode: ClassVar[int] = 0x4D
     mnemonic: ClassVar[str] = "table.lerp"
     engine_of: ClassVar[Engine] = Engine.TABLE
+    multiplies: ClassVar[bool] = True
     dst: Dst
     top: Annotated[Addr, address("upper source row")]
     low: Annotated[Addr, address("lower source row")]
@@ -253,6 +257,7 @@ class Mean(Block):
     opcode: ClassVar[int] = 0x50
     mnemonic: ClassVar[str] = "table.mean"
     engine_of: ClassVar[Engine] = Engine.TABLE
+    multiplies: ClassVar[bool] = True
     dst: Dst
     src: Src
     dst_row: Stride

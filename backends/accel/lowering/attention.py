@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vit_opt.backends.accel.lowering.builder import Region, whole
+from vit_opt.backends.accel.lowering.builder import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.products import best_map, matrices
 from vit_opt.backends.accel.lowering.steps import rounding
@@ -182,6 +182,3 @@ def _queries(
         builder.release(result.region)
         builder.unpin(mark)
     builder.macs += tokens * d * (wide + 1)
-
-
-__all__ = ["Region", "lower_linear_attention"]

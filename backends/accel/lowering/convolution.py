@@ -25,6 +25,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     follow,
     run_links,
 )
+from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     best_map,
@@ -38,6 +39,7 @@ from vit_opt.backends.accel.lowering.tensors import Block, Dim, Tensor, transfer
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import integers
+from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
@@ -228,54 +230,73 @@ class Convolution:
         return result
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """Panels of output channels, output pixels of a block, input channels of one pass."""
+
+    panels: list[Panel]
+    pixels: Pair
+    depth: int
+
+
+def _halvings(size: int) -> Iterator[int]:
+    """A size, half of it, and so on down to 1."""
+    while size > 1:
+        yield size
+        size = (size + 1) // 2
+    yield 1
+
+
+def _tile(arch: AccelTarget, conv: Convolution, element: int) -> Tiling:
+    """The widest panels, then the deepest passes, of which two fit into every buffer.
+
+    `element` is the bytes of output buffer that one result needs.
+    """
+    room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
+    taps = conv.sliding.kernel[0] * conv.sliding.kernel[1]
+    for width in _halvings(min(conv.weights.shape[0], arch.lanes)):
+        panels = conv.panels(width)
+        chans = max(panel.chans for panel in panels)
+        height = max(panel.count for panel in panels)
+        single = chans == conv.in_per_group
+        for depth in _halvings(chans) if single else (chans,):
+            weights = taps * min(depth, conv.in_per_group) * height
+            pixels = choose_pixels(conv.sliding, room_out, room_in, element * height, depth)
+            if pixels is not None and weights <= room_w:
+                return Tiling(panels, pixels, depth if single else conv.in_per_group)
+    raise VitError(
+        f"{where(conv.op)}: one window does not fit into the buffers of architecture '{arch.name}'"
+    )
+
+
 def _lower(lowering: Lowering, conv: Convolution) -> None:
-    arch, builder = lowering.arch, lowering.builder
     if conv.sliding.x.dtype not in ARRAY_TYPES:
         raise VitError(
             f"{where(conv.op)}: x is wider than the array's 16 bits; requantise it first"
         )
+    if conv.is_depthwise:
+        # The reconfigurable engine takes neighbouring channels at once, so no planes.
+        x = contiguous(lowering, conv.sliding.x)
+        conv = replace(conv, sliding=replace(conv.sliding, x=x))
     shape = value_shape(conv.op.result)
     grid = Grid(shape, (0,), (1, 2))
     links = follow(lowering, conv.op.result, grid, whole_rows=False)
     targets = chain_results(lowering, conv.op, links)
-    kh, kw = conv.sliding.kernel
-    room_w = arch.memory_size("bbuf") // 2
-    width = min(shape[3], arch.lanes)
-    panels = conv.panels(width)
-    chans = max(panel.chans for panel in panels)
-    depth = conv.in_per_group
-    pixel = bytes_per_element(links) * max(panel.count for panel in panels)
-    room_out, room_in = (arch.memory_size(name) // 2 for name in ("obuf", "abuf"))
-    while True:
-        count = (
-            choose_pixels(conv.sliding, room_out, room_in, pixel, min(chans, depth))
-            if chans == conv.in_per_group
-            else choose_pixels(conv.sliding, room_out, room_in, pixel, chans)
-        )
-        weights_fit = kh * kw * depth * max(p.count for p in panels) * 2 <= 2 * room_w
-        if count is not None and weights_fit:
-            break
-        if depth > 1 and chans == conv.in_per_group:
-            depth = (depth + 1) // 2
-        elif width > 1:
-            width = (width + 1) // 2
-            panels = conv.panels(width)
-            chans = max(panel.chans for panel in panels)
-            pixel = bytes_per_element(links) * max(panel.count for panel in panels)
-        else:
-            raise VitError(
-                f"{where(conv.op)}: one window does not fit into the buffers of architecture "
-                f"'{arch.name}'"
-            )
-    builder.macs += int(np.prod(shape)) * kh * kw * conv.in_per_group
+    tiling = _tile(lowering.arch, conv, bytes_per_element(links))
+    lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
+    blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
+    # Weights that fit stay on chip; otherwise each panel is loaded once.
+    if conv.weights.size <= lowering.arch.memory_size("bbuf") * 3 // 4:
+        order = [(panel, block) for block in blocks for panel in tiling.panels]
+    else:
+        order = [(panel, block) for panel in tiling.panels for block in blocks]
     for image in range(shape[0]):
-        for panel in panels:
-            for first, size in pixel_blocks(conv.sliding.out, count):
-                acc = _accumulate(lowering, conv, panel, image, first, size, depth)
-                start = (first[0] * shape[2] + first[1], panel.first)
-                extent = (size[0] * size[1], panel.count)
-                blocks = run_links(lowering, links, acc, grid, (image,), start, extent)
-                finish(lowering, blocks, targets, grid, (image,), start, extent)
+        for panel, (first, size) in order:
+            acc = _accumulate(lowering, conv, panel, image, first, size, tiling.depth)
+            start = (first[0] * shape[2] + first[1], panel.first)
+            extent = (size[0] * size[1], panel.count)
+            results = run_links(lowering, links, acc, grid, (image,), start, extent)
+            finish(lowering, results, targets, grid, (image,), start, extent)
 
 
 def _accumulate(
@@ -396,8 +417,6 @@ def _depthwise(
     builder, s = lowering.builder, conv.sliding
     mark = builder.mark()
     multiple = conv.out_per_group
-    if s.x.strides[3] != s.x.dtype.size and s.x.strides[2] == s.x.dtype.size:
-        raise VitError(f"{where(conv.op)}: a depthwise convolution needs its channels contiguous")
     patch = load_patch(builder, s, image, first, size, (panel.chan, panel.chans))
     taps = s.kernel[0] * s.kernel[1]
     source = builder.constant(conv.weights.astype(np.int8))

@@ -29,6 +29,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     follow,
     run_links,
 )
+from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -307,29 +308,26 @@ def load_operand(
     if flip:
         first, size = (first[1], first[0]), (size[1], size[0])
         view = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
-    block = load_block(builder, view, first, size, space)
     if tensor.format.zero_point:
-        block = _centred(lowering, view, block, first, size, space)
+        block = _load_centred(builder, view, first, size, space)
+    else:
+        block = load_block(builder, view, first, size, space)
     if flip:
         return replace(block, row=block.col, col=block.row)
     return block
 
 
-def _centred(
-    lowering: Lowering,
-    view: Tensor,
-    block: Block,
-    first: tuple[int, int],
-    size: tuple[int, int],
-    space: Space,
+def _load_centred(
+    builder: Builder, view: Tensor, first: tuple[int, int], size: tuple[int, int], space: Space
 ) -> Block:
-    """A block of codes less their zero point, in 16 bits."""
-    builder = lowering.builder
+    """A block of codes less their zero point, in 16 bits; pinned. The codes pass through cbuf."""
     if view.dtype.size != 1:
         raise VitError("a 16-bit operand of a matrix product cannot have a zero point")
     key = (view.region, "centred", view.offset, view.strides, first, size, space)
     region = builder.cached(key)
     if region is None:
+        mark = builder.mark()
+        block = load_block(builder, view, first, size, Space.CBUF)
         region = builder.keep(key, size[0] * size[1] * 2, space)
         inst = isa.Requant(
             size[0],
@@ -340,11 +338,11 @@ def _centred(
             block.row,
             block.dtype,
             DType.I16,
-            0,
-            NO_ADDR,
-            view.format.zero_point,
+            zp_in=view.format.zero_point,
         )
         builder.emit(inst, [whole(block.region)], [whole(region)])
+        builder.unpin(mark)
+        builder.cached(key)
     return Block(region, DType.I16, 2 * size[1], 2)
 
 
@@ -358,9 +356,9 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp) -> None:
     x = lowering.tensor(op.x)
     shape = value_shape(op.result)
     grid = Grid(shape, (), tuple(range(len(shape) - 1)))
-    plane = Grid(x.shape, grid.outer, grid.rows).plane(x, ())
-    if plane is None:
-        raise VitError(f"{where(op)}: the rows of x have no common stride")
+    rows = Grid(x.shape, grid.outer, grid.rows)
+    plane = rows.plane(x, ()) or rows.plane(contiguous(lowering, x), ())
+    assert plane is not None, "a row-major tensor has one stride for all rows"
     region, dtype, row = pack_weights(lowering.builder, op, weights, weight_bits(op.weight))
     b = Tensor(
         region,
