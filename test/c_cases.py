@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from c_kernels import Machine
+from c_kernels import HOST_LEVELS, Machine
 from xdsl.dialects.builtin import (
     Attribute,
     IntegerAttr,
@@ -117,22 +117,32 @@ class Case:
         module.verify()
         return module
 
-    def lower(self, *outputs: SSAValue) -> Lowered:
-        """Kernel calls of the finished function."""
+    def function(self, *outputs: SSAValue) -> FuncOp:
+        """The finished function."""
         function = self.module(*outputs).body.block.first_op
         assert isinstance(function, FuncOp)
-        return lower(function, self.store)
+        return function
+
+    def lower(self, *outputs: SSAValue) -> Lowered:
+        """Kernel calls of the finished function."""
+        return lower(self.function(*outputs), self.store)
 
     def check(self, *outputs: SSAValue, kernel: str | None = None) -> Lowered:
-        """Compare the C kernels with the definition, bit for bit."""
-        lowered = self.lower(*outputs)
-        if kernel is not None:
-            assert kernel in [call.kernel for call in lowered.calls]
-        results = Machine(lowered).run(self.inputs)
-        for value, result in zip(outputs, results, strict=True):
-            expected = self.arrays[value]
-            actual = result.view(expected.dtype).reshape(expected.shape)
-            np.testing.assert_array_equal(actual, expected)
+        """Compare the C kernels with the definition, bit for bit, for every level that runs here.
+
+        `kernel` is one that the portable form must call; that form is returned.
+        """
+        function = self.function(*outputs)
+        for level in HOST_LEVELS:
+            lowered = lower(function, self.store, level)
+            if kernel is not None and level.name == "portable":
+                assert kernel in [call.kernel for call in lowered.calls]
+            results = Machine(lowered, cpu=level.name).run(self.inputs)
+            for value, result in zip(outputs, results, strict=True):
+                expected = self.arrays[value]
+                actual = result.view(expected.dtype).reshape(expected.shape)
+                np.testing.assert_array_equal(actual, expected, f"level {level.name}")
+        assert level.name == "portable"
         return lowered
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_opt.backends.c.build import KERNELS, BuildOptions, kernel_objects, link_library
+from vit_opt.backends.c.build import BuildOptions, kernel_objects, link_library
 from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
+from vit_opt.backends.c.levels import KERNELS, LEVELS, runs_here
 from vit_opt.backends.c.lowering import Lowered
 
 _SCALARS: dict[str, Any] = {
@@ -70,13 +71,17 @@ def header() -> Header:
     return Header()
 
 
+HOST_LEVELS = [level for level in LEVELS.values() if runs_here(level)]
+"""Instruction levels that this machine can run."""
+
+
 @cache
-def library(compiler: str | None = None) -> ctypes.CDLL:
-    """All kernels as one shared library; signed overflow and bad shifts trap."""
+def library(compiler: str | None = None, cpu: str = "portable") -> ctypes.CDLL:
+    """All kernels of a level as one shared library; signed overflow and bad shifts trap."""
     traps = ("-fsanitize=undefined,bounds", "-fsanitize-undefined-trap-on-error")
     if compiler == "clang":
         traps = ("-fsanitize=undefined,bounds", "-fsanitize-trap=all")
-    options = BuildOptions("portable", compiler, traps, "-O1")
+    options = BuildOptions(cpu, compiler, traps, "-O1")
     folder = Path(tempfile.mkdtemp(prefix="vit-kernels-"))
     return ctypes.CDLL(
         str(link_library(kernel_objects(KERNELS, options), folder / "kernels.so", options))
@@ -92,9 +97,11 @@ class Machine:
 
     GUARD = 64
 
-    def __init__(self, lowered: Lowered, compiler: str | None = None) -> None:
+    def __init__(
+        self, lowered: Lowered, compiler: str | None = None, cpu: str = "portable"
+    ) -> None:
         self.lowered = lowered
-        self.library = library(compiler)
+        self.library = library(compiler, cpu)
         self.memory: dict[Buffer, np.ndarray] = {}
         self.kept: list[Any] = []
         data = np.frombuffer(lowered.weights.tobytes(), np.uint8)

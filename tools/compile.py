@@ -54,7 +54,7 @@ class CompileOptions:
     """Accelerator: a preset or a JSON file."""
 
     cpu: str = "host"
-    """Instruction level that vit-run builds the C project for."""
+    """Instruction level of the C project: its kernels and the layout of its weights."""
 
     scales: str = "pot"
     """pot, or dyadic (multiplier and shift, not for the accelerator)."""
@@ -143,7 +143,7 @@ def compile_model(
             run_pipeline(module, context, options.tiling(target, overrides), timer.step)
             timer.step(f"emit {target}")
             report[target] = (
-                build_c(module, context, artefact.c)
+                build_c(module, context, artefact.c, options.cpu)
                 if target == "c"
                 else build_accel(module, context, artefact.accel, options.arch)
             )
@@ -207,12 +207,15 @@ def compare_on_batches(
     return compare(*found)
 
 
-def build_c(module: ModuleOp, context: VitContext, folder: Path) -> dict[str, Any]:
+def build_c(
+    module: ModuleOp, context: VitContext, folder: Path, cpu: str = "host"
+) -> dict[str, Any]:
     """Write the C project of a module into a folder; returns what the report says of it."""
-    from vit_opt.backends.c.emit import emit_c
+    from vit_opt.backends.c.emit import EmitOptions, emit_c
 
-    project = emit_c(module, context.assets, folder)
+    project = emit_c(module, context.assets, folder, EmitOptions(cpu=cpu))
     return {
+        "cpu": project.cpu,
         "weight_bytes": project.weight_bytes,
         "arena_bytes": project.arena_bytes,
         "kernel_calls": project.calls,
@@ -342,9 +345,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--cpu",
-        choices=("host", "portable", "x86-64-v2", "x86-64-v3", "x86-64-v4"),
+        choices=("host", "portable", "x86-64-v3", "avxvnni", "avx512vnni", "neon"),
         default="host",
-        help="instructions that vit-run may use (default: host)",
+        help="instructions of the C project (default: host)",
     )
     result.add_argument(
         "--scales", choices=("pot", "dyadic"), default="pot", help="kind of scales (default: pot)"

@@ -65,13 +65,11 @@ class CompiledC(Backend):
     """The C project, built with the system's compiler and called in this process."""
 
     def __init__(self, artefact: Artefact) -> None:
-        from vit_opt.backends.c.build import BuildOptions
         from vit_opt.backends.c.run import CModel
 
         if not artefact.c.is_dir():
             raise VitError(f"{artefact.folder}: compiled without --target c")
-        report = artefact.read_report()
-        self._model = CModel(artefact.c, BuildOptions(cpu=report["cpu"]))
+        self._model = CModel(artefact.c)
         self._seconds: list[float] = []
 
     def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Arrays]:

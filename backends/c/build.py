@@ -7,6 +7,7 @@ a cache and a model is compiled in the time that its own model.c takes.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -15,23 +16,12 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from vit_opt.backends.c.levels import find_level
 from vit_opt.dialects.errors import VitError
-
-KERNELS = Path(__file__).parent / "kernels"
-"""The kernel library's sources."""
-
-CPUS: dict[str, tuple[str, ...]] = {
-    "host": ("-march=native",),
-    "portable": (),
-    "x86-64-v2": ("-march=x86-64-v2",),
-    "x86-64-v3": ("-march=x86-64-v3",),
-    "x86-64-v4": ("-march=x86-64-v4",),
-}
-"""Compiler flags of an instruction level."""
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
@@ -40,8 +30,9 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror")
 class BuildOptions:
     """How to compile."""
 
-    cpu: str = "host"
-    """Instruction level, a key of `CPUS`."""
+    cpu: str | None = None
+    """Instructions that kernels may use, a key of `levels.LEVELS` or `host`; None: the level that
+    the project was emitted for."""
 
     compiler: str | None = None
     """The C compiler, by default $CC or cc."""
@@ -53,18 +44,21 @@ class BuildOptions:
     """Optimisation level."""
 
     def command(self) -> list[str]:
-        """Compiler and flags, without files; raises VitError if there is no compiler."""
-        flags = CPUS.get(self.cpu)
-        if flags is None:
-            raise VitError(f"unknown --cpu '{self.cpu}'; known: {', '.join(CPUS)}")
+        """Compiler and flags for what runs on any processor, without files.
+
+        Raises VitError if there is no compiler.
+        """
         return [
             *find_compiler(self.compiler),
             "-std=c11",
             self.optimize,
             *WARNINGS,
-            *flags,
             *self.flags,
         ]
+
+    def kernel_command(self) -> list[str]:
+        """Compiler and flags for kernels; raises VitError for an unknown level."""
+        return [*self.command(), *find_level(self.cpu or "portable").flags]
 
 
 def find_compiler(name: str | None = None) -> list[str]:
@@ -102,10 +96,14 @@ def cache_folder() -> Path:
 
 
 def kernel_objects(folder: Path, options: BuildOptions) -> list[Path]:
-    """Objects of every vit_*.c in a folder, compiled as position independent code or cached."""
-    sources = sorted(folder.glob("vit_*.c"))
+    """Objects of the kernels in a folder, compiled as position independent code or cached.
+
+    Variants for instruction levels that `options` do not allow are left out.
+    """
+    level = find_level(options.cpu or "portable")
+    sources = sorted(path for path in folder.glob("vit_*.c") if level.runs(path))
     headers = b"".join(path.read_bytes() for path in sorted(folder.glob("*.h")))
-    command = [*options.command(), "-fPIC"]
+    command = [*options.kernel_command(), "-fPIC"]
     identity = f"{command}{_compiler_version(shlex.join(find_compiler(options.compiler)))}".encode()
     cache = cache_folder()
     try:
@@ -137,6 +135,14 @@ def link_library(objects: Sequence[Path], target: Path, options: BuildOptions) -
     return target
 
 
+def emitted_level(project: Path) -> str:
+    """The instruction level that a project was emitted for; raises VitError if it does not say."""
+    try:
+        return json.loads((project / "model.json").read_text())["cpu"]
+    except (OSError, ValueError, KeyError) as error:
+        raise VitError(f"{project}: not a complete C project: {error}") from error
+
+
 def build_c(project: Path, options: BuildOptions | None = None) -> Path:
     """Compile an emitted project into a shared library and return its path.
 
@@ -147,6 +153,8 @@ def build_c(project: Path, options: BuildOptions | None = None) -> Path:
     model = project / "model.c"
     if not model.exists():
         raise VitError(f"{project}: no model.c here; emit the C project first")
+    if options.cpu is None:
+        options = replace(options, cpu=emitted_level(project))
     kernels = project / "kernels"
     objects = kernel_objects(kernels, options)
     identity = [model.read_bytes(), str(options).encode(), *(p.name.encode() for p in objects)]
@@ -155,11 +163,6 @@ def build_c(project: Path, options: BuildOptions | None = None) -> Path:
     build.mkdir(exist_ok=True)
     target = build / f"libmodel-{digest}.so"
     if not target.exists():
-        include = BuildOptions(
-            options.cpu,
-            options.compiler,
-            (*options.flags, f"-I{kernels}", f"-I{project}"),
-            options.optimize,
-        )
+        include = replace(options, flags=(*options.flags, f"-I{kernels}", f"-I{project}"))
         link_library([model, *objects], target, include)
     return target

@@ -16,6 +16,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from vit_opt.backends.c import movement, products, rows
 from vit_opt.backends.c.code import Buffer, Call, Pointer
 from vit_opt.backends.c.graph import Attention, Chain, Graph, build_graph
+from vit_opt.backends.c.levels import PORTABLE, Level
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
 from vit_opt.backends.c.planner import plan
 from vit_opt.dialects.assets import AssetStore
@@ -70,13 +71,13 @@ class Lowered:
     """Bytes of the caller's arena, scratch included."""
 
 
-def lower(function: FuncOp, store: AssetStore) -> Lowered:
-    """Kernel calls for a function of `vit` operations.
+def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lowered:
+    """Kernel calls for a function of `vit` operations, for an instruction level.
 
     Raises VitError for an operation or a combination of types without a kernel.
     """
     graph = build_graph(function)
-    memory = Memory(graph, store)
+    memory = Memory(graph, store, level)
     inputs = _inputs(function, graph, memory)
     outputs = _outputs(function, graph, memory)
     for step in graph.steps:

@@ -17,6 +17,7 @@ from xdsl.ir import SSAValue
 
 from vit_opt.backends.c.code import ALIGNMENT, Buffer, Call, Pointer, Symbol, Value
 from vit_opt.backends.c.graph import Graph
+from vit_opt.backends.c.levels import PORTABLE, Level
 from vit_opt.dialects.assets import AssetStore, attribute_array
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -103,6 +104,7 @@ class Memory:
 
     graph: Graph
     store: AssetStore
+    level: Level = PORTABLE
     weights: Weights = field(default_factory=Weights)
     calls: list[Call] = field(default_factory=list[Call])
     places: dict[SSAValue, Pointer] = field(default_factory=dict["SSAValue", Pointer])
@@ -155,12 +157,16 @@ class Memory:
         kernel: str,
         arguments: list[Value],
         comment: str,
-        scratch: int = 0,
+        scratch: int | None = None,
         in_place: tuple[Buffer, Buffer] | None = None,
     ) -> None:
-        """Append a call; with `scratch` bytes, a scratch pointer becomes its last argument."""
-        if scratch:
-            arguments = [*arguments, Pointer(Buffer("scratch", scratch, "arena"))]
+        """Append a call; with `scratch` bytes, a scratch pointer becomes its last argument.
+
+        None is for kernels without that argument, 0 passes a null pointer.
+        """
+        if scratch is not None:
+            block = Pointer(Buffer("scratch", scratch, "arena")) if scratch else None
+            arguments = [*arguments, block]
         self.calls.append(Call(kernel, arguments, comment, in_place))
 
 

@@ -28,6 +28,7 @@ from vit_opt.backends.c.memory import (
     without_zeros,
     zero_point,
 )
+from vit_opt.backends.c.packed import packed_linear
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
@@ -212,7 +213,8 @@ def lower_chain(memory: Memory, chain: Chain) -> None:
     head = chain.head
     columns = rows_and_columns(shape_of(head.results[0]))[1]
     if isinstance(head, ops.LinearOp):
-        kernel, shape, operands, scratch = _linear(memory, head)
+        packed = packed_linear(memory, chain, head)
+        kernel, shape, operands, scratch = packed or _linear(memory, head)
     elif isinstance(head, ops.MatmulOp | ops.Log2MatmulOp):
         kernel, shape, operands, scratch = _matmul(memory, head)
     elif isinstance(head, ops.Conv2dOp | ops.ConvTranspose2dOp):

@@ -28,6 +28,7 @@ _MAKEFILE = """\
 CC ?= cc
 CFLAGS ?= -O3
 FLAGS = -std=c11 -Wall -Wextra -Werror -Ikernels -I.
+KERNEL_FLAGS =KERNEL
 
 SOURCES = model.c $(wildcard kernels/*.c)
 OBJECTS = $(SOURCES:.c=.o) weights.o
@@ -37,6 +38,9 @@ NAME: main.o $(OBJECTS)
 
 %.o: %.c model.h $(wildcard kernels/*.h)
 \t$(CC) $(FLAGS) $(CFLAGS) -c -o $@ $<
+
+kernels/%.o: kernels/%.c $(wildcard kernels/*.h)
+\t$(CC) $(FLAGS) $(KERNEL_FLAGS) $(CFLAGS) -c -o $@ $<
 
 weights.o: weights.S weights.bin
 \t$(CC) -c -o $@ $<
@@ -60,6 +64,7 @@ file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*.c)
 add_library(NAME_model STATIC model.c ${KERNELS})
 target_include_directories(NAME_model PUBLIC . kernels)
 target_compile_options(NAME_model PRIVATE -Wall -Wextra -Werror)
+set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "FLAGS")
 add_executable(NAME main.c weights.S)
 target_link_libraries(NAME NAME_model)
 target_include_directories(NAME PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
@@ -88,9 +93,16 @@ static int transfer(const char *path, const char *mode, void *data, size_t size)
 """
 
 
-def build_files(name: str) -> dict[str, str]:
-    """Makefile, CMakeLists.txt and the assembler file that includes the weights."""
-    files = {"Makefile": _MAKEFILE, "CMakeLists.txt": _CMAKE, "weights.S": _WEIGHTS}
+def build_files(name: str, flags: Sequence[str] = ()) -> dict[str, str]:
+    """Makefile, CMakeLists.txt and the assembler file that includes the weights.
+
+    `flags` are the instructions that kernels may use; the rest asks for the processor first.
+    """
+    files = {
+        "Makefile": _MAKEFILE.replace("KERNEL_FLAGS =KERNEL", " ".join(["KERNEL_FLAGS =", *flags])),
+        "CMakeLists.txt": _CMAKE.replace("FLAGS", ";".join(flags)),
+        "weights.S": _WEIGHTS,
+    }
     return {file: text.replace("NAME", name) for file, text in files.items()}
 
 

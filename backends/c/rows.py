@@ -103,7 +103,7 @@ def lower_shift_gelu(memory: Memory, op: ops.ShiftGeluOp) -> None:
     shape = Struct("vit_shift_gelu_shape", fields)
     arguments: list[Value] = [shape, memory.address(op.x), memory.allocate(op.result)]
     kernel = "vit_shift_gelu_ivit" if published else "vit_shift_gelu"
-    memory.call(kernel, arguments, describe(op, op.result), 4 * columns if published else 0)
+    memory.call(kernel, arguments, describe(op, op.result), 4 * columns if published else None)
 
 
 def lower_layernorm(memory: Memory, op: ops.LayerNormOp) -> None:

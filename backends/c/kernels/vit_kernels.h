@@ -127,6 +127,42 @@ typedef struct {
 void vit_linear_s16(const vit_linear_shape *p, const void *x, const void *w,
                     const int32_t *bias, const vit_epilogue *e, void *scratch);
 
+/* ---- packed products: one interface, one source file per instruction level -------------------
+ *
+ * Weights are laid out for the level when a project is emitted, with zero points, bias and the
+ * constants of the epilogue's rounding folded in where that is exact. `finish` names the stages
+ * that this covers; the kernel reads the rest (tables, residuals) from the epilogue's stages. */
+typedef enum {
+    VIT_BY_STAGES, /* nothing is folded: accumulators with bias go through all stages */
+    VIT_TO_S8,     /* VIT_REQUANT to all of s8 */
+    VIT_TO_U8,     /* VIT_REQUANT to all of u8 */
+    VIT_TO_TABLE,  /* VIT_REQUANT to all of 8 bits, VIT_LUT to 8 bits */
+    VIT_TO_S16,    /* VIT_REQUANT to all of s16 */
+    VIT_TO_SUM     /* VIT_ADD of a s16 tensor on the grid of the s16 result */
+} vit_finish;
+
+/* Rows of accumulators handed to the stages at a time. */
+#define VIT_TILE_ROWS 48
+
+typedef struct {
+    int32_t m, n, k;
+    int32_t ld;       /* bytes from row to row of the u8 operand */
+    int32_t row, col; /* place of the product's first element in the result */
+    vit_finish finish;
+} vit_packed_shape;
+
+typedef struct {
+    int32_t m, n, k;
+    int32_t block;
+    vit_type x_type; /* VIT_S8 or VIT_U8 */
+    vit_finish finish;
+} vit_packed_linear_shape;
+
+void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
+                            const vit_epilogue *e, int32_t *tile);
+void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, const void *w,
+                              const vit_epilogue *e, void *scratch);
+
 typedef struct {
     int32_t batch, m, n, k;
     int32_t block;

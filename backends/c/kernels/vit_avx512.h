@@ -1,0 +1,51 @@
+/* Pieces shared by the kernels for AVX-512 with VNNI and VBMI (Ice Lake, Zen 4 and later). */
+#ifndef VIT_AVX512_H
+#define VIT_AVX512_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "vit_arith.h"
+
+#define VIT_INLINE static inline __attribute__((always_inline))
+
+/* acc += four products u8 x s8 per lane, modulo 2^32. As inline assembly with one operand that is
+ * read and written, because compilers copy and spill accumulators around the intrinsic. */
+#define VIT_DOT(acc, u8, s8) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u8), "v"(s8))
+
+/* Four bytes in every lane. */
+VIT_INLINE __m512i vit_repeat4(const uint8_t *x)
+{
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* The first n of 64 (or more) elements. */
+VIT_INLINE __mmask64 vit_first64(int32_t n)
+{
+    return n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1;
+}
+
+/* A table of 256 bytes in four registers. */
+typedef struct {
+    __m512i part[4];
+} vit_bytes256;
+
+VIT_INLINE vit_bytes256 vit_load_table(const void *table)
+{
+    vit_bytes256 t;
+    for (int32_t i = 0; i < 4; ++i) {
+        t.part[i] = _mm512_loadu_si512((const char *)table + 64 * i);
+    }
+    return t;
+}
+
+VIT_INLINE __m512i vit_lookup(const vit_bytes256 *t, __m512i index)
+{
+    const __m512i low = _mm512_permutex2var_epi8(t->part[0], index, t->part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(t->part[2], index, t->part[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+}
+
+#endif

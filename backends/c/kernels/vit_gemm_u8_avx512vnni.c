@@ -1,0 +1,235 @@
+/* kernel: matrix product u8 x s8 with packed weights, epilogue in registers
+ * layout: x[m] rows of ceil(k / 4) * 4 bytes, p->ld apart; w: per 64 columns a panel of init[64] s32,
+ *         shift[64] s32 and [ceil(k / 4)][64][4] s8, columns in the order in which the packing
+ *         instructions give them back (backends/c/packing.py); result rows at p->row, columns at
+ *         p->col of the epilogue's result
+ * in:     codes of x as they are; zero point, bias and rounding constant are part of `init`
+ * out:    the epilogue's type; the stages that `finish` names have been checked and folded by the
+ *         packing, any others run on tiles in scratch
+ * method: tiles of 6 x 64 accumulators in 24 registers; a column panel stays in the first- or
+ *         second-level cache while all rows pass
+ * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
+ * scratch: VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES, else none
+ */
+#include "vit_avx512.h"
+
+enum { ROWS = 6, COLUMNS = 64 };
+
+typedef __m512i accumulators[ROWS][4];
+
+VIT_INLINE void multiply(int32_t rows, const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
+                         accumulators acc)
+{
+    const size_t ld = (size_t)p->ld;
+    for (int32_t r = 0; r < rows; ++r) {
+        for (int32_t j = 0; j < 4; ++j) {
+            acc[r][j] = _mm512_load_si512(w + 64 * j);
+        }
+    }
+    w += 8 * COLUMNS;
+    for (int32_t k = 0; k < p->k; k += 4, x += 4, w += 4 * COLUMNS) {
+        const __m512i b0 = _mm512_load_si512(w), b1 = _mm512_load_si512(w + 64);
+        const __m512i b2 = _mm512_load_si512(w + 128), b3 = _mm512_load_si512(w + 192);
+        for (int32_t r = 0; r < rows; ++r) {
+            const __m512i a = vit_repeat4(x + (size_t)r * ld);
+            VIT_DOT(acc[r][0], a, b0);
+            VIT_DOT(acc[r][1], a, b1);
+            VIT_DOT(acc[r][2], a, b2);
+            VIT_DOT(acc[r][3], a, b3);
+        }
+    }
+}
+
+/* What a row of accumulators needs on its way out. */
+typedef struct {
+    __m512i shift[4];
+    vit_bytes256 table;
+    __mmask64 mask; /* columns that exist */
+    const int16_t *other;
+    size_t other_ld;
+    char *y;
+    size_t ld; /* bytes */
+} outlet;
+
+VIT_INLINE void store_bytes(const outlet *o, size_t row, __m512i bytes)
+{
+    if (o->mask == ~(__mmask64)0) {
+        _mm512_storeu_si512(o->y + row * o->ld, bytes);
+    } else {
+        _mm512_mask_storeu_epi8(o->y + row * o->ld, o->mask, bytes);
+    }
+}
+
+VIT_INLINE void store_words(const outlet *o, size_t row, __m512i low, __m512i high)
+{
+    char *y = o->y + row * o->ld;
+    if (o->mask == ~(__mmask64)0) {
+        _mm512_storeu_si512(y, low);
+        _mm512_storeu_si512(y + 64, high);
+    } else {
+        _mm512_mask_storeu_epi16(y, (__mmask32)o->mask, low);
+        _mm512_mask_storeu_epi16(y + 64, (__mmask32)(o->mask >> 32), high);
+    }
+}
+
+/* Sign-extended words 0..3 (high = 0) or 4..7 (high = 1) of every 128 bits. */
+VIT_INLINE __m512i widen(__m512i words, int32_t high)
+{
+    const __m512i twice =
+        high != 0 ? _mm512_unpackhi_epi16(words, words) : _mm512_unpacklo_epi16(words, words);
+    return _mm512_srai_epi32(twice, 16);
+}
+
+VIT_INLINE void finish_row(vit_finish finish, const outlet *o, size_t row, const __m512i *acc)
+{
+    __m512i v0 = _mm512_srav_epi32(acc[0], o->shift[0]);
+    __m512i v1 = _mm512_srav_epi32(acc[1], o->shift[1]);
+    __m512i v2 = _mm512_srav_epi32(acc[2], o->shift[2]);
+    __m512i v3 = _mm512_srav_epi32(acc[3], o->shift[3]);
+    if (finish == VIT_TO_SUM) {
+        const int16_t *other = o->other + row * o->other_ld;
+        const __m512i low = _mm512_maskz_loadu_epi16((__mmask32)o->mask, other);
+        const __m512i high = _mm512_maskz_loadu_epi16((__mmask32)(o->mask >> 32), other + 32);
+        v0 = _mm512_add_epi32(v0, widen(low, 0));
+        v1 = _mm512_add_epi32(v1, widen(low, 1));
+        v2 = _mm512_add_epi32(v2, widen(high, 0));
+        v3 = _mm512_add_epi32(v3, widen(high, 1));
+    }
+    const __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
+    if (finish == VIT_TO_S16 || finish == VIT_TO_SUM) {
+        store_words(o, row, low, high);
+    } else if (finish == VIT_TO_S8) {
+        store_bytes(o, row, _mm512_packs_epi16(low, high));
+    } else if (finish == VIT_TO_U8) {
+        store_bytes(o, row, _mm512_packus_epi16(low, high));
+    } else {
+        store_bytes(o, row, vit_lookup(&o->table, _mm512_packus_epi16(low, high)));
+    }
+}
+
+VIT_INLINE outlet outlet_of(vit_finish finish, const vit_packed_shape *p, const int8_t *w,
+                            int32_t col, const vit_epilogue *e)
+{
+    outlet o;
+    const size_t size = finish == VIT_TO_S16 || finish == VIT_TO_SUM ? 2 : 1;
+    const size_t column = (size_t)(p->col + col);
+    o.mask = vit_first64(p->n - col);
+    for (int32_t j = 0; j < 4; ++j) {
+        o.shift[j] = _mm512_load_si512(w + 4 * COLUMNS + 64 * j);
+    }
+    o.ld = (size_t)e->ld * size;
+    o.y = (char *)e->y + (size_t)p->row * o.ld + column * size;
+    if (finish == VIT_TO_SUM) {
+        o.other_ld = (size_t)e->stages[0].other_ld;
+        o.other = (const int16_t *)e->stages[0].other + (size_t)p->row * o.other_ld + column;
+    } else {
+        o.other_ld = 0;
+        o.other = NULL;
+    }
+    if (finish == VIT_TO_TABLE) {
+        o.table = vit_load_table(e->stages[1].table);
+    }
+    return o;
+}
+
+/* The last rows, fewer than a tile, by way of a buffer. */
+static void multiply_rest(int32_t rows, const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
+                          __m512i *buffer)
+{
+    accumulators acc;
+#define VIT_REST(count)                                                                            \
+    case count:                                                                                    \
+        multiply(count, p, x, w, acc);                                                             \
+        for (int32_t i = 0; i < 4 * count; ++i) {                                                  \
+            _mm512_store_si512(buffer + i, acc[i / 4][i % 4]);                                     \
+        }                                                                                          \
+        break;
+    switch (rows) {
+        VIT_REST(1)
+        VIT_REST(2)
+        VIT_REST(3)
+        VIT_REST(4)
+        VIT_REST(5)
+    default:
+        VIT_REST(6)
+    }
+#undef VIT_REST
+}
+
+VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, const uint8_t *x,
+                      const int8_t *w, int32_t col, const vit_epilogue *e)
+{
+    const outlet o = outlet_of(finish, p, w, col, e);
+    const size_t ld = (size_t)p->ld;
+    int32_t r = 0;
+    for (; r + ROWS <= p->m; r += ROWS) {
+        accumulators acc;
+        multiply(ROWS, p, x + (size_t)r * ld, w, acc);
+        for (int32_t i = 0; i < ROWS; ++i) {
+            finish_row(finish, &o, (size_t)(r + i), acc[i]);
+        }
+    }
+    if (r < p->m) {
+        __m512i buffer[ROWS][4];
+        multiply_rest(p->m - r, p, x + (size_t)r * ld, w, buffer[0]);
+        for (int32_t i = 0; r + i < p->m; ++i) {
+            finish_row(finish, &o, (size_t)(r + i), buffer[i]);
+        }
+    }
+}
+
+#define VIT_PANEL_OF(name, finish)                                                                 \
+    static void name(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,    \
+                     const vit_epilogue *e)                                                        \
+    {                                                                                              \
+        panel(finish, p, x, w, col, e);                                                            \
+    }
+
+VIT_PANEL_OF(panel_s8, VIT_TO_S8)
+VIT_PANEL_OF(panel_u8, VIT_TO_U8)
+VIT_PANEL_OF(panel_table, VIT_TO_TABLE)
+VIT_PANEL_OF(panel_s16, VIT_TO_S16)
+VIT_PANEL_OF(panel_sum, VIT_TO_SUM)
+
+/* Accumulators to memory, then the stages one after the other. */
+static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,
+                         const vit_epilogue *e, int32_t *tile)
+{
+    const int32_t cols = vit_min32(COLUMNS, p->n - col);
+    for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {
+        const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);
+        for (int32_t r = 0; r < rows; r += ROWS) {
+            multiply_rest(vit_min32(ROWS, rows - r), p, x + (size_t)(r0 + r) * (size_t)p->ld, w,
+                          (__m512i *)(void *)(tile + r * COLUMNS));
+        }
+        vit_epilogue_apply(e, tile, COLUMNS, p->row + r0, rows, p->col + col, cols);
+    }
+}
+
+void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
+                            const vit_epilogue *e, int32_t *tile)
+{
+    const size_t stride = (size_t)COLUMNS * (8 + (((size_t)p->k + 3) & ~(size_t)3));
+    for (int32_t col = 0; col < p->n; col += COLUMNS, w += stride) {
+        switch (p->finish) {
+        case VIT_TO_S8:
+            panel_s8(p, x, w, col, e);
+            break;
+        case VIT_TO_U8:
+            panel_u8(p, x, w, col, e);
+            break;
+        case VIT_TO_TABLE:
+            panel_table(p, x, w, col, e);
+            break;
+        case VIT_TO_S16:
+            panel_s16(p, x, w, col, e);
+            break;
+        case VIT_TO_SUM:
+            panel_sum(p, x, w, col, e);
+            break;
+        default:
+            panel_stages(p, x, w, col, e, tile);
+            break;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+/* kernel: linear layer, 8-bit codes x packed s8 weights, AVX512-VNNI
+ * layout: x[m][k], w panels of vit_gemm_u8_avx512vnni(), y[m][n]
+ * in:     u8 codes as they are, s8 codes plus 128 (the packing folds zero point and offset)
+ * out:    the epilogue's type
+ * method: rows that are s8 or do not end on four bytes are copied to scratch first, `block` at a
+ *         time; others are read where they are
+ * scratch: block * ceil(k / 4) * 4 bytes where rows are copied, then VIT_TILE_ROWS * 64 * 4 bytes,
+ *         each rounded up to 64
+ */
+#include "vit_avx512.h"
+
+static void offset_row(const uint8_t *x, uint8_t flip, int32_t k, uint8_t *y)
+{
+    const __m512i bits = _mm512_set1_epi8((char)flip);
+    for (int32_t i = 0; i < k; i += 64) {
+        const __mmask64 mask = vit_first64(k - i);
+        const __m512i codes = _mm512_maskz_loadu_epi8(mask, x + i);
+        _mm512_mask_storeu_epi8(y + i, mask, _mm512_xor_si512(codes, bits));
+    }
+    for (int32_t i = k; i < ((k + 3) & ~3); ++i) {
+        y[i] = 0;
+    }
+}
+
+void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, const void *w,
+                              const vit_epilogue *e, void *scratch)
+{
+    vit_packed_shape g = {.m = p->m, .n = p->n, .k = p->k, .ld = p->k, .finish = p->finish};
+    const uint8_t flip = p->x_type == VIT_S8 ? 128 : 0;
+    if (flip == 0 && p->k % 4 == 0) {
+        vit_gemm_u8_avx512vnni(&g, (const uint8_t *)x, (const int8_t *)w, e, (int32_t *)scratch);
+        return;
+    }
+    uint8_t *rows = (uint8_t *)scratch;
+    g.ld = (p->k + 3) & ~3;
+    int32_t *tile = (int32_t *)(void *)(rows + vit_align64((size_t)p->block * (size_t)g.ld));
+    for (g.row = 0; g.row < p->m; g.row += p->block) {
+        g.m = vit_min32(p->block, p->m - g.row);
+        for (int32_t r = 0; r < g.m; ++r) {
+            const size_t from = (size_t)(g.row + r) * (size_t)p->k;
+            offset_row((const uint8_t *)x + from, flip, p->k, rows + (size_t)r * (size_t)g.ld);
+        }
+        vit_gemm_u8_avx512vnni(&g, rows, (const int8_t *)w, e, tile);
+    }
+}

@@ -1,0 +1,118 @@
+"""Instruction levels: what a project may assume of the processor it runs on.
+
+A level names compiler flags for the kernels, the processor features that they use, and the suffixes
+of the kernel variants written for it. Weights are packed for the level when a project is emitted;
+everything above the kernels is the same C for all levels.
+
+| level | processors |
+|---|---|
+| `portable` | any, plain C11 |
+| `x86-64-v3` | x86 with AVX2 (Haswell, Zen 1 and later) |
+| `avxvnni` | x86 with AVX2 and AVX-VNNI (Alder Lake, Zen 5 and later) |
+| `avx512vnni` | x86 with AVX-512, VNNI and VBMI (Ice Lake, Zen 4 and later) |
+| `neon` | 64-bit Arm with dot products (Armv8.2 and later) |
+| `host` | the best of these that this machine has |
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vit_opt.dialects.errors import VitError
+
+KERNELS = Path(__file__).parent / "kernels"
+"""The kernel library's sources."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """An instruction level."""
+
+    name: str
+    machine: str | None = None
+    """Architecture as `platform.machine()` calls it; None for any."""
+    flags: tuple[str, ...] = ()
+    """Compiler flags of the kernels."""
+    features: tuple[str, ...] = ()
+    """Processor features as Linux lists them in /proc/cpuinfo."""
+    suffixes: tuple[str, ...] = ()
+    """Suffixes of kernel variants that it can run, best first."""
+
+    def variant(self, kernel: str) -> str | None:
+        """The best variant of a kernel for this level; None if there is none but portable ones."""
+        names = kernel_names()
+        return next((f"{kernel}_{s}" for s in self.suffixes if f"{kernel}_{s}" in names), None)
+
+    def best(self, kernel: str) -> str:
+        """The variant of a kernel that has one portable form of the same interface."""
+        return self.variant(kernel) or kernel
+
+    def runs(self, source: Path) -> bool:
+        """Whether a kernel source compiles for this level."""
+        own = next((s for s in _SUFFIXES if source.stem.endswith(f"_{s}")), None)
+        return own is None or own in self.suffixes
+
+
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+PORTABLE = Level("portable")
+
+LEVELS: dict[str, Level] = {
+    level.name: level
+    for level in (
+        Level(
+            "avx512vnni",
+            "x86_64",
+            ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi"),
+            (*_V4, "avx512_vnni", "avx512vbmi"),
+            ("avx512vnni",),
+        ),
+        Level("avxvnni", "x86_64", ("-march=x86-64-v3", "-mavxvnni"), (*_V3, "avx_vnni")),
+        Level("x86-64-v3", "x86_64", ("-march=x86-64-v3",), _V3),
+        Level("neon", "aarch64", ("-march=armv8.2-a+dotprod",), ("asimddp",)),
+        PORTABLE,
+    )
+}
+"""Every level, better ones first."""
+
+_SUFFIXES = sorted({suffix for level in LEVELS.values() for suffix in level.suffixes})
+
+
+@lru_cache
+def kernel_names() -> frozenset[str]:
+    """Names of the kernel sources."""
+    return frozenset(path.stem for path in KERNELS.glob("vit_*.c"))
+
+
+@lru_cache
+def host_features() -> frozenset[str]:
+    """Features of this machine's processor; none where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
+
+
+def runs_here(level: Level) -> bool:
+    """Whether this machine runs code of a level."""
+    return level.machine in (None, platform.machine()) and host_features().issuperset(
+        level.features
+    )
+
+
+def host_level() -> Level:
+    """The best level that this machine runs."""
+    return next(level for level in LEVELS.values() if runs_here(level))
+
+
+def find_level(name: str) -> Level:
+    """The level of a name, `host` included; raises VitError for an unknown one."""
+    if name == "host":
+        return host_level()
+    if name not in LEVELS:
+        raise VitError(f"unknown --cpu '{name}'; known: host, {', '.join(LEVELS)}")
+    return LEVELS[name]

@@ -1,0 +1,205 @@
+"""Weights of products laid out for an instruction level, with what folds into them.
+
+A packed product computes, for codes u of an operand stored as unsigned bytes,
+
+    acc[n] = init[n] + sum_k u[k] * w[n, k]        modulo 2^32
+
+where `init` holds the bias, minus the zero point of u times the sum of the weights. Where the
+epilogue starts with a requantisation by right shifts, its rounding constant 2^(s-1) and its zero
+point times 2^s are part of `init` too, so that the finished code is sat(acc >> s):
+
+    floor((a + 2^(s-1)) / 2^s) + zp = floor((a + 2^(s-1) + zp * 2^s) / 2^s).
+
+This is exact as long as the sum on the right fits 32 bits, which is proven here from the weights;
+otherwise nothing is folded and the stages run one after the other.
+
+The panel layout is that of the kernels: 64 columns a panel, each `init`, `shift` and the weights in
+groups of four along the reduction. Columns are permuted so that the instructions that pack 32-bit
+lanes into bytes or words return them in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.ir import SSAValue
+
+from vit_opt.backends.c.graph import Stage
+from vit_opt.backends.c.memory import zero_point
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import is_unsigned
+from vit_opt.dialects.vit.evaluate import fracs_of, shift_between
+from vit_opt.dialects.vit.ops.base import format_of, is_fixed, shape_of
+
+Array: TypeAlias = NDArray[Any]
+
+COLUMNS = 64
+"""Columns of a panel."""
+
+GROUP = 4
+"""Reduction steps of one instruction."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How accumulators leave a packed product: an enumerator of `vit_finish` and what it folds."""
+
+    name: str
+    covers: int
+    """Leading stages of the chain that it computes; all of them, or none."""
+    shift: Array
+    """Right shift per column, 0..31."""
+    extra: Array
+    """Rounding constant and zero point per column, added to `init`."""
+    dead: Array
+    """Columns that are zero before the zero point is added: their weights and bias are dropped."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with constant weights, as the packing sees it."""
+
+    weight: Array
+    """[n, k] int8 codes."""
+    bias: Array
+    """[n] int64."""
+    bounds: tuple[int, int]
+    """Least and greatest value of the codes minus zero point."""
+    zero_point: int
+    """Of the unsigned bytes."""
+
+    def accumulator_bounds(self) -> tuple[Array, Array]:
+        """Least and greatest accumulator per column."""
+        low, high = self.bounds
+        wide = self.weight.astype(np.int64)
+        positive, negative = np.maximum(wide, 0).sum(1), np.minimum(wide, 0).sum(1)
+        return (
+            self.bias + positive * low + negative * high,
+            self.bias + positive * high + negative * low,
+        )
+
+
+def product_of(x: SSAValue, weight: Array, bias: Array | None) -> Product:
+    """The product of an 8-bit activation with constant weights [n, k]."""
+    format_ = format_of(x)
+    low, high = format_.bounds
+    columns = weight.shape[0]
+    values = np.zeros(columns, np.int64) if bias is None else bias.astype(np.int64)
+    offset = 0 if is_unsigned(format_.storage) else 128
+    zp = zero_point(x)
+    return Product(weight, values, (low - zp, high - zp), zp + offset)
+
+
+def choose_finish(product: Product, stages: list[tuple[Stage, int]]) -> Finish:
+    """The finish of a product followed by `stages`; by stages if no other one is exact."""
+    columns = product.weight.shape[0]
+    none = np.zeros(columns, np.int64)
+    plain = Finish("VIT_BY_STAGES", 0, none, none, none.astype(bool))
+    found = _folded(columns, stages)
+    if found is None:
+        return plain
+    name, shift, zp = found
+    if (shift < 0).any():
+        return plain
+    dead = shift > 31  # |acc| < 2^31, so rounding half up gives 0
+    shift = np.where(dead, 0, shift)
+    extra = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0) + (zp << shift)
+    low, high = product.accumulator_bounds()
+    worst = np.maximum(np.abs(low + extra), np.abs(high + extra))
+    if (~dead & (worst >= 2**31)).any():
+        return plain
+    return Finish(name, len(stages), shift, extra, dead)
+
+
+def per_column(values: Array, columns: int) -> Array:
+    """A parameter that broadcasts along columns, as one value each."""
+    return np.broadcast_to(np.asarray(values, np.int64).reshape(-1), (columns,))
+
+
+def _folded(columns: int, stages: list[tuple[Stage, int]]) -> tuple[str, Array, int] | None:
+    """Finish, shifts and zero point of stages that a kernel finishes in registers."""
+    if not stages:
+        return None
+    first, index = stages[0]
+    result = format_of(first.results[0])
+    if not is_fixed(result) or not isinstance(first, ops.PotRequantOp | ops.AddOp):
+        return None
+    if first.rounding.data != "rhu" or result.storage.width.data not in (8, 16):
+        return None
+    unsigned = is_unsigned(result.storage)
+    width = result.storage.width.data
+    if isinstance(first, ops.PotRequantOp):
+        shift = per_column(shift_between(first.x, first.result), columns)
+        if len(stages) == 1:
+            if width == 16:
+                return None if unsigned else ("VIT_TO_S16", shift, result.zero_point)
+            return f"VIT_TO_{'U' if unsigned else 'S'}8", shift, result.zero_point
+        table = stages[1][0]
+        if len(stages) == 2 and width == 8 and isinstance(table, ops.LutOp):
+            if format_of(table.result).storage.width.data != 8:
+                return None
+            return "VIT_TO_TABLE", shift, result.zero_point + (0 if unsigned else 128)
+    elif len(stages) == 1 and width == 16 and not unsigned:
+        return _folded_sum(columns, first, index)
+    return None
+
+
+def _folded_sum(columns: int, op: ops.AddOp, index: int) -> tuple[str, Array, int] | None:
+    """An accumulator added to an int16 tensor that is on the grid of the result."""
+    acc, other = op.operands[index], op.operands[1 - index]
+    storage = format_of(other).storage
+    mine, theirs, result = fracs_of(acc), fracs_of(other), fracs_of(op.result)
+    same_grid = (theirs == result).all() and (mine >= theirs).all()
+    if not same_grid or storage.width.data != 16 or is_unsigned(storage):
+        return None
+    if shape_of(other) != shape_of(op.result):
+        return None
+    shift = per_column(mine - result, columns)
+    return "VIT_TO_SUM", shift, format_of(op.result).zero_point - format_of(other).zero_point
+
+
+_BYTE_FINISHES = ("VIT_TO_S8", "VIT_TO_U8", "VIT_TO_TABLE")
+
+
+def column_order(finish: str) -> Array:
+    """Column of a panel that lane e of accumulator j holds, at index 16 j + e.
+
+    For 512-bit registers: saturating packs work within 128 bits, so that a pack of accumulators
+    0..3 to bytes returns, per 128 bits L and accumulator j, the lanes 4 L .. 4 L + 3.
+    """
+    j, e = np.divmod(np.arange(COLUMNS), 16)
+    if finish in _BYTE_FINISHES:
+        return 16 * (e // 4) + 4 * j + e % 4
+    if finish == "VIT_BY_STAGES":
+        return 16 * j + e
+    return 32 * (j // 2) + 8 * (e // 4) + 4 * (j % 2) + e % 4
+
+
+def wrap32(values: Array) -> Array:
+    """Integers modulo 2^32 as int32."""
+    return (values.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def pack_panels(product: Product, finish: Finish) -> Array:
+    """The packed weights of a product, as bytes."""
+    n, k = product.weight.shape
+    panels, steps = -(-n // COLUMNS), -(-k // GROUP)
+    alive = np.where(finish.dead, 0, 1)
+    weight = np.zeros((panels * COLUMNS, steps * GROUP), np.int8)
+    weight[:n, :k] = product.weight * alive[:, None].astype(np.int8)
+    sums = product.weight.astype(np.int64).sum(1)
+    init = np.zeros(panels * COLUMNS, np.int64)
+    init[:n] = (product.bias - product.zero_point * sums) * alive + finish.extra
+    shift = np.zeros(panels * COLUMNS, np.int64)
+    shift[:n] = finish.shift
+    order = column_order(finish.name)
+    columns = weight.reshape(panels, COLUMNS, steps, GROUP)[:, order].transpose(0, 2, 1, 3)
+    head = [
+        np.ascontiguousarray(wrap32(v).reshape(panels, COLUMNS)[:, order]).view(np.int8)
+        for v in (init, shift)
+    ]
+    parts = [*head, np.ascontiguousarray(columns).reshape(panels, -1)]
+    return np.concatenate(parts, axis=1).reshape(-1)
