@@ -118,6 +118,7 @@ def fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueTyp
     while True:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
         types = _types(inferred.graph)
+        _drop_empty_parts(graph, types)
         rest: list[onnx.NodeProto] = []
         for node in graph.node:
             results = _evaluate(node, model, arrays, types)
@@ -138,6 +139,16 @@ def fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueTyp
     for name, array in arrays.items():
         types[name] = ValueType(array.shape, array.dtype)
     return types
+
+
+def _drop_empty_parts(graph: onnx.GraphProto, types: Mapping[str, ValueType]) -> None:
+    """Takes parts without elements out of every Concat: a Roll by nothing is written with one."""
+    for node in graph.node:
+        if node.op_type == "Concat":
+            kept = [name for name in node.input if name not in types or 0 not in types[name].shape]
+            if 0 < len(kept) < len(node.input):
+                del node.input[:]
+                node.input.extend(kept)
 
 
 def _declare(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:
@@ -203,7 +214,7 @@ def _types(graph: onnx.GraphProto) -> dict[str, ValueType]:
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
-        known = tensor.HasField("shape") and min(sizes, default=1) > 0
+        known = tensor.HasField("shape") and min(sizes, default=0) >= 0
         if known and tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
             is_integer = np.issubdtype(dtype, np.integer) or dtype == np.bool_

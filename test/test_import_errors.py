@@ -136,6 +136,26 @@ def test_zero_size() -> None:
     assert "dimension of size zero" in message(model([RELU], (1, 0)))
 
 
+def test_empty_parts_of_a_concat_go() -> None:
+    """A roll by nothing is exported as x[0:] and x[0:0] put together."""
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "zero", "one"], ["e"], "empty"),
+        helper.make_node("Concat", ["x", "e"], ["y"], "join", axis=1),
+    ]
+    found = model(nodes, (1, 4))
+    numbers = {"zero": 0, "one": 1}
+    found.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value]), name) for name, value in numbers.items()
+    )
+    block = main_function(import_onnx(found, context=VitContext())).body.block
+    assert [op.name for op in block.ops] == ["onnx.Concat", "func.return"]
+    assert len(block.first_op.operands) == 1
+    del found.graph.node[1], found.graph.output[:]
+    found.graph.node[0].output[0] = "y"
+    found.graph.output.append(helper.make_tensor_value_info("y", F32, None))
+    assert "Slice (opset 17, node empty): y has a dimension of size zero" in message(found)
+
+
 def test_data_dependent_shape() -> None:
     nodes = [
         helper.make_node("NonZero", ["x"], ["n"], "find"),

@@ -126,6 +126,7 @@ CASES: dict[str, Case] = {
     "HardSigmoid alpha": Case("HardSigmoid", [TOKENS], attributes={"alpha": 1 / 6, "beta": 0.5}),
     "Gelu": Case("Gelu", [TOKENS], opset=20),
     "Gelu tanh": Case("Gelu", [TOKENS], attributes={"approximate": "tanh"}, opset=20),
+    "Swish": Case("Swish", [TOKENS * 3], attributes={"alpha": 1.702}, opset=24),
     "Dropout": Case("Dropout", [TOKENS], [scalar(0.5)]),
     "MatMul": Case("MatMul", [real(1, 3, 5, 4), real(3, 4, 6)]),
     "MatMul vector": Case("MatMul", [real(5, 4), real(4)]),
