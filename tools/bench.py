@@ -2,6 +2,7 @@
 
     vit-bench digits examples/digits --compiled DIR    accuracy and bits on the digits' test images
     vit-bench road MODEL.onnx                          time, memory and bits on the whole road
+    vit-bench cpu MODEL...                             speed against ONNX Runtime and OpenVINO
 
 Every command prints a table, or with `--json` one JSON object.
 """
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import run_command
 from vit_opt.tools.execution import BACKENDS
+from vit_opt.tools.tables import print_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,17 +32,6 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 DESCRIPTION = "Measure accuracy, speed, memory, and whether the backends agree bit for bit."
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest entry, the first one left-aligned."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, ["-" * width for width in widths], *rows):
-        cells = [
-            row[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        print("  ".join(cells).rstrip())
 
 
 # ---- digits -------------------------------------------------------------------------------------
@@ -219,6 +210,8 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from vit_opt.tools.benchmarks import cpu
+
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("digits", help="accuracy and bits on the digits' test images")
@@ -234,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--inferences", type=int, default=3, metavar="N", help="default: 3")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=_road)
+    cpu.add_command(commands)
     return result
 
 

@@ -1,0 +1,1 @@
+"""Measurements behind `vit-bench cpu` and `vit-bench models`."""

@@ -1,0 +1,428 @@
+"""`vit-bench cpu`: our C projects against ONNX Runtime and OpenVINO on this machine.
+
+For every model, batch and number of threads, one process is kept on that many processors and runs
+all contestants round robin (`contest.py`). Preparing (export, quantisers, vit-compile) happens in
+processes before that, so that no memory or thread of theirs is left when time is taken.
+
+Our time is that of the compiled model, integer codes in and codes out; a batch is run one inference
+at a time. Peers take and give float arrays in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools.benchmarks import machine, peers
+from vit_opt.tools.benchmarks.contest import Contestant, compete, ratios
+from vit_opt.tools.benchmarks.sources import Source, feeds, find_source
+from vit_opt.tools.progress import progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Batch: TypeAlias = dict[str, NDArray[Any]]
+
+T = TypeVar("T")
+
+OURS = "vit-opt"
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """What is measured, and how long."""
+
+    batches: tuple[int, ...] = (1, 8)
+    threads: tuple[int, ...] = (1, 2)
+    peers: tuple[str, ...] = peers.PEERS
+    """ONNX Runtime in f32 takes part in any case."""
+    rounds: int = 9
+    """Rounds at least."""
+    seconds: float = 20.0
+    """Seconds at least for a model, batch and number of threads."""
+    calib: Path | None = None
+    """Calibration data for all quantisers; None: synthetic images."""
+    preprocess: str | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    """Shapes of inputs that files leave open."""
+    cpu: str = "host"
+    """Instruction level of the C projects."""
+    passes: str = ""
+    """Passes of our road with other options."""
+
+    def names(self) -> tuple[str, ...]:
+        """The peers, the one that all are compared with included, in their usual order."""
+        return tuple(each for each in peers.PEERS if each in (*self.peers, peers.ORT_F32))
+
+
+def measure(
+    sources: Sequence[Source],
+    options: CpuOptions,
+    keep: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure models; see `vit-bench cpu --json` for what it returns.
+
+    `keep` is a folder for prepared models, which a later call takes up; by default they are
+    thrown away. Raises VitError if our compiler or ONNX Runtime cannot take a model.
+    """
+    peers.require_onnxruntime()
+    if max(options.threads) > machine.processor_count():
+        raise VitError(f"--threads {max(options.threads)}: more than this machine has processors")
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise VitError(f"models of the same name: {', '.join(names)}")
+    facts = machine.describe_machine()
+    peak = machine.peak_macs(facts["features"])
+    with TemporaryDirectory() as name:
+        found = [
+            _measure_model(source, options, (keep or Path(name)) / source.name, peak, say)
+            for source in sources
+        ]
+    return {"machine": facts, "peak_macs_per_second": peak, "models": found}
+
+
+def _measure_model(
+    source: Source,
+    options: CpuOptions,
+    folder: Path,
+    peak: float | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    say(f"{source.name}: compiling")
+    facts = _apart(_compile, source, options, folder)
+    results: list[dict[str, Any]] = []
+    for batch in options.batches:
+        say(f"{source.name}: preparing the peers for batch {batch}")
+        prepared = _apart(_prepare, source, options, folder, batch)
+        for threads in options.threads:
+            say(f"{source.name}: batch {batch}, {_threads(threads)}")
+            entry = _apart(_compete, prepared, threads, options, folder / "ours" / "c")
+            for row in entry["rows"]:
+                rate = facts["macs"] / (row["best_ms"] * 1e-3)
+                row["macs_per_second"] = rate
+                row["peak_fraction"] = None if peak is None else rate / (peak * threads)
+            results.append(entry)
+    say(f"{source.name}: profile")
+    shares = _apart(_profile, source, options, folder)
+    return {"name": source.name, **facts, "results": results, "shares": shares}
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _apart(body: Callable[..., T], *arguments: object) -> T:
+    """The result of a function in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(body, *arguments).result()
+
+
+# ---- in processes of their own -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The peers' models for a batch."""
+
+    folder: Path
+    batch: int
+    taken: int
+    """Batch of the models: smaller than `batch` if a file fixes it."""
+    failed: dict[str, str]
+    """Peers that have none, with the reason."""
+
+    def feed(self, options: CpuOptions) -> Batch:
+        """Inputs to measure with."""
+        model = self.folder / peers.FILES[peers.ORT_F32]
+        return feeds(model, options.calib, options.preprocess, 1)[0]
+
+
+def _compile(source: Source, options: CpuOptions, folder: Path) -> dict[str, Any]:
+    """Compile our C project; returns its facts."""
+    from vit_opt.dialects.macs import count_macs
+    from vit_opt.tools.artefact import Artefact
+    from vit_opt.tools.compile import CompileOptions, compile_model
+    from vit_opt.tools.steps import new_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model, batch = source.export(folder, 1, options.shapes)
+    if batch != 1:
+        raise VitError(f"{model}: takes a batch of {batch}; export it with batch 1 or an open one")
+    report = compile_model(
+        model,
+        folder / "ours",
+        CompileOptions(
+            calib=options.calib,
+            preprocess=options.preprocess,
+            target="c",
+            cpu=options.cpu,
+            passes=options.passes,
+        ),
+    )
+    module = Artefact(folder / "ours").read_module(new_context())
+    return {
+        "macs": count_macs(module),
+        "quality": report["quality"],
+        "compile_seconds": sum(report["seconds"].values()),
+        **{key: report["c"][key] for key in ("weight_bytes", "arena_bytes", "kernel_calls")},
+    }
+
+
+def _prepare(source: Source, options: CpuOptions, folder: Path, batch: int) -> Prepared:
+    """Prepare the peers' models, in a folder named after the model's and the data's contents."""
+    model, taken = source.export(folder, batch, options.shapes)
+    batches = feeds(model, options.calib, options.preprocess)
+    digest = hashlib.sha256(model.read_bytes())
+    for each in batches:
+        for array in each.values():
+            digest.update(array.tobytes())
+    place = folder / f"batch{batch}-{digest.hexdigest()[:12]}"
+    place.mkdir(exist_ok=True)
+    target = place / peers.FILES[peers.ORT_F32]
+    if not target.exists():
+        target.symlink_to(model.resolve())
+    return Prepared(place, batch, taken, peers.prepare(target, place, batches, options.names()))
+
+
+def _compete(
+    prepared: Prepared, threads: int, options: CpuOptions, project: Path
+) -> dict[str, Any]:
+    """Run all contestants on as many processors as there are threads."""
+    pinned = machine.pin(threads)
+    load = os.getloadavg()[0]
+    feed = prepared.feed(options)
+    contestants = [our_contestant(project, feed, prepared.batch)]
+    failed = dict(prepared.failed)
+    for name in (each for each in options.names() if each not in failed):
+        repeats = prepared.batch // prepared.taken
+        try:
+            contestants.append(peers.open_peer(name, prepared.folder, feed, threads, repeats))
+        except Exception as error:  # a peer's own exceptions have no common class
+            if name == peers.ORT_F32:
+                raise VitError(f"ONNX Runtime cannot run the model: {error}") from error
+            failed[name] = peers.first_line(error)
+    times = compete(contestants, options.rounds, options.seconds)
+    relative = ratios(times, peers.ORT_F32)
+    base = times[peers.ORT_F32].best
+    rows = [
+        {
+            "name": each.name,
+            "ms": times[each.name].median * 1e3 / prepared.batch,
+            "best_ms": times[each.name].best * 1e3 / prepared.batch,
+            "ratio": relative[each.name],
+            "best_ratio": times[each.name].best / base,
+            "rounds": len(times[each.name].turns),
+            "note": each.note,
+        }
+        for each in contestants
+    ]
+    return {
+        "batch": prepared.batch,
+        "threads": threads,
+        "processors": pinned,
+        "load": load,
+        "rows": rows,
+        "failed": failed,
+    }
+
+
+def our_contestant(project: Path, feed: Batch, batch: int) -> Contestant:
+    """Our C project on the first `batch` inputs of a feed, which may hold fewer."""
+    from vit_opt.backends.c.run import CModel
+
+    model = CModel(project)
+    held = next(iter(feed.values())).shape[0]
+    codes = [
+        _codes(model.inputs, {name: array[i % held][None] for name, array in feed.items()})
+        for i in range(batch)
+    ]
+
+    def infer() -> float:
+        total = 0.0
+        for each in codes:
+            model.run(each)
+            total += model.seconds
+        return total
+
+    return Contestant(OURS, infer, "1 thread, integer codes in and out")
+
+
+def _codes(ports: Sequence[Any], inputs: Batch) -> Batch:
+    """Inputs as codes, so that no time is spent on quantising them again and again.
+
+    An input that enters in two formats must stay real.
+    """
+    names = [port.name for port in ports]
+    if len(set(names)) < len(names):
+        return inputs
+    return {port.name: port.codes(inputs[port.name]) for port in ports}
+
+
+def _profile(source: Source, options: CpuOptions, folder: Path) -> dict[str, float]:
+    """Share of our time by kind of operation, on one processor."""
+    from vit_opt.backends.c.run import CModel
+    from vit_opt.tools.benchmarks.profile import profile, shares
+
+    machine.pin(1)
+    project = folder / "ours" / "c"
+    model, _ = source.export(folder, 1, options.shapes)
+    [inputs] = feeds(model, options.calib, options.preprocess, 1)
+    return shares(profile(project, _codes(CModel(project).inputs, inputs)))
+
+
+# ---- output --------------------------------------------------------------------------------------
+
+HEADER = ("1 inference", "ms", "best ms", "ratio", "best ratio", "GMAC/s", "of peak")
+
+
+def table_rows(entry: Mapping[str, Any]) -> list[list[str]]:
+    """A comparison as rows below `HEADER`."""
+    rows: list[list[str]] = []
+    for row in entry["rows"]:
+        peak = row["peak_fraction"]
+        rows.append(
+            [
+                row["name"],
+                f"{row['ms']:.2f}",
+                f"{row['best_ms']:.2f}",
+                f"{row['ratio']:.2f}",
+                f"{row['best_ratio']:.2f}",
+                f"{row['macs_per_second'] / 1e9:.0f}",
+                "" if peak is None else f"{100 * peak:.0f} %",
+            ]
+        )
+    return rows
+
+
+def machine_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The machine in words."""
+    about = facts["machine"]
+    peak = facts["peak_macs_per_second"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return [
+        f"{about['processor']} (family {about['family']}), {about['processors']} processors, "
+        f"{' '.join(about['features'])}",
+        f"{about['system']}; {about['compiler']}; Python {about['python']}; {versions}",
+        "int8 dot product peak: "
+        + ("none" if peak is None else f"{peak / 1e9:.0f} GMAC/s a processor, measured"),
+    ]
+
+
+def bound(facts: Mapping[str, Any], model: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """What ratio the peak alone would allow."""
+    peak = facts["peak_macs_per_second"]
+    if peak is None:
+        return ""
+    [base] = [row["best_ms"] for row in entry["rows"] if row["name"] == peers.ORT_F32]
+    return f"; all MACs at peak: {model['macs'] / (peak * entry['threads']) / base * 1e3:.2f}"
+
+
+def print_report(facts: Mapping[str, Any], markdown: bool) -> None:
+    """All tables, for the terminal or in Markdown."""
+    from vit_opt.tools.tables import markdown_table, print_table
+
+    print("\n".join(machine_lines(facts)))
+    for model in facts["models"]:
+        decibels = ", ".join(f"{each['sqnr_db']:.1f} dB" for each in model["quality"].values())
+        print(
+            f"\n{model['name']}: {model['macs'] / 1e9:.3f} GMAC, {model['weight_bytes']:,} bytes of "
+            f"weights, {model['arena_bytes']:,} bytes of arena, "
+            f"{decibels} against float, compiled in {model['compile_seconds']:.1f} s"
+        )
+        for entry in model["results"]:
+            print(
+                f"\nbatch {entry['batch']}, {_threads(entry['threads'])}, "
+                f"{entry['rows'][0]['rounds']} rounds, load {entry['load']:.1f} at the start"
+                f"{bound(facts, model, entry)}\n"
+            )
+            if markdown:
+                print(markdown_table(HEADER, table_rows(entry)), end="")
+            else:
+                print_table(HEADER, table_rows(entry))
+            for name, reason in entry["failed"].items():
+                print(f"{name}: {reason}")
+        parts = [f"{kind} {100 * share:.0f} %" for kind, share in model["shares"].items()]
+        print(f"\ntime of ours: {', '.join(parts)}")
+    print("\nms and ratio: medians over rounds, ratio to ORT f32 in the same round; best: fastest")
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Positive numbers separated by commas."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}': expected numbers such as 1,8")
+    return tuple(int(part) for part in parts)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from vit_opt.tools.steps import parse_shapes
+
+    plot = None if args.plot is None else Path(args.plot)
+    if plot is not None:
+        from vit_opt.tools.benchmarks.plot import require_plotting
+
+        require_plotting(plot)
+    options = CpuOptions(
+        batches=args.batch,
+        threads=args.threads,
+        peers=tuple(args.peer or peers.PEERS),
+        rounds=args.rounds,
+        seconds=args.seconds,
+        calib=None if args.calib is None else Path(args.calib),
+        preprocess=args.preprocess,
+        shapes=parse_shapes(args.shape),
+        cpu=args.cpu,
+        passes=args.passes,
+    )
+    keep = None if args.keep is None else Path(args.keep)
+    with progress("vit-bench cpu") as say:
+        facts = measure([find_source(text) for text in args.models], options, keep, say)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print_report(facts, args.markdown)
+    if plot is not None:
+        from vit_opt.tools.benchmarks.plot import draw
+
+        draw(facts, plot)
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add `cpu` to the commands of `vit-bench`."""
+    command = commands.add_parser("cpu", help="C projects against ONNX Runtime and OpenVINO")
+    command.add_argument("models", nargs="+", metavar="MODEL", help=".onnx file, or a builder")
+    command.add_argument("--batch", type=_numbers, default=(1, 8), help="default: 1,8")
+    command.add_argument("--threads", type=_numbers, default=(1, 2), help="default: 1,2")
+    command.add_argument(
+        "--peer", action="append", choices=peers.PEERS, help="only these (default: all)"
+    )
+    command.add_argument("--rounds", type=int, default=9, metavar="N", help="at least (default: 9)")
+    command.add_argument(
+        "--seconds", type=float, default=20.0, help="at least, a comparison (default: 20)"
+    )
+    command.add_argument("--calib", metavar="DATA", help="calibration data (default: synthetic)")
+    command.add_argument("--preprocess", metavar="STEPS", help="how image files become inputs")
+    command.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="of open inputs"
+    )
+    command.add_argument("--cpu", default="host", help="instruction level (default: host)")
+    command.add_argument("--passes", default="", metavar="PIPELINE", help="as in vit-compile")
+    command.add_argument("--keep", metavar="DIR", help="keep prepared models, and reuse them")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    command.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    command.add_argument("--plot", metavar="FILE.svg|png", help="draw ratios and shares")
+    command.set_defaults(run=_run)
