@@ -10,7 +10,7 @@ MatMul operand comes from in the linear layer's output says which weight rows ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -230,7 +230,7 @@ class Attention:
 
     scores: onnx.MatMul
     scaled: SSAValue
-    """The scores with their scalar factors, as the softmax or the mask's Add reads them."""
+    """The scores with their scalar factors, as the softmax or the first Add reads them."""
 
     factor: float
     """The product of the factors between `scores` and `scaled`."""
@@ -243,16 +243,29 @@ def match_attention(softmax: onnx.Softmax, constants: Constants) -> Attention | 
     """The attention around a softmax over the last axis, None if its operand is no product."""
     if integer(softmax.axis) not in (-1, len(shape_of(softmax.y)) - 1):
         return None
-    top = source(softmax.x)
-    candidates: Sequence[SSAValue] = (top,)
-    if isinstance(top.owner, onnx.Add):
-        candidates = [source(v) for v in top.owner.inputs]
-    for scaled in candidates:
+    for scaled in _scores(softmax.x, constants):
         path = climb(scaled, constants)
         matmul = path.top.owner
         if isinstance(matmul, onnx.MatMul) and not path.moves:
             return Attention(matmul, scaled, path.factor, _weighted_sum(softmax))
     return None
+
+
+def _scores(value: SSAValue, constants: Constants) -> Iterator[SSAValue]:
+    """The value that a softmax reads, and what biases and masks are added to on the way to it.
+
+    Shifted windows have both: a bias per head, then, with the windows as a dimension of their own,
+    a mask per window.
+    """
+    value = source(value)
+    yield value
+    op = value.owner
+    if isinstance(op, SameElements):
+        yield from _scores(op.x, constants)
+    elif isinstance(op, onnx.Add):
+        terms = [v for v in op.inputs if constants.array(v) is None]
+        for term in terms:
+            yield from _scores(term, constants)
 
 
 def _weighted_sum(softmax: onnx.Softmax) -> onnx.MatMul | None:
