@@ -75,7 +75,7 @@ def test_decoding_refuses_codes_that_mean_nothing() -> None:
 
 
 def test_array_cycles_by_hand() -> None:
-    """197 x 64 times 64 x 197 on 64 lanes of 8: the axes decide (issue of 197 on 64 lanes)."""
+    """197 x 64 times 64 x 197 on 64 lanes of 8: the axes decide how well 197 fills 64 lanes."""
     types = (DType.I8, DType.I8)
     fill_drain = P2VIT.array_fill + P2VIT.array_drain
     assert array_cycles(P2VIT, (197, 197, 64), MacMap.NM, types) == fill_drain + 4 * 25 * 64
