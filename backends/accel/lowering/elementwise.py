@@ -253,6 +253,10 @@ def bytes_per_element(links: Sequence[Link]) -> int:
     return max((a + b for a, b in zip([4, *sizes], [*sizes, 0], strict=True)), default=8)
 
 
+MAX_COLS = 2048
+"""Columns of a block where an operation does not need whole rows."""
+
+
 def lower_rows(lowering: Lowering, op: Operation) -> None:
     """An operation on rows by itself, with what can be chained behind it."""
     shape = value_shape(op.results[0])
@@ -263,14 +267,14 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     first = Link(op, tuple(operands))
     links = [first]
     if len(op.results) == 1:
-        links += follow(lowering, op.results[0], grid, whole_rows=grid.col_count <= 2048)
+        links += follow(lowering, op.results[0], grid, whole_rows=grid.col_count <= MAX_COLS)
     needs_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
     targets = chain_results(lowering, op, links[1:])
-    cols = grid.col_count if needs_rows else min(grid.col_count, 2048)
-    builder = lowering.builder
-    width = max(8, bytes_per_element(links)) * cols
-    limit = min(builder.capacity(Space.ABUF), builder.capacity(Space.CBUF)) // 3
-    count = max(1, min(grid.row_count, limit // width))
+    capacity = lowering.builder.capacity
+    limit = min(capacity(Space.ABUF), capacity(Space.CBUF), capacity(Space.OBUF) // 2) // 3
+    limit //= max(8, bytes_per_element(links))
+    cols = grid.col_count if needs_rows else max(1, min(grid.col_count, MAX_COLS, limit))
+    count = max(1, min(grid.row_count, limit // cols))
     for index in grid.indices():
         for row in range(0, grid.row_count, count):
             for col in range(0, grid.col_count, cols):

@@ -18,7 +18,7 @@ from vit_opt.backends.accel.lowering.convolution import (
     load_patch,
     pixel_blocks,
 )
-from vit_opt.backends.accel.lowering.elementwise import Grid
+from vit_opt.backends.accel.lowering.elementwise import MAX_COLS, Grid
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import (
@@ -37,8 +37,6 @@ from vit_opt.dialects.vit.semantics import resize
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag, PoolMode
 from vit_opt.dialects.vit_accel.fields import Space
-
-MAX_COLS = 2048
 
 
 def frac_shift(op: Any) -> int:
@@ -90,11 +88,14 @@ def lower_mean(lowering: Lowering, op: ops.MeanOp) -> None:
     reduced = [axis for axis in joined if axis.is_reduced] or [Axis(1, 0, 0, True)]
     columns = kept.pop() if kept else Axis(1, 0, 0, False)
     count = prod(x.shape[i] for i in axes)
+    capacity = lowering.builder.capacity
+    room = min(capacity(Space.OBUF) // 3 // 16, capacity(Space.ABUF) // 3 // x.dtype.size)
+    widest = max(1, min(MAX_COLS, room))
     for index in cartesian(*(range(axis.count) for axis in kept)):
         offset = sum(i * axis.source for i, axis in zip(index, kept, strict=True))
         out = sum(i * axis.target for i, axis in zip(index, kept, strict=True))
-        for col in range(0, columns.count, MAX_COLS):
-            width = min(MAX_COLS, columns.count - col)
+        for col in range(0, columns.count, widest):
+            width = min(widest, columns.count - col)
             begin = offset + col * columns.source
             acc = _sum_rows(lowering, x, reduced, begin, (width, columns.source))
             _store_mean(lowering, op, acc, width, count, target, out + col * columns.target)
