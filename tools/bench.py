@@ -3,6 +3,7 @@
     vit-bench digits examples/digits --compiled DIR    accuracy and bits on the digits' test images
     vit-bench road MODEL.onnx                          time, memory and bits on the whole road
     vit-bench cpu MODEL...                             speed against ONNX Runtime and OpenVINO
+    vit-bench models MODEL... | --builders             the road and all backends, model by model
 
 Every command prints a table, or with `--json` one JSON object.
 """
@@ -210,7 +211,7 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from vit_opt.tools.benchmarks import cpu
+    from vit_opt.tools.benchmarks import cpu, models
 
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -228,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=_road)
     cpu.add_command(commands)
+    models.add_command(commands)
     return result
 
 

@@ -57,7 +57,7 @@ def _ratios(axis: Any, models: Sequence[Mapping[str, Any]], setting: int) -> Non
     axis.axhline(1.0, color="gray", linewidth=0.8)
     axis.set_xticks(range(len(models)), [model["name"] for model in models])
     axis.set_ylabel("time / ORT f32")
-    axis.legend(fontsize="x-small", ncols=4)
+    axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _shares(axis: Any, models: Sequence[Mapping[str, Any]]) -> None:
@@ -77,4 +77,4 @@ def _shares(axis: Any, models: Sequence[Mapping[str, Any]]) -> None:
         left = [before + value for before, value in zip(left, values, strict=True)]
     axis.set_yticks(range(len(models)), [model["name"] for model in models])
     axis.set_xlabel("share of our time")
-    axis.legend(fontsize="x-small", ncols=3)
+    axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
