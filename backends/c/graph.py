@@ -14,17 +14,18 @@ and its parameters vary along the columns only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TypeAlias
 
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
+from vit_opt.backends.c.strides import View, dense_strides, dense_view, merge_dimensions, view_of
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
-from vit_opt.dialects.vit.ops.base import format_of, shape_of, tensor_type
+from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of, tensor_type
 
 ACCUMULATING = (
     ops.LinearOp,
@@ -73,6 +74,19 @@ class Attention:
     scores: Chain
     softmax: ops.SoftmaxExpOp
     product: Chain
+    query: View
+    key: View
+    value: View
+    result: SSAValue
+    """What is stored: the product's result, or its transpose."""
+    result_strides: tuple[int, ...]
+    """Distances in `result` along the dimensions of the product's result."""
+
+    def batch(self) -> list[tuple[int, ...]]:
+        """Leading dimensions, merged, and the distances of query, key, value and result in them."""
+        views = [self.query.strides, self.key.strides, self.value.strides, self.result_strides]
+        lead = [list(s[:-2]) for s in (self.query.shape, *views)]
+        return merge_dimensions(lead)
 
 
 Step: TypeAlias = Operation | Chain | Attention
@@ -222,7 +236,9 @@ class _Grouping:
                 members = [*self._members(attention.scores), attention.softmax]
                 members += self._members(attention.product)
                 self.taken.update(members)
+                self._store_transposed(attention)
                 last[members[-1]] = attention
+        self._fold_moves([step for step in last.values() if isinstance(step, Attention)])
         for op in self.flat:
             if op in self.taken:
                 continue
@@ -299,4 +315,58 @@ class _Grouping:
         self._extend(second, op.result)
         if not any(stage is total[0] for stage, _ in second.stages):
             return None
-        return Attention(first, softmax, second)
+        assert second.result is not None
+        strides = tuple(dense_strides(shape_of(second.result)))
+        query, key, value = (dense_view(operand) for operand in (scores.a, scores.b, op.b))
+        return Attention(first, softmax, second, query, key, value, second.result, strides)
+
+    def _store_transposed(self, attention: Attention) -> None:
+        """Let an attention store the transpose of its result, where that is all that is read."""
+        result = attention.product.result
+        reader = None if result is None else self._single_reader(result)
+        if result is None or reader is None or not isinstance(reader[0], ops.TransposeOp):
+            return
+        move = reader[0]
+        permutation = integers(move.permutation)
+        rank = len(permutation)
+        if permutation[-1] != rank - 1 or shape_of(move.x) != shape_of(result):
+            return
+        target = dense_strides(shape_of(move.result))
+        strides = tuple(target[permutation.index(axis)] for axis in range(rank))
+        stored = replace(attention, result=move.result, result_strides=strides)
+        if len(stored.batch()[0]) <= 2:
+            attention.result, attention.result_strides = stored.result, strides
+            self.taken.add(move)
+
+    def _fold_moves(self, attentions: list[Attention]) -> None:
+        """Let attentions read through transposes and slices that nothing else needs."""
+        kept = {op for op in self.flat if op in self.taken}
+        while True:
+            viewed = [(a, self._operand_views(a, kept)) for a in attentions]
+            moves = {op for _, views in viewed for view in views for op in view.moves}
+            readers = {op for a in attentions for op in (a.scores.head, a.product.head)}
+            needed = {move for move in moves if not self._only_read_by(move, moves | readers)}
+            if not needed:
+                break
+            kept |= needed
+        for attention, views in viewed:
+            attention.query, attention.key, attention.value = views
+        self.taken |= moves
+
+    def _operand_views(self, attention: Attention, kept: set[Operation]) -> list[View]:
+        """Query, key and value of an attention as its kernel can read them."""
+        scores, product = attention.scores.head, attention.product.head
+        operands = [scores.operands[0], scores.operands[1], product.operands[1]]
+        views = [view_of(value, self.graph.aliases, kept) for value in operands]
+        candidate = replace(attention, query=views[0], key=views[1], value=views[2])
+        query, key, value = (view.strides[-2:] for view in views)
+        rows = query[1] == value[1] == 1 and 1 in key
+        if rows and len(candidate.batch()[0]) <= 2:
+            return views
+        return [dense_view(value) for value in operands]
+
+    def _only_read_by(self, move: Operation, readers: set[Operation]) -> bool:
+        """Whether a move's result has no readers but these."""
+        root = self.graph.root(move.results[0])
+        found = self.readers.get(root, [])
+        return root not in self.returned and all(op in readers for op, _ in found)

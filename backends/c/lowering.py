@@ -14,6 +14,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from vit_opt.backends.c import movement, products, rows
+from vit_opt.backends.c.attention import lower_attention
 from vit_opt.backends.c.code import Buffer, Call, Pointer
 from vit_opt.backends.c.graph import Attention, Chain, Graph, build_graph
 from vit_opt.backends.c.levels import PORTABLE, Level
@@ -82,7 +83,7 @@ def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lower
     outputs = _outputs(function, graph, memory)
     for step in graph.steps:
         if isinstance(step, Attention):
-            products.lower_attention(memory, step)
+            lower_attention(memory, step)
         elif isinstance(step, Chain):
             products.lower_chain(memory, step)
         else:

@@ -18,17 +18,12 @@ from vit_opt.backends.c.memory import (
     without_zeros,
     zero_point,
 )
-from vit_opt.backends.c.rows import merge_dimensions
+from vit_opt.backends.c.strides import dense_strides, merge_dimensions
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import shift_between
-from vit_opt.dialects.vit.ops.base import Shape, format_of, integers, shape_of
+from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of
 from vit_opt.dialects.vit.semantics.resize import linear_taps, nearest_indices
-
-
-def dense_strides(shape: Shape) -> list[int]:
-    """Elements from one index to the next of a dense tensor, per dimension."""
-    return [prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def copy(

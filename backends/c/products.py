@@ -9,7 +9,6 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
 from vit_opt.backends.c.graph import (
-    Attention,
     Chain,
     Stage,
     other_view,
@@ -17,7 +16,6 @@ from vit_opt.backends.c.graph import (
 )
 from vit_opt.backends.c.memory import (
     Memory,
-    aligned,
     describe,
     element_symbol,
     pack_int4,
@@ -31,11 +29,9 @@ from vit_opt.backends.c.memory import (
 from vit_opt.backends.c.packed import packed_linear
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.evaluate import dyadic_between, fracs_of, scales_of, shift_between
 from vit_opt.dialects.vit.ops.base import format_of, integers, is_fixed, shape_of
 from vit_opt.dialects.vit.semantics.requant import dyadic_multiplier
-from vit_opt.dialects.vit.semantics.softmax import EXP_TABLE
 
 PANEL = 32
 """VIT_PANEL of vit_kernels.h: columns of a product computed at a time."""
@@ -383,62 +379,3 @@ def _is_depthwise(op: ops.Conv2dOp) -> bool:
         and weight.storage.width.data <= 8
         and not weight.zero_point
     )
-
-
-def lower_attention(memory: Memory, attention: Attention) -> None:
-    """One call for scores, exponentials, product with the values and what follows."""
-    scores, product = attention.scores.head, attention.product.head
-    assert isinstance(scores, ops.MatmulOp) and isinstance(product, ops.MatmulOp)
-    assert attention.product.result is not None
-    *lead, m, k = shape_of(scores.a)
-    n, d = shape_of(product.b)[-2:]
-    batch, block = prod(lead), min(m, 32)
-    frac = format_of(attention.softmax.s)
-    assert isinstance(frac, FixedType)
-    fields: dict[str, Value] = {
-        "batch": batch,
-        "m": m,
-        "n": n,
-        "k": k,
-        "d": d,
-        "block": block,
-        "key_columns": int(scores.transpose_b is None),
-        "q_type": element_symbol(scores.a),
-        "key_type": element_symbol(scores.b),
-        "value_type": element_symbol(product.b),
-        "frac": frac.frac,
-    }
-    zeros = {
-        "q_zp": zero_point(scores.a),
-        "key_zp": zero_point(scores.b),
-        "value_zp": zero_point(product.b),
-    }
-    shape = Struct("vit_attention_shape", fields | without_zeros(zeros))
-    first = stages_of(memory, attention.scores)
-    second = stages_of(memory, attention.product, normalizer=False)
-    between: dict[str, Value] = {"stages": first, "count": len(first.items) if first else 0}
-    table = memory.weights.add(EXP_TABLE.astype(np.uint8))
-    sources: list[Value] = [memory.address(v) for v in (scores.a, scores.b, product.b)]
-    y = memory.allocate(attention.product.result)
-    end = epilogue(memory, attention.product, d, second, y)
-    comment = chain_comment(attention.scores, attention.softmax, attention.product)
-    arguments: list[Value] = [shape, *sources, table, Struct("vit_epilogue", between), end]
-    memory.call(
-        "vit_attention_u8", arguments, comment, attention_scratch(block, m=m, n=n, k=k, d=d)
-    )
-
-
-def attention_scratch(block: int, *, m: int, n: int, k: int, d: int) -> int:
-    """Scratch of vit_attention_u8: the arrays that its `carve` lays out."""
-    del m
-    sizes = (
-        n * padded(k) * 2,
-        d * padded(n) * 2,
-        block * padded(k) * 2,
-        block * padded(n) * 2,
-        block * max(n, d) * 4,
-        n * 4,
-        block * 4,
-        block * n,
-    )
-    return sum(map(aligned, sizes))

@@ -8,20 +8,23 @@ from typing import cast
 import numpy as np
 from xdsl.ir import SSAValue
 
-from vit_opt.backends.c.code import Struct, Symbol, Value
+from vit_opt.backends.c.code import Pointer, Struct, Symbol, Value
 from vit_opt.backends.c.graph import is_narrow, rows_and_columns
 from vit_opt.backends.c.memory import (
+    Array,
     Memory,
     aligned,
     describe,
     element_symbol,
     rounding,
     saturation,
+    storage_name,
     type_text,
     without_zeros,
     zero_point,
 )
 from vit_opt.backends.c.products import RHE, stage_fields
+from vit_opt.backends.c.strides import merge_dimensions
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
@@ -149,6 +152,13 @@ def lower_layernorm(memory: Memory, op: ops.LayerNormOp) -> None:
         ),
         **rounding(op),
     }
+    folded = _folded_layernorm(memory, op, aligned_beta, np.broadcast_to(shift, (columns,)))
+    if folded is not None:
+        kernel, scale, offset = folded
+        fields["shift_c"] = memory.vector(np.broadcast_to(shift, (columns,)))
+        shape = Struct("vit_layernorm_shape", fields)
+        memory.call(kernel, [shape, source, scale, offset, y], comment)
+        return
     arguments: list[Value] = [
         Struct("vit_layernorm_shape", fields),
         source,
@@ -157,6 +167,37 @@ def lower_layernorm(memory: Memory, op: ops.LayerNormOp) -> None:
         y,
     ]
     memory.call("vit_layernorm", arguments, comment, 4 * columns)
+
+
+LARGEST_NORMAL = 1041
+"""Bound of |N| / sqrt(C - 1). By Samuelson's inequality |C x - sum| <= sqrt(V (C - 1)), and the
+divisor is at least 64 sqrt(V) - 1 >= 63 sqrt(V), so |N| <= 2^16 / 63 sqrt(C - 1) + 1/2."""
+
+
+def _folded_layernorm(
+    memory: Memory, op: ops.LayerNormOp, beta: Array, shift: Array
+) -> tuple[str, Pointer, Pointer] | None:
+    """Kernel, gamma and beta of the vectorised form, None where 32 bits do not hold it.
+
+    The rounding constant and the zero point, on the grid of N * gamma, are part of beta.
+    """
+    kernel = memory.level.variant("vit_layernorm")
+    x, result = format_of(op.x), format_of(op.result)
+    gamma = memory.constant(op.gamma)
+    channels = shape_of(op.x)[-1]
+    plain = not x.is_per_channel and not x.zero_point and op.rounding.data == "rhu"
+    types = storage_name(op.x) == "S16" and result.storage.width.data == 8
+    if kernel is None or gamma is None or not (plain and types) or channels > 1024:
+        return None
+    if (shift < 0).any() or (shift > 31).any() or op.eps_q.value.data >= 2**50:
+        return None
+    wide = gamma.astype(np.int64)
+    offset = beta + np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
+    offset = offset + (result.zero_point << shift)
+    largest = int(LARGEST_NORMAL * np.sqrt(channels - 1)) + 2
+    if (np.abs(wide) * largest + np.abs(offset) >= 2**31).any():
+        return None
+    return kernel, memory.vector(wide), memory.vector(offset)
 
 
 def _check_variance(op: ops.LayerNormOp, channels: int, spread: int) -> None:
@@ -273,32 +314,6 @@ def lower_binary(memory: Memory, op: ops.AddOp | ops.MulOp) -> None:
     y = memory.allocate(op.result)
     arguments = [Struct("vit_binary_shape", fields), *sources, stage, y, element_symbol(op.result)]
     memory.call("vit_binary", arguments, describe(op, op.result))
-
-
-MAX_RANK = 8
-"""VIT_MAX_RANK of vit_kernels.h."""
-
-
-def merge_dimensions(columns: list[list[int]]) -> list[tuple[int, ...]]:
-    """Join neighbouring dimensions that every stride list walks as one.
-
-    `columns` holds the dimensions and then one list of strides per operand; returned alike, with
-    at least one dimension. Raises VitError where more than `MAX_RANK` remain.
-    """
-    kept: list[list[int]] = []
-    for entry in zip(*columns, strict=True):
-        size, *strides = entry
-        if size == 1:
-            continue
-        if kept and all(kept[-1][1 + i] == stride * size for i, stride in enumerate(strides)):
-            kept[-1] = [kept[-1][0] * size, *strides]
-        else:
-            kept.append(list(entry))
-    if not kept:
-        kept = [[1] + [0] * (len(columns) - 1)]
-    if len(kept) > MAX_RANK:
-        raise VitError(f"a strided access of {len(kept)} dimensions; C kernels have {MAX_RANK}")
-    return [tuple(row[i] for row in kept) for i in range(len(columns))]
 
 
 def _check_narrow(op: ops.VitOp, *values: SSAValue) -> None:

@@ -1,6 +1,6 @@
 /* kernel: attention with deferred softmax, one head after the other
- * layout: q[batch][m][k], key[batch][n][k] (or [k][n] if key_columns), value[batch][n][d],
- *         y[batch * m][d]
+ * layout: q[batch][m][k], key[batch][n][k] or [batch][k][n], value[batch][n][d], y[batch][m][d],
+ *         with the distances that the shape states
  * in:     q, key, value codes of 8 or 16 bits with zero points; `scores` holds the stages between
  *         the score accumulators and the exponentials; frac is that of their result
  * out:    the epilogue's type; its VIT_NORMALIZE stage divides by the row sums in scratch, whose
@@ -43,8 +43,9 @@ static buffers carve(const vit_attention_shape *p, void *scratch)
     return s;
 }
 
-/* The transpose of a [rows][columns] matrix of codes as `columns` rows of ld s16 values. */
-static void widen_transposed(const void *x, vit_type type, size_t first, int32_t rows,
+/* The transpose of a [rows][columns] matrix of codes, rows `stride` apart, as `columns` rows of ld
+ * s16 values. */
+static void widen_transposed(const void *x, vit_type type, size_t first, size_t stride, int32_t rows,
                              int32_t columns, int32_t ld, int32_t offset, int16_t *y)
 {
     int16_t row[VIT_PANEL];
@@ -53,7 +54,7 @@ static void widen_transposed(const void *x, vit_type type, size_t first, int32_t
         int16_t *panel = y + (size_t)c0 * (size_t)ld;
         for (int32_t r = 0; r < ld; ++r) {
             if (r < rows) {
-                const size_t at = first + (size_t)r * (size_t)columns + (size_t)c0;
+                const size_t at = first + (size_t)r * stride + (size_t)c0;
                 vit_widen_s16(x, type, at, n, offset, row);
             }
             for (int32_t c = 0; c < n; ++c) {
@@ -63,34 +64,45 @@ static void widen_transposed(const void *x, vit_type type, size_t first, int32_t
     }
 }
 
+/* First element of a batch index in a tensor with these distances. */
+static size_t element(const vit_attention_shape *p, int32_t batch, int32_t outer, int32_t head)
+{
+    return (size_t)(batch / p->heads) * (size_t)outer + (size_t)(batch % p->heads) * (size_t)head;
+}
+
 static void widen_head(const vit_attention_shape *p, const void *key, const void *value,
                        int32_t batch, const buffers *s)
 {
     const int32_t kp = vit_round_up16(p->k), np = vit_round_up16(p->n);
-    const size_t first = (size_t)batch * (size_t)p->n * (size_t)p->k;
+    const size_t first = element(p, batch, p->key_outer, p->key_head);
     const int32_t offset = vit_widen_offset(p->key_type, p->key_zp);
-    if (p->key_columns != 0) {
-        widen_transposed(key, p->key_type, first, p->k, p->n, kp, offset, s->key);
+    if (p->key_step != 1) {
+        widen_transposed(key, p->key_type, first, (size_t)p->key_step, p->k, p->n, kp, offset,
+                         s->key);
     } else {
-        vit_widen_rows(key, p->key_type, first, (size_t)p->k, p->n, p->k, kp, offset, s->key);
+        vit_widen_rows(key, p->key_type, first, (size_t)p->key_row, p->n, p->k, kp, offset,
+                       s->key);
     }
-    widen_transposed(value, p->value_type, (size_t)batch * (size_t)p->n * (size_t)p->d, p->n, p->d,
-                     np, vit_widen_offset(p->value_type, p->value_zp), s->value);
+    widen_transposed(value, p->value_type, element(p, batch, p->value_outer, p->value_head),
+                     (size_t)p->value_ld, p->n, p->d, np,
+                     vit_widen_offset(p->value_type, p->value_zp), s->value);
 }
 
-static void rows_of_head(const vit_attention_shape *p, const void *q, int32_t row0, int32_t rows,
-                         const uint8_t *table, const vit_epilogue *scores, const vit_epilogue *e,
+static void rows_of_head(const vit_attention_shape *p, const void *q, int32_t batch, int32_t r0,
+                         int32_t rows, const uint8_t *table, const vit_epilogue *scores, const vit_epilogue *e,
                          const buffers *s)
 {
     const int32_t q_offset = vit_widen_offset(p->q_type, p->q_zp);
+    const int32_t row0 = batch * p->m + r0;
+    const size_t first_query = element(p, batch, p->q_outer, p->q_head);
     const vit_gemm_shape first = {.m = rows,
                                   .n = p->n,
                                   .k = p->k,
                                   .ld = vit_round_up16(p->k),
                                   .ca = q_offset - p->q_zp,
                                   .cb = vit_widen_offset(p->key_type, p->key_zp) - p->key_zp};
-    vit_widen_rows(q, p->q_type, (size_t)row0 * (size_t)p->k, (size_t)p->k, rows, p->k, first.ld,
-                   q_offset, s->query);
+    vit_widen_rows(q, p->q_type, first_query + (size_t)r0 * (size_t)p->q_ld, (size_t)p->q_ld, rows,
+                   p->k, first.ld, q_offset, s->query);
     vit_gemm_s16(&first, s->query, s->key, NULL, s->acc, p->n);
     for (int32_t i = 0; i < scores->count; ++i) {
         vit_stage_apply(&scores->stages[i], s->acc, p->n, row0, rows, 0, p->n);
@@ -114,8 +126,10 @@ static void rows_of_head(const vit_attention_shape *p, const void *q, int32_t ro
             vit_stage_apply(&stage, s->acc, p->d, row0, rows, 0, p->d);
         }
     }
-    const vit_epilogue store = {.stages = NULL, .count = 0, .type = e->type, .y = e->y, .ld = e->ld};
-    vit_epilogue_apply(&store, s->acc, p->d, row0, rows, 0, p->d);
+    const size_t start = element(p, batch, p->y_outer, p->y_head) * vit_type_size(e->type);
+    const vit_epilogue store = {
+        .stages = NULL, .count = 0, .type = e->type, .y = (char *)e->y + start, .ld = e->ld};
+    vit_epilogue_apply(&store, s->acc, p->d, r0, rows, 0, p->d);
 }
 
 void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *key,
@@ -126,8 +140,7 @@ void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *k
     for (int32_t batch = 0; batch < p->batch; ++batch) {
         widen_head(p, key, value, batch, &s);
         for (int32_t r0 = 0; r0 < p->m; r0 += p->block) {
-            rows_of_head(p, q, batch * p->m + r0, vit_min32(p->block, p->m - r0), table, scores, e,
-                         &s);
+            rows_of_head(p, q, batch, r0, vit_min32(p->block, p->m - r0), table, scores, e, &s);
         }
     }
 }

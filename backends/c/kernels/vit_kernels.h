@@ -195,7 +195,13 @@ void vit_dwconv2d_s8(const vit_conv2d_shape *p, const void *x, const int8_t *w,
 typedef struct {
     int32_t batch, m, n, k, d; /* heads, query rows, key rows, query columns, value columns */
     int32_t block;             /* query rows at a time */
-    int32_t key_columns;       /* 1: key is [k][n] instead of [n][k] */
+    int32_t heads;             /* inner part of batch = outer * heads */
+    /* Elements from row to row, head to head and outer to outer; rows of q, value and y are dense,
+     * of key either key_row (from n to n) or key_step (from k to k) is 1. */
+    int32_t q_ld, q_head, q_outer;
+    int32_t key_row, key_step, key_head, key_outer;
+    int32_t value_ld, value_head, value_outer;
+    int32_t y_head, y_outer; /* the row distance of y is that of the epilogue */
     vit_type q_type, key_type, value_type;
     int32_t q_zp, key_zp, value_zp;
     int32_t frac; /* of the scores that enter the exponentials */
@@ -204,6 +210,9 @@ typedef struct {
 void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *key,
                       const void *value, const uint8_t *table, const vit_epilogue *scores,
                       const vit_epilogue *e, void *scratch);
+void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, const void *key,
+                                 const void *value, const uint8_t *table,
+                                 const vit_epilogue *scores, const vit_epilogue *e, void *scratch);
 
 /* ---- elementwise --------------------------------------------------------------------------- */
 
@@ -279,6 +288,9 @@ typedef struct {
 /* beta is aligned: codes of frac 10 + e_gamma. */
 void vit_layernorm(const vit_layernorm_shape *p, const void *x, const void *gamma,
                    const int64_t *beta, void *y, void *scratch);
+/* gamma and beta are s32, what the epilogue adds is part of beta. */
+void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x, const int32_t *gamma,
+                              const int32_t *beta, void *y);
 /* I-ViT's form: y = normalised value in Q.30 + bias; gamma is in the scale of the result. */
 void vit_layernorm_ivit(const vit_layernorm_shape *p, const void *x, const int64_t *bias, void *y,
                         void *scratch);

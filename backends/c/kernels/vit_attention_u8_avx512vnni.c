@@ -1,0 +1,378 @@
+/* kernel: attention with deferred softmax, AVX512-VNNI
+ * layout: as vit_attention_u8()
+ * in:     q s8 or u8; key and value s8; `scores` leaves at most 16 bits or is empty, then key may
+ *         have a zero point (it moves all scores of a row alike); 0 <= frac - 4 <= 21
+ * out:    s8 or u8, all of it; one stage VIT_NORMALIZE, rounding half up, shift >= 1, no shift_c
+ * method: keys and values of a head are packed once. Then six query rows at a time go through
+ *         scores, exponentials (one table of 256 bytes in registers), their sums and the product
+ *         with the values, which ends in registers: one division a row, then 64-bit products with
+ *         its reciprocal. Keys are padded with scores of -2^30, whose exponential is 0.
+ * bounds: |scores| < 2^30, proven at emission
+ * scratch: the arrays of carve(), each rounded up to 64 bytes
+ */
+#include "vit_avx512.h"
+
+enum { ROWS = 6, PADDING = -(1 << 30) };
+
+typedef struct {
+    int32_t steps;  /* groups of 4 along the query's columns */
+    int32_t vectors; /* 16 keys each */
+    int32_t blocks; /* 64 keys each */
+    int32_t panels; /* 64 value columns each */
+    int8_t *key;    /* [steps][vectors][16][4] */
+    int32_t *init;  /* [vectors * 16] */
+    int8_t *value;  /* [panels][4 * vectors][64][4] */
+    uint8_t *query; /* [ROWS][steps * 4] */
+    int32_t *score; /* [ROWS][blocks * 64] */
+    uint8_t *p;     /* the same; within a block, group 4 i + j holds keys 16 j + 4 i ... + 3 */
+    uint32_t sum[ROWS];
+} head;
+
+static void *take(char **at, size_t bytes)
+{
+    void *start = *at;
+    *at += vit_align64(bytes);
+    return start;
+}
+
+static head carve(const vit_attention_shape *p, void *scratch)
+{
+    head h;
+    char *at = (char *)scratch;
+    h.steps = (p->k + 3) / 4;
+    h.vectors = (p->n + 15) / 16;
+    h.blocks = (p->n + 63) / 64;
+    h.panels = (p->d + 63) / 64;
+    const size_t keys = (size_t)h.blocks * 64;
+    h.key = (int8_t *)take(&at, (size_t)h.steps * (size_t)h.vectors * 64);
+    h.init = (int32_t *)take(&at, (size_t)h.vectors * 64);
+    h.value = (int8_t *)take(&at, (size_t)h.panels * (size_t)h.vectors * 1024);
+    h.query = (uint8_t *)take(&at, ROWS * (size_t)h.steps * 4);
+    h.score = (int32_t *)take(&at, ROWS * keys * 4);
+    h.p = (uint8_t *)take(&at, ROWS * keys);
+    return h;
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* Transposes 16 x 16 lanes of 32 bits. */
+VIT_INLINE void transpose16(__m512i x[16])
+{
+    __m512i t[16];
+    for (int32_t i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int32_t i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int32_t i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    }
+    for (int32_t i = 0; i < 8; ++i) {
+        x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+/* Sixteen keys whose codes follow each other. */
+static void pack_key_rows(const vit_attention_shape *p, const int8_t *key, int32_t vector,
+                          const head *h)
+{
+    const int32_t first = 16 * vector;
+    for (int32_t k0 = 0; k0 < p->k; k0 += 64) {
+        const __mmask64 mask = vit_first64(p->k - k0);
+        __m512i x[16];
+        for (int32_t i = 0; i < 16; ++i) {
+            const int8_t *row = key + (ptrdiff_t)(first + i) * p->key_row + k0;
+            x[i] = first + i < p->n ? _mm512_maskz_loadu_epi8(mask, row) : _mm512_setzero_si512();
+        }
+        transpose16(x);
+        const int32_t step = k0 / 4;
+        for (int32_t i = 0; i < 16 && step + i < h->steps; ++i) {
+            const size_t at = (size_t)(step + i) * (size_t)h->vectors + (size_t)vector;
+            _mm512_store_si512(h->key + 64 * at, x[i]);
+        }
+    }
+}
+
+/* Sixteen keys with any strides. */
+static void pack_key_strided(const vit_attention_shape *p, const int8_t *key, int32_t vector,
+                             const head *h)
+{
+    for (int32_t step = 0; step < h->steps; ++step) {
+        int8_t *out = h->key + 64 * ((size_t)step * (size_t)h->vectors + (size_t)vector);
+        for (int32_t i = 0; i < 64; ++i) {
+            const int32_t n = 16 * vector + i / 4, k = 4 * step + i % 4;
+            const ptrdiff_t at = (ptrdiff_t)n * p->key_row + (ptrdiff_t)k * p->key_step;
+            out[i] = n < p->n && k < p->k ? key[at] : (int8_t)0;
+        }
+    }
+}
+
+/* Scores start from minus the query's zero point times the sum of the key. */
+static void pack_key(const vit_attention_shape *p, const int8_t *key, const head *h)
+{
+    const int32_t zp = p->q_zp + (p->q_type == VIT_S8 ? 128 : 0);
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (int32_t v = 0; v < h->vectors; ++v) {
+        if (p->key_step == 1) {
+            pack_key_rows(p, key, v, h);
+        } else {
+            pack_key_strided(p, key, v, h);
+        }
+        __m512i sums = _mm512_setzero_si512();
+        for (int32_t step = 0; step < h->steps; ++step) {
+            const size_t at = (size_t)step * (size_t)h->vectors + (size_t)v;
+            VIT_DOT(sums, ones, _mm512_load_si512(h->key + 64 * at));
+        }
+        const __mmask16 real = (__mmask16)vit_first64(p->n - 16 * v);
+        const __m512i init = _mm512_mullo_epi32(sums, _mm512_set1_epi32(-zp));
+        const __m512i padded = _mm512_mask_blend_epi32(real, _mm512_set1_epi32(PADDING), init);
+        _mm512_store_si512(h->init + 16 * v, padded);
+    }
+}
+
+/* Four values for every column, in the order in which p holds their weights. */
+static void pack_value(const vit_attention_shape *p, const int8_t *value, const head *h)
+{
+    int8_t *out = h->value;
+    for (int32_t d0 = 0; d0 < p->d; d0 += 64) {
+        const __mmask64 mask = vit_first64(p->d - d0);
+        for (int32_t v0 = 0; v0 < h->vectors; v0 += 4) {
+            const int32_t count = vit_min32(4, h->vectors - v0);
+            for (int32_t i = 0; i < 4 * count; ++i, out += 256) {
+                const int32_t first = 16 * (v0 + i % count) + 4 * (i / count);
+                __m512i x[4];
+                for (int32_t r = 0; r < 4; ++r) {
+                    const int8_t *row = value + (ptrdiff_t)(first + r) * p->value_ld + d0;
+                    x[r] = first + r < p->n ? _mm512_maskz_loadu_epi8(mask, row)
+                                            : _mm512_setzero_si512();
+                }
+                const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]);
+                const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]);
+                const __m512i high01 = _mm512_unpackhi_epi8(x[0], x[1]);
+                const __m512i high23 = _mm512_unpackhi_epi8(x[2], x[3]);
+                _mm512_store_si512(out, _mm512_unpacklo_epi16(low01, low23));
+                _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(low01, low23));
+                _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(high01, high23));
+                _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(high01, high23));
+            }
+        }
+    }
+}
+
+/* Query rows as unsigned bytes; the last row again where there are fewer than ROWS. */
+static void copy_query(const vit_attention_shape *p, const uint8_t *q, int32_t rows, const head *h)
+{
+    const __m512i flip = _mm512_set1_epi8(p->q_type == VIT_S8 ? (char)-128 : 0);
+    for (int32_t r = 0; r < ROWS; ++r) {
+        const uint8_t *row = q + (ptrdiff_t)vit_min32(r, rows - 1) * p->q_ld;
+        uint8_t *out = h->query + (size_t)r * (size_t)h->steps * 4;
+        for (int32_t k = 0; k < p->k; k += 64) {
+            const __m512i x = _mm512_maskz_loadu_epi8(vit_first64(p->k - k), row + k);
+            const __mmask64 mask = vit_first64(4 * h->steps - k);
+            _mm512_mask_storeu_epi8(out + k, mask, _mm512_xor_si512(x, flip));
+        }
+    }
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+VIT_INLINE void scores_of(int32_t count, int32_t vector, const head *h)
+{
+    __m512i acc[ROWS][4];
+    for (int32_t r = 0; r < ROWS; ++r) {
+        for (int32_t j = 0; j < count; ++j) {
+            acc[r][j] = _mm512_load_si512(h->init + 16 * (vector + j));
+        }
+    }
+    const int8_t *key = h->key + 64 * (size_t)vector;
+    const uint8_t *query = h->query;
+    const size_t ld = 4 * (size_t)h->steps;
+    for (int32_t step = 0; step < h->steps; ++step, query += 4, key += 64 * (size_t)h->vectors) {
+        __m512i b[4];
+        for (int32_t j = 0; j < count; ++j) {
+            b[j] = _mm512_load_si512(key + 64 * j);
+        }
+        for (int32_t r = 0; r < ROWS; ++r) {
+            const __m512i a = vit_repeat4(query + (size_t)r * ld);
+            for (int32_t j = 0; j < count; ++j) {
+                VIT_DOT(acc[r][j], a, b[j]);
+            }
+        }
+    }
+    for (int32_t r = 0; r < ROWS; ++r) {
+        int32_t *out = h->score + (size_t)r * (size_t)h->blocks * 64 + 16 * vector;
+        for (int32_t j = 0; j < count; ++j) {
+            _mm512_store_si512(out + 16 * j, acc[r][j]);
+        }
+    }
+}
+
+/* Vectors left over are shared out, so that no tile has a single one with idle units. */
+static void all_scores(const head *h)
+{
+    int32_t v = 0;
+    while (v < h->vectors) {
+        const int32_t left = h->vectors - v;
+        if (left == 4 || left > 6) {
+            scores_of(4, v, h);
+            v += 4;
+        } else if (left == 3 || left > 4) {
+            scores_of(3, v, h);
+            v += 3;
+        } else if (left == 2) {
+            scores_of(2, v, h);
+            v += 2;
+        } else {
+            scores_of(1, v, h);
+            v += 1;
+        }
+    }
+}
+
+VIT_INLINE __m512i distance(const int32_t *score, __m512i top, __m128i shift)
+{
+    const __m512i d = _mm512_sub_epi32(top, _mm512_load_si512(score));
+    return _mm512_srl_epi32(_mm512_min_epu32(d, _mm512_set1_epi32(1 << 30)), shift);
+}
+
+/* p = table[min(255, rhu((max - score) / 2^shift))] and the sum of p. */
+static uint32_t exponentials(const int32_t *score, int32_t blocks, int32_t shift,
+                             const vit_bytes256 *table, uint8_t *p)
+{
+    __m512i most = _mm512_load_si512(score);
+    for (int32_t i = 16; i < 64 * blocks; i += 16) {
+        most = _mm512_max_epi32(most, _mm512_load_si512(score + i));
+    }
+    const int32_t half = shift == 0 ? 0 : 1 << (shift - 1);
+    const __m512i top = _mm512_set1_epi32(_mm512_reduce_max_epi32(most) + half);
+    const __m128i count = _mm_cvtsi32_si128(shift);
+    __m512i sum = _mm512_setzero_si512();
+    for (int32_t b = 0; b < blocks; ++b, score += 64, p += 64) {
+        const __m512i low = _mm512_packs_epi32(distance(score, top, count),
+                                               distance(score + 16, top, count));
+        const __m512i high = _mm512_packs_epi32(distance(score + 32, top, count),
+                                                distance(score + 48, top, count));
+        const __m512i weights = vit_lookup(table, _mm512_packus_epi16(low, high));
+        _mm512_store_si512(p, weights);
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(weights, _mm512_setzero_si512()));
+    }
+    return (uint32_t)_mm512_reduce_add_epi64(sum);
+}
+
+VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
+                              __m512i acc[ROWS][4])
+{
+    const size_t ld = (size_t)h->blocks * 64;
+    for (int32_t r = 0; r < ROWS; ++r) {
+        acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(init[r]);
+    }
+    const uint8_t *p = h->p;
+    for (int32_t v0 = 0; v0 < h->vectors; v0 += 4, p += 64) {
+        const int32_t width = 4 * vit_min32(4, h->vectors - v0);
+        for (int32_t i = 0; i < 64; i += 16) {
+            for (const uint8_t *at = p + i; at < p + i + width; at += 4, value += 256) {
+                const __m512i b0 = _mm512_load_si512(value), b1 = _mm512_load_si512(value + 64);
+                const __m512i b2 = _mm512_load_si512(value + 128);
+                const __m512i b3 = _mm512_load_si512(value + 192);
+                for (int32_t r = 0; r < ROWS; ++r) {
+                    const __m512i a = vit_repeat4(at + (size_t)r * ld);
+                    VIT_DOT(acc[r][0], a, b0);
+                    VIT_DOT(acc[r][1], a, b1);
+                    VIT_DOT(acc[r][2], a, b2);
+                    VIT_DOT(acc[r][3], a, b3);
+                }
+            }
+        }
+    }
+}
+
+/* (acc * reciprocal + constant) / 2^shift, rounded down, per lane of 32 bits. */
+VIT_INLINE __m512i scale(__m512i acc, __m512i reciprocal, __m512i constant, __m128i shift)
+{
+    const __m512i even = _mm512_mul_epi32(acc, reciprocal);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), reciprocal);
+    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, constant), shift);
+    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, constant), shift);
+    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+}
+
+VIT_INLINE void normalize_row(const vit_stage *s, uint32_t sum, const __m512i *acc, vit_type type,
+                              __mmask64 mask, void *y)
+{
+    const int32_t nb = vit_blen(sum);
+    const __m512i reciprocal = _mm512_set1_epi64((int64_t)(((uint64_t)1 << (nb + 15)) / sum));
+    const int32_t shift = nb + s->shift;
+    const int64_t half = (int64_t)1 << (shift - 1);
+    const __m512i constant = _mm512_set1_epi64(half + (int64_t)s->zp * ((int64_t)1 << shift));
+    const __m128i count = _mm_cvtsi32_si128(shift);
+    const __m512i low = _mm512_packs_epi32(scale(acc[0], reciprocal, constant, count),
+                                           scale(acc[1], reciprocal, constant, count));
+    const __m512i high = _mm512_packs_epi32(scale(acc[2], reciprocal, constant, count),
+                                            scale(acc[3], reciprocal, constant, count));
+    const __m512i bytes =
+        type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
+    _mm512_mask_storeu_epi8(y, mask, bytes);
+}
+
+static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int32_t rows,
+                        const head *h, char *y)
+{
+    int32_t init[ROWS];
+    for (int32_t r = 0; r < ROWS; ++r) {
+        init[r] = -p->value_zp * (int32_t)h->sum[r];
+    }
+    const int8_t *value = h->value;
+    for (int32_t d0 = 0; d0 < p->d; d0 += 64, value += 1024 * (size_t)h->vectors) {
+        __m512i acc[ROWS][4];
+        weighted_sums(h, value, init, acc);
+        const __mmask64 mask = vit_first64(p->d - d0);
+        for (int32_t r = 0; r < ROWS; ++r) {
+            if (r < rows) {
+                normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,
+                              y + (ptrdiff_t)r * e->ld + d0);
+            }
+        }
+    }
+}
+
+void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, const void *key,
+                                 const void *value, const uint8_t *table,
+                                 const vit_epilogue *scores, const vit_epilogue *e, void *scratch)
+{
+    head h = carve(p, scratch);
+    const vit_bytes256 exponential = vit_load_table(table);
+    const size_t keys = (size_t)h.blocks * 64;
+    for (size_t i = 0; i < ROWS * keys; i += 16) {
+        _mm512_store_si512(h.score + i, _mm512_set1_epi32(PADDING));
+    }
+    for (int32_t batch = 0; batch < p->batch; ++batch) {
+        const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
+        const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
+        char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
+        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, &h);
+        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head, &h);
+        for (int32_t r0 = 0; r0 < p->m; r0 += ROWS) {
+            const int32_t count = vit_min32(ROWS, p->m - r0);
+            copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, &h);
+            all_scores(&h);
+            for (int32_t i = 0; i < scores->count; ++i) {
+                vit_stage_apply(&scores->stages[i], h.score, (int32_t)keys, batch * p->m + r0,
+                                count, 0, p->n);
+            }
+            for (int32_t r = 0; r < ROWS; ++r) {
+                h.sum[r] = exponentials(h.score + (size_t)r * keys, h.blocks, p->frac - 4,
+                                        &exponential, h.p + (size_t)r * keys);
+            }
+            finish_rows(p, e, count, &h, y + (ptrdiff_t)r0 * e->ld);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+/* kernel: LayerNorm over the last axis, standard integer form, AVX-512
+ * layout: x[rows][cols] s16, gamma[cols] s32, beta[cols] s32 (rounding constant and zero point times
+ *         2^shift folded in), shift_c[cols] 0..31, y[rows][cols] 8 bits
+ * in:     codes with zero point 0, no alignment
+ * out:    y = sat((N * gamma + beta) >> shift), all of s8 or u8; N as in vit_layernorm()
+ * method: statistics of sixteen rows first; their square roots together, one bit a step; then one
+ *         division a row and 64-bit products with the reciprocal
+ * bounds: cols <= 1024, so N fits s16, sums of rows 32 bits, and V * 2^12 unsigned 64 bits; N * gamma
+ *         + beta fits 32 bits, proven at emission
+ * scratch: none
+ */
+#include "vit_avx512.h"
+
+enum { BLOCK = 16 };
+
+typedef struct {
+    int64_t sum[BLOCK];
+    uint64_t radicand[BLOCK]; /* V * 2^12 */
+    uint64_t root[BLOCK];
+} statistics;
+
+VIT_INLINE __m512i load16(const int16_t *x, int32_t c, int32_t cols)
+{
+    return _mm512_maskz_loadu_epi16((__mmask32)vit_first64(cols - c), x + c);
+}
+
+/* Sum and sum of squares: of pairs in 32 bits, then widened. */
+static void statistics_of(const vit_layernorm_shape *p, const int16_t *x, int32_t i, statistics *s)
+{
+    const __m512i ones = _mm512_set1_epi16(1), low = _mm512_set1_epi64(0xffffffff);
+    __m512i sum = _mm512_setzero_si512(), squares = sum;
+    for (int32_t c = 0; c < p->cols; c += 32) {
+        const __m512i v = load16(x, c, p->cols);
+        const __m512i pairs = _mm512_madd_epi16(v, v); /* up to 2^31, read as unsigned */
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(v, ones));
+        squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, low));
+        squares = _mm512_add_epi64(squares, _mm512_srli_epi64(pairs, 32));
+    }
+    const int64_t total = _mm512_reduce_add_epi32(sum);
+    const uint64_t square = (uint64_t)_mm512_reduce_add_epi64(squares);
+    const uint64_t variance =
+        (uint64_t)p->cols * square - (uint64_t)total * (uint64_t)total + p->eps;
+    s->sum[i] = total;
+    s->radicand[i] = variance << 12;
+}
+
+/* floor(sqrt(x)) of sixteen numbers: the largest root whose square is not above x, bit by bit. */
+static void roots_of(statistics *s)
+{
+    const __m512i one = _mm512_set1_epi64(1), three = _mm512_set1_epi64(3);
+    const __m512i x[2] = {_mm512_loadu_si512(s->radicand), _mm512_loadu_si512(s->radicand + 8)};
+    __m512i root[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    __m512i rest[2] = {root[0], root[0]};
+    const __m512i most = _mm512_max_epu64(x[0], x[1]);
+    const int32_t bits = vit_blen(_mm512_reduce_max_epu64(most));
+    for (int32_t pair = (bits - 1) & ~1; pair >= 0; pair -= 2) {
+        const __m128i count = _mm_cvtsi32_si128(pair);
+        for (int32_t i = 0; i < 2; ++i) {
+            const __m512i digits = _mm512_and_si512(_mm512_srl_epi64(x[i], count), three);
+            rest[i] = _mm512_or_si512(_mm512_slli_epi64(rest[i], 2), digits);
+            const __m512i trial = _mm512_or_si512(_mm512_slli_epi64(root[i], 2), one);
+            const __mmask8 fits = _mm512_cmpge_epu64_mask(rest[i], trial);
+            rest[i] = _mm512_mask_sub_epi64(rest[i], fits, rest[i], trial);
+            root[i] = _mm512_slli_epi64(root[i], 1);
+            root[i] = _mm512_mask_or_epi64(root[i], fits, root[i], one);
+        }
+    }
+    _mm512_storeu_si512(s->root, root[0]);
+    _mm512_storeu_si512(s->root + 8, root[1]);
+}
+
+/* What a row of normalised values needs. */
+typedef struct {
+    __m512i cols, sum, reciprocal, half;
+    __m128i nb;
+} scale;
+
+/* N of sixteen channels: ((cols * x - sum) * reciprocal + half) >> nb. */
+VIT_INLINE __m512i normalized(const scale *s, const int16_t *x, __mmask16 mask)
+{
+    const __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, x));
+    const __m512i centred = _mm512_sub_epi32(_mm512_mullo_epi32(v, s->cols), s->sum);
+    const __m512i even = _mm512_mul_epi32(centred, s->reciprocal);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(centred, 32), s->reciprocal);
+    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, s->half), s->nb);
+    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, s->half), s->nb);
+    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+}
+
+VIT_INLINE __m512i code16(const vit_layernorm_shape *p, const int16_t *x, const int32_t *gamma,
+                          const int32_t *beta, const scale *s, int32_t c)
+{
+    const __mmask16 mask = (__mmask16)vit_first64(p->cols - c);
+    const __m512i n = normalized(s, x + c, mask);
+    const __m512i product = _mm512_mullo_epi32(n, _mm512_maskz_loadu_epi32(mask, gamma + c));
+    const __m512i affine = _mm512_add_epi32(product, _mm512_maskz_loadu_epi32(mask, beta + c));
+    return _mm512_srav_epi32(affine, _mm512_maskz_loadu_epi32(mask, p->shift_c + c));
+}
+
+static void store_row(const vit_layernorm_shape *p, const int16_t *x, const int32_t *gamma,
+                      const int32_t *beta, const scale *s, uint8_t *y)
+{
+    const __m512i order = /* of groups of four codes, after packing within 128 bits */
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (int32_t c = 0; c < p->cols; c += 64) {
+        __m512i v[4];
+        for (int32_t j = 0; j < 4; ++j) {
+            v[j] = c + 16 * j < p->cols ? code16(p, x, gamma, beta, s, c + 16 * j)
+                                        : _mm512_setzero_si512();
+        }
+        const __m512i low = _mm512_packs_epi32(v[0], v[1]), high = _mm512_packs_epi32(v[2], v[3]);
+        const __m512i bytes =
+            p->y_type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
+        _mm512_mask_storeu_epi8(y + c, vit_first64(p->cols - c),
+                                _mm512_permutexvar_epi32(order, bytes));
+    }
+}
+
+void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x,
+                              const int32_t *gamma, const int32_t *beta, void *y)
+{
+    const size_t cols = (size_t)p->cols;
+    for (int32_t r0 = 0; r0 < p->rows; r0 += BLOCK) {
+        const int32_t rows = vit_min32(BLOCK, p->rows - r0);
+        const int16_t *in = (const int16_t *)x + (size_t)r0 * cols;
+        uint8_t *out = (uint8_t *)y + (size_t)r0 * cols;
+        statistics s = {.radicand = {0}};
+        for (int32_t i = 0; i < rows; ++i) {
+            statistics_of(p, in + (size_t)i * cols, i, &s);
+        }
+        roots_of(&s);
+        for (int32_t i = 0; i < rows; ++i) {
+            const uint64_t divisor = s.root[i] == 0 ? 1 : s.root[i];
+            const int32_t nb = vit_blen(divisor);
+            const scale q = {.cols = _mm512_set1_epi32(p->cols),
+                             .sum = _mm512_set1_epi32((int32_t)s.sum[i]),
+                             .reciprocal =
+                                 _mm512_set1_epi64((int64_t)(((uint64_t)1 << (nb + 16)) / divisor)),
+                             .half = _mm512_set1_epi64((int64_t)1 << (nb - 1)),
+                             .nb = _mm_cvtsi32_si128(nb)};
+            store_row(p, in + (size_t)i * cols, gamma, beta, &q, out + (size_t)i * cols);
+        }
+    }
+}
