@@ -145,7 +145,7 @@ class Prepared:
     def feed(self, options: CpuOptions) -> Batch:
         """Inputs to measure with."""
         model = self.folder / peers.FILES[peers.ORT_F32]
-        return feeds(model, options.calib, options.preprocess, 1)[0]
+        return feeds(model, options.calib, options.preprocess, self.taken)[0]
 
 
 def _compile(source: Source, options: CpuOptions, folder: Path) -> dict[str, Any]:

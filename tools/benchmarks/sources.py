@@ -91,7 +91,7 @@ def find_source(text: str) -> Source:
 
 
 def _test_folder() -> Path:
-    return Path(__file__).parents[2] / "test"
+    return Path(__file__).resolve().parents[2] / "test"
 
 
 def require_builders() -> None:
@@ -167,7 +167,8 @@ def model_inputs(path: Path) -> tuple[ModelInput, ...]:
 def feeds(path: Path, calib: Path | None, preprocess: str | None, count: int = 8) -> list[Batch]:
     """Inputs of an ONNX file with static shapes, from calibration data or synthetic ones.
 
-    The data hold single inputs; for a larger batch they are repeated in turn.
+    The data hold single inputs; the first `count` of them are put together to as many batches as
+    the model takes, in turn from the start again where the last batch is not full.
     """
     from dataclasses import replace
     from itertools import cycle, islice
@@ -184,12 +185,10 @@ def feeds(path: Path, calib: Path | None, preprocess: str | None, count: int = 8
     else:
         singles = list(islice(read_calibration_data(calib, single, preprocess), count))
     source = cycle(singles)
+    groups = [list(islice(source, batch)) for _ in range(-(-len(singles) // batch))]
+    names = [each.name for each in inputs]
     return [
-        {
-            name: np.concatenate([each[name] for each in group])
-            for name in (entry.name for entry in inputs)
-        }
-        for group in ([next(source) for _ in range(batch)] for _ in range(count))
+        {name: np.concatenate([each[name] for each in group]) for name in names} for group in groups
     ]
 
 
