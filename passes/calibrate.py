@@ -32,6 +32,12 @@ RANGE = "vit.range"
 INPUT_RANGES = "vit.input_ranges"
 """The same for the function's arguments, on the function."""
 
+FLOAT_GRAPH = "float graph"
+"""Key in the asset store's statistics: the float module as `quantize` found it."""
+
+STATE = "vit.state"
+"""Attribute of linear attention: the largest |K^T V| and the largest sum of K over the tokens."""
+
 STATISTICS = "vit.stats"
 """Attribute of an operation: key of its first result's `ValueStatistics` in the asset store."""
 
@@ -51,9 +57,10 @@ class ValueStatistics:
 class CalibratePass(ModulePass):
     """Record the range of every value of the float graph over the calibration batches.
 
-    Runs @main on each batch in the context's asset store and writes `vit.range` to every operation
-    and `vit.input_ranges` to the function; per-channel ranges, and the second moments of the inputs
-    of linear layers, go to the store under the key in `vit.stats`. No value changes.
+    Runs @main on each batch in the context's asset store and writes `vit.range` to every operation,
+    `vit.state` to linear attention, and `vit.input_ranges` to the function; per-channel ranges, and
+    the second moments of the inputs of linear layers, go to the store under the key in `vit.stats`.
+    No value changes.
 
         %y = onnx.Gelu %x : ...
         %y = onnx.Gelu %x {vit.range = array<f64: -0.17, 3.2>, vit.stats = "gelu_4"} : ...
@@ -79,9 +86,15 @@ def calibrate(module: ModuleOp, store: AssetStore, *, moments: bool = True) -> N
     if not store.batches:
         raise VitError("calibrate needs calibration data; give it with --calib")
     observer = _Observer(main_function(module), store, moments)
+
+    def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
+        if isinstance(op, onnx.LinearAttention):
+            observer.state(op, args[1], args[2])
+        return evaluate(op, args, store)
+
     for batch in store.batches:
         observer.inputs(batch)
-        run_main(module, batch, lambda op, args: evaluate(op, args, store), observer.results)
+        run_main(module, batch, run, observer.results)
     observer.annotate()
     set_stage(module, "calibrated")
 
@@ -99,6 +112,19 @@ class _Observer:
     statistics: dict[SSAValue, ValueStatistics] = field(
         default_factory=dict["SSAValue", "ValueStatistics"]
     )
+
+    states: dict[Operation, tuple[float, float]] = field(
+        default_factory=dict["Operation", "tuple[float, float]"]
+    )
+
+    def state(self, op: onnx.LinearAttention, k: Array, v: Array) -> None:
+        """Widen the range of what linear attention keeps of all tokens."""
+        import numpy as np
+
+        k = np.maximum(k, 0)
+        before = self.states.get(op, (0.0, 0.0))
+        largest = float(np.abs(np.swapaxes(k, -1, -2) @ v).max()), float(k.sum(axis=-2).max())
+        self.states[op] = max(before[0], largest[0]), max(before[1], largest[1])
 
     def inputs(self, batch: dict[str, Array]) -> None:
         """Observe the model's inputs."""
@@ -155,6 +181,8 @@ class _Observer:
                 op.attributes[RANGE] = _numbers(
                     [bound for r in op.results for bound in self.ranges.get(r, (0.0, 0.0))]
                 )
+            if op in self.states:
+                op.attributes[STATE] = _numbers(self.states[op])
             if op.results and op.results[0] in self.statistics:
                 key = f"{op.name.rpartition('.')[2].lower()}_{index}"
                 op.attributes[STATISTICS] = StringAttr(key)
@@ -163,6 +191,15 @@ class _Observer:
 
 def _numbers(values: Sequence[float]) -> DenseArrayBase[Any]:
     return DenseArrayBase.from_list(f64, list(values))
+
+
+def state_of(op: onnx.LinearAttention) -> tuple[float, float] | None:
+    """The largest |K^T V| and sum of K that were recorded, None where nothing was."""
+    attribute = op.attributes.get(STATE)
+    if not isinstance(attribute, DenseArrayBase):
+        return None
+    state, total = cast("DenseArrayBase[Any]", attribute).get_values()
+    return float(state), float(total)
 
 
 def range_of(value: SSAValue) -> tuple[float, float] | None:

@@ -30,6 +30,7 @@ from vit_opt.passes.quantization.formats import (
     weight_scales,
 )
 from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
+from vit_opt.passes.quantization.linear_attention import linear_attention
 from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
 
 if TYPE_CHECKING:
@@ -382,6 +383,7 @@ def activation_type(graph: IntegerGraph, value: SSAValue) -> QuantizedType:
 
 RULES: dict[type[Operation], Rule] = {
     onnx.Linear: linear,
+    onnx.LinearAttention: linear_attention,
     onnx.MatMul: matmul,
     onnx.Softmax: softmax,
     onnx.Add: add,
