@@ -1,23 +1,29 @@
-"""The digits example: its files fit together, and the float model is as good as its README says."""
+"""The digits examples: their files fit together, the float models are as good as READMEs say."""
 
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
-DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DIGITS = EXAMPLES / "digits"
 
 
-def test_float_accuracy_on_the_test_split() -> None:
-    model = DIGITS / "model.onnx"
-    assert model.stat().st_size < 3_000_000
+@pytest.mark.parametrize(
+    ("name", "hits"), [("digits", 983), ("digits_swin", 974), ("digits_efficientvit", 981)]
+)
+def test_float_accuracy_on_the_test_split(name: str, hits: int) -> None:
+    model = EXAMPLES / name / "model.onnx"
+    assert model.stat().st_size < 1_000_000
+    assert f"{hits / 10} %" in (EXAMPLES / name / "README.md").read_text()
     with np.load(DIGITS / "test.npz") as data:
         image, label = data["image"], data["label"]
     assert image.shape == (1000, 1, 28, 28) and image.dtype == np.uint8
     assert np.bincount(label).tolist() == [100] * 10
     session = onnxruntime.InferenceSession(model)
     [logits] = session.run(None, {"image": (image.astype(np.float32) - 128) / 128})
-    assert (logits.argmax(1) == label).sum() == 983
+    assert (logits.argmax(1) == label).sum() == hits
 
 
 def test_calibration_images_are_on_the_input_grid_and_not_in_the_test_split() -> None:
