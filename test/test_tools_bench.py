@@ -39,9 +39,9 @@ def test_every_contestant_takes_part_in_every_round() -> None:
     order: list[str] = []
 
     def contestant(name: str, seconds: float) -> contest.Contestant:
-        def infer() -> float:
+        def infer() -> contest.Sample:
             order.append(name)
-            return seconds * (1 + (len(order) % 2))
+            return contest.Sample(seconds * (1 + (len(order) % 2)), 2 * seconds)
 
         return contest.Contestant(name, infer)
 
@@ -52,15 +52,11 @@ def test_every_contestant_takes_part_in_every_round() -> None:
     starts = [order[6 + 6 * turn] for turn in range(4)]
     assert starts == ["a", "b", "c", "a"]
     assert times["b"].best in (0.1, 0.2)
+    assert times["b"].cpu_turns == [0.2] * 4
 
 
 def test_ratios_are_taken_within_rounds() -> None:
-    times = {
-        "base": contest.Times([1.0, 10.0, 2.0], 1.0),
-        "other": contest.Times([0.5, 5.0, 3.0], 0.5),
-    }
-    assert contest.ratios(times, "base") == {"base": 1.0, "other": 0.5}
-    assert times["other"].median == 3.0
+    assert contest.ratio([0.5, 5.0, 3.0], [1.0, 10.0, 2.0]) == 0.5
 
 
 def test_call_sites_span_their_statements() -> None:

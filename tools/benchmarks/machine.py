@@ -153,8 +153,8 @@ def _measure_peak(source: str, flag: str, macs: int, seconds: float) -> float:
     function.argtypes = [ctypes.c_int64]
     rounds = 20_000
     run = timed(lambda: function(rounds))
-    best, spent = run(), 0.0
+    best, spent = run().seconds, 0.0
     while spent < seconds:
-        taken = run()
+        taken = run().seconds
         best, spent = min(best, taken), spent + taken
     return rounds * macs / best
