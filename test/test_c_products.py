@@ -253,3 +253,82 @@ def test_attention_falls_apart_when_its_parts_are_read(extra_reader):
     names = [call.kernel for call in lowered.calls]
     split = ["vit_matmul_s16", "vit_softmax_exp_u8", "vit_matmul_s16"]
     assert names == (split if extra_reader else ["vit_attention_u8"])
+
+
+def heads_of(case: Case, x: object, shape: tuple[int, ...], permutation: tuple[int, ...]) -> object:
+    """A matrix of tokens split into heads, as exporters write it."""
+    split = case.op(ops.ReshapeOp, [x], shape=shape)
+    return case.op(ops.TransposeOp, [split], permutation=permutation)
+
+
+@EXAMPLES
+@given(
+    SEEDS, st.sampled_from([1, 5, 6, 7, 49, 64, 197, 257]), st.sampled_from([4, 13, 32, 64, 80]),
+    st.integers(1, 3), st.sampled_from(["i8", "ui8"]), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_attention_through_transposes(seed, length, dim, windows, storage, fused, swap_key):
+    """Heads are read and written in place: nothing is copied before or after."""
+    rng = np.random.default_rng(seed)
+    case, heads, width = Case(), 2, 2 * dim
+    query, eight = format_with(storage, 4, 9), FixedType("i8", 4, zp=int(rng.integers(-5, 6)))
+    if fused:
+        packed = case.input(eight, codes(rng, eight, (windows, length, 3 * width)))
+        every = heads_of(case, packed, (windows, length, 3, heads, dim), (2, 0, 3, 1, 4))
+        parts = [
+            case.op(
+                ops.SliceOp, [every], offsets=(i, 0, 0, 0, 0),
+                sizes=(1, windows, heads, length, dim), strides=(1,) * 5,
+            )
+            for i in range(3)
+        ]  # fmt: skip
+        q, k, v = (
+            case.op(ops.ReshapeOp, [part], shape=(windows, heads, length, dim)) for part in parts
+        )
+    else:
+        shape, order = (windows, length, heads, dim), (0, 2, 1, 3)
+        x = [
+            case.input(format_, codes(rng, format_, (windows, length, width)))
+            for format_ in (query, eight, eight)
+        ]
+        q, v = heads_of(case, x[0], shape, order), heads_of(case, x[2], shape, order)
+        k = heads_of(case, x[1], shape, (0, 2, 3, 1) if swap_key else order)
+    columns = swap_key and not fused
+    s = case.op(ops.MatmulOp, [q, k], transpose_b=None if columns else True)
+    p = case.op(ops.SoftmaxExpOp, [s])
+    acc = case.op(ops.MatmulOp, [p, v])
+    y = case.op(ops.NormalizeOp, [acc, p.owner.sum], format_with(storage, 5, 3))
+    y = case.op(ops.TransposeOp, [y], permutation=(0, 2, 1, 3))
+    lowered = case.check(y, kernel="vit_attention_u8")
+    assert len(lowered.calls) == 1
+
+
+def test_a_transpose_that_something_else_reads_is_copied():
+    rng = np.random.default_rng(0)
+    case, eight = Case(), FixedType("i8", 4)
+    x = case.input(eight, codes(rng, eight, (1, 9, 16)))
+    q = heads_of(case, x, (1, 9, 2, 8), (0, 2, 1, 3))
+    s = case.op(ops.MatmulOp, [q, q], transpose_b=True)
+    p = case.op(ops.SoftmaxExpOp, [s])
+    acc = case.op(ops.MatmulOp, [p, q])
+    y = case.op(ops.NormalizeOp, [acc, p.owner.sum], eight)
+    lowered = case.check(y, q)
+    assert [call.kernel for call in lowered.calls] == ["vit_copy", "vit_attention_u8"]
+
+
+@EXAMPLES
+@given(
+    SEEDS, st.integers(1, 4), st.sampled_from([1, 2, 3, 7, 16]), st.sampled_from(["i8", "ui8"]),
+    st.booleans(), st.integers(0, 2), st.sampled_from(["i8", "i16"]),
+)  # fmt: skip
+def test_patch_embedding(seed, channels, patch, storage, read_twice, pad, out):
+    """An image with planes of channels goes through a transpose into a convolution."""
+    rng = np.random.default_rng(seed)
+    case, format_ = Case(), format_with(storage, 5, 4)
+    x = case.input(format_, codes(rng, format_, (2, channels, 3 * patch + 1, 2 * patch)))
+    image = case.op(ops.TransposeOp, [x], permutation=(0, 2, 3, 1))
+    w, w_format = weights(rng, case, (70, patch, patch, channels), "i8", True)
+    b = [bias(rng, case, format_, w_format, 70)]
+    fields = {"strides": (patch, patch), "pads": (pad,) * 4, "dilations": (1, 1), "groups": 1}
+    acc = case.op(ops.Conv2dOp, [image, w, b], **fields)
+    y = case.op(ops.PotRequantOp, [acc], FixedType(out, 3, zp=5))
+    case.check(*([y, image] if read_twice else [y]), kernel="vit_conv2d_s16")

@@ -141,6 +141,7 @@ def packed_scratch(*, m: int, n: int, k: int, d: int) -> int:
         ROWS * steps * 4,
         ROWS * blocks * 256,
         ROWS * blocks * 64,
+        vectors * 16,
     )
     return sum(map(aligned, sizes))
 

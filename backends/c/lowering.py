@@ -19,7 +19,9 @@ from vit_opt.backends.c.code import Buffer, Call, Pointer
 from vit_opt.backends.c.graph import Attention, Chain, Graph, build_graph
 from vit_opt.backends.c.levels import PORTABLE, Level
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
+from vit_opt.backends.c.packed import reads_planar
 from vit_opt.backends.c.planner import plan
+from vit_opt.backends.c.unsigned import with_unsigned_operands
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -77,6 +79,8 @@ def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lower
 
     Raises VitError for an operation or a combination of types without a kernel.
     """
+    if level.variant("vit_linear_u8") is not None:
+        function = with_unsigned_operands(function)
     graph = build_graph(function)
     memory = Memory(graph, store, level)
     inputs = _inputs(function, graph, memory)
@@ -95,6 +99,8 @@ def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lower
 
 def _lower_operation(memory: Memory, op: Operation) -> None:
     if isinstance(op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp):
+        return
+    if reads_planar(memory, op):
         return
     rule = RULES.get(type(op))
     if rule is None:

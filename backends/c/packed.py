@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Struct, Symbol, Value
 from vit_opt.backends.c.graph import Chain, rows_and_columns
-from vit_opt.backends.c.memory import Memory, aligned, element_symbol
+from vit_opt.backends.c.memory import Memory, aligned, element_symbol, without_zeros
 from vit_opt.backends.c.packing import (
     COLUMNS,
     GROUP,
@@ -20,7 +22,7 @@ from vit_opt.backends.c.packing import (
 )
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
-from vit_opt.dialects.vit.ops.base import format_of, shape_of, tensor_type
+from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of, tensor_type
 
 TILE_ROWS = 48
 """VIT_TILE_ROWS of vit_kernels.h."""
@@ -68,20 +70,106 @@ def packed_linear(memory: Memory, chain: Chain, op: ops.LinearOp) -> PackedCall 
     product = packable_product(memory, op.x, op.weight, op.bias) if kernel else None
     if kernel is None or product is None:
         return None
+    rows = rows_and_columns(shape_of(op.x))[0]
+    return _rows_times_weight(memory, kernel, chain, op.x, rows, product)
+
+
+def _rows_times_weight(
+    memory: Memory, kernel: str, chain: Chain, x: SSAValue, m: int, product: Product
+) -> PackedCall:
+    """`m` rows of x, one after the other in memory, times a weight matrix."""
     finish = choose_finish(product, chain.stages)
-    m, k = rows_and_columns(shape_of(op.x))
+    n, k = product.weight.shape
     row = -(-k // GROUP) * GROUP
-    copied = row != k or not is_unsigned(format_of(op.x).storage)
-    block = min(m, max(6, COPY_BYTES // row // 6 * 6)) if copied else m
+    copied = row != k or not is_unsigned(format_of(x).storage)
+    block = block_of(m, row) if copied else m
     fields: dict[str, Value] = {
         "m": m,
-        "n": product.weight.shape[0],
+        "n": n,
         "k": k,
         "block": block,
-        "x_type": element_symbol(op.x),
+        "x_type": element_symbol(x),
         "finish": Symbol(finish.name),
     }
     scratch = (aligned(block * row) if copied else 0) + tile_scratch(finish)
     weight = memory.weights.add(pack_panels(product, finish))
     shape = Struct("vit_packed_linear_shape", fields)
-    return kernel, shape, [memory.address(op.x), weight], scratch
+    return kernel, shape, [memory.address(x), weight], scratch
+
+
+def block_of(rows: int, row_bytes: int) -> int:
+    """Rows copied at a time: whole tiles of 6, or all."""
+    return min(rows, max(6, COPY_BYTES // row_bytes // 6 * 6))
+
+
+def reads_planar(memory: Memory, move: Operation) -> bool:
+    """Whether a transpose from NCHW has one reader, a convolution that reads NCHW itself."""
+    if not isinstance(move, ops.TransposeOp) or integers(move.permutation) != (0, 2, 3, 1):
+        return False
+    users = [use.operation for use in move.result.uses]
+    reader = users[0] if len(users) == 1 else None
+    return isinstance(reader, ops.Conv2dOp) and _packable_convolution(memory, reader) is not None
+
+
+def _packable_convolution(memory: Memory, op: ops.Conv2dOp) -> Product | None:
+    if memory.level.variant("vit_conv2d_u8") is None or op.groups.value.data != 1:
+        return None
+    return packable_product(memory, op.x, op.weight, op.bias)
+
+
+def _is_pointwise(op: ops.Conv2dOp) -> bool:
+    """Whether each output pixel is computed from the pixel at its place."""
+    kernel = shape_of(op.weight)[1:3]
+    return kernel == (1, 1) and integers(op.strides) == (1, 1) and not any(integers(op.pads))
+
+
+def packed_convolution(
+    memory: Memory, chain: Chain, op: ops.Conv2dOp | ops.ConvTranspose2dOp
+) -> PackedCall | None:
+    """A convolution on packed weights; None if the level or the operands do not allow it."""
+    product = _packable_convolution(memory, op) if isinstance(op, ops.Conv2dOp) else None
+    if product is None or not isinstance(op, ops.Conv2dOp):
+        return None
+    batch, height, width, channels = shape_of(op.x)
+    planar = isinstance(op.x.owner, Operation) and reads_planar(memory, op.x.owner)
+    if _is_pointwise(op) and not planar:
+        rows = batch * height * width
+        kernel = memory.level.best("vit_linear_u8")
+        return _rows_times_weight(memory, kernel, chain, op.x, rows, product)
+    out_channels, kernel_h, kernel_w, _ = shape_of(op.weight)
+    _, out_height, out_width, _ = shape_of(op.result)
+    strides, pads, dilations = map(integers, (op.strides, op.pads, op.dilations))
+    row = -(-product.weight.shape[1] // GROUP) * GROUP
+    block = block_of(batch * out_height * out_width, row)
+    finish = choose_finish(product, chain.stages)
+    fields: dict[str, Value] = {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "out_height": out_height,
+        "out_width": out_width,
+        "out_channels": out_channels,
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": strides[0],
+        "stride_w": strides[1],
+        "dilation_h": dilations[0],
+        "dilation_w": dilations[1],
+        **without_zeros({"pad_top": pads[0], "pad_left": pads[1], "planar": int(planar)}),
+        "padding": product.zero_point,
+        "block": block,
+        "x_type": element_symbol(op.x),
+        "finish": Symbol(finish.name),
+    }
+    source = op.x
+    if planar:
+        assert isinstance(op.x.owner, ops.TransposeOp)
+        source = op.x.owner.x
+        taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
+        product = replace(product, weight=taps.reshape(out_channels, -1))
+    weight = memory.weights.add(pack_panels(product, finish))
+    scratch = aligned(block * row + 64) + tile_scratch(finish)
+    shape = Struct("vit_packed_conv_shape", fields)
+    kernel = memory.level.best("vit_conv2d_u8")
+    return kernel, shape, [memory.address(source), weight], scratch

@@ -26,7 +26,7 @@ from vit_opt.backends.c.memory import (
     without_zeros,
     zero_point,
 )
-from vit_opt.backends.c.packed import packed_linear
+from vit_opt.backends.c.packed import packed_convolution, packed_linear
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import dyadic_between, fracs_of, scales_of, shift_between
@@ -214,7 +214,8 @@ def lower_chain(memory: Memory, chain: Chain) -> None:
     elif isinstance(head, ops.MatmulOp | ops.Log2MatmulOp):
         kernel, shape, operands, scratch = _matmul(memory, head)
     elif isinstance(head, ops.Conv2dOp | ops.ConvTranspose2dOp):
-        kernel, shape, operands, scratch = _convolution(memory, head)
+        packed = packed_convolution(memory, chain, head)
+        kernel, shape, operands, scratch = packed or _convolution(memory, head)
     else:
         _map(memory, chain)
         return

@@ -25,6 +25,7 @@ typedef struct {
     uint8_t *query; /* [ROWS][steps * 4] */
     int32_t *score; /* [ROWS][blocks * 64] */
     uint8_t *p;     /* the same; within a block, group 4 i + j holds keys 16 j + 4 i ... + 3 */
+    int32_t *group; /* [4 * vectors] where in a row of p the groups of real keys are */
     uint32_t sum[ROWS];
 } head;
 
@@ -50,6 +51,11 @@ static head carve(const vit_attention_shape *p, void *scratch)
     h.query = (uint8_t *)take(&at, ROWS * (size_t)h.steps * 4);
     h.score = (int32_t *)take(&at, ROWS * keys * 4);
     h.p = (uint8_t *)take(&at, ROWS * keys);
+    h.group = (int32_t *)take(&at, (size_t)h.vectors * 16);
+    for (int32_t g = 0; g < 4 * h.vectors; ++g) {
+        const int32_t width = vit_min32(4, h.vectors - g / 16 * 4); /* vectors of the block */
+        h.group[g] = g / 16 * 64 + g % 16 / width * 16 + g % 16 % width * 4;
+    }
     return h;
 }
 
@@ -145,25 +151,23 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, const 
     int8_t *out = h->value;
     for (int32_t d0 = 0; d0 < p->d; d0 += 64) {
         const __mmask64 mask = vit_first64(p->d - d0);
-        for (int32_t v0 = 0; v0 < h->vectors; v0 += 4) {
-            const int32_t count = vit_min32(4, h->vectors - v0);
-            for (int32_t i = 0; i < 4 * count; ++i, out += 256) {
-                const int32_t first = 16 * (v0 + i % count) + 4 * (i / count);
-                __m512i x[4];
-                for (int32_t r = 0; r < 4; ++r) {
-                    const int8_t *row = value + (ptrdiff_t)(first + r) * p->value_ld + d0;
-                    x[r] = first + r < p->n ? _mm512_maskz_loadu_epi8(mask, row)
-                                            : _mm512_setzero_si512();
-                }
-                const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]);
-                const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]);
-                const __m512i high01 = _mm512_unpackhi_epi8(x[0], x[1]);
-                const __m512i high23 = _mm512_unpackhi_epi8(x[2], x[3]);
-                _mm512_store_si512(out, _mm512_unpacklo_epi16(low01, low23));
-                _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(low01, low23));
-                _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(high01, high23));
-                _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(high01, high23));
+        for (int32_t g = 0; g < 4 * h->vectors; ++g, out += 256) {
+            const int32_t at = h->group[g]; /* 16 i + 4 j within a block holds 16 j + 4 i */
+            const int32_t first = (at & ~63) + (at & 12) * 4 + (at & 48) / 4;
+            __m512i x[4];
+            for (int32_t r = 0; r < 4; ++r) {
+                const int8_t *row = value + (ptrdiff_t)(first + r) * p->value_ld + d0;
+                x[r] = first + r < p->n ? _mm512_maskz_loadu_epi8(mask, row)
+                                        : _mm512_setzero_si512();
             }
+            const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]);
+            const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]);
+            const __m512i high01 = _mm512_unpackhi_epi8(x[0], x[1]);
+            const __m512i high23 = _mm512_unpackhi_epi8(x[2], x[3]);
+            _mm512_store_si512(out, _mm512_unpacklo_epi16(low01, low23));
+            _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(low01, low23));
+            _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(high01, high23));
+            _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(high01, high23));
         }
     }
 }
@@ -268,29 +272,31 @@ static uint32_t exponentials(const int32_t *score, int32_t blocks, int32_t shift
     return (uint32_t)_mm512_reduce_add_epi64(sum);
 }
 
-VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
-                              __m512i acc[ROWS][4])
+/* To memory, since what follows works row by row: the accumulators stay in registers before. */
+static void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
+                          __m512i sums[ROWS][4])
 {
+    __m512i acc[ROWS][4];
     const size_t ld = (size_t)h->blocks * 64;
     for (int32_t r = 0; r < ROWS; ++r) {
         acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(init[r]);
     }
-    const uint8_t *p = h->p;
-    for (int32_t v0 = 0; v0 < h->vectors; v0 += 4, p += 64) {
-        const int32_t width = 4 * vit_min32(4, h->vectors - v0);
-        for (int32_t i = 0; i < 64; i += 16) {
-            for (const uint8_t *at = p + i; at < p + i + width; at += 4, value += 256) {
-                const __m512i b0 = _mm512_load_si512(value), b1 = _mm512_load_si512(value + 64);
-                const __m512i b2 = _mm512_load_si512(value + 128);
-                const __m512i b3 = _mm512_load_si512(value + 192);
-                for (int32_t r = 0; r < ROWS; ++r) {
-                    const __m512i a = vit_repeat4(at + (size_t)r * ld);
-                    VIT_DOT(acc[r][0], a, b0);
-                    VIT_DOT(acc[r][1], a, b1);
-                    VIT_DOT(acc[r][2], a, b2);
-                    VIT_DOT(acc[r][3], a, b3);
-                }
-            }
+    const int32_t *group = h->group, *end = group + 4 * h->vectors;
+    for (; group < end; ++group, value += 256) {
+        const __m512i b0 = _mm512_load_si512(value), b1 = _mm512_load_si512(value + 64);
+        const __m512i b2 = _mm512_load_si512(value + 128), b3 = _mm512_load_si512(value + 192);
+        const uint8_t *p = h->p + *group;
+        for (int32_t r = 0; r < ROWS; ++r) {
+            const __m512i a = vit_repeat4(p + (size_t)r * ld);
+            VIT_DOT(acc[r][0], a, b0);
+            VIT_DOT(acc[r][1], a, b1);
+            VIT_DOT(acc[r][2], a, b2);
+            VIT_DOT(acc[r][3], a, b3);
+        }
+    }
+    for (int32_t r = 0; r < ROWS; ++r) {
+        for (int32_t j = 0; j < 4; ++j) {
+            _mm512_store_si512(&sums[r][j], acc[r][j]);
         }
     }
 }
@@ -335,11 +341,9 @@ static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int
         __m512i acc[ROWS][4];
         weighted_sums(h, value, init, acc);
         const __mmask64 mask = vit_first64(p->d - d0);
-        for (int32_t r = 0; r < ROWS; ++r) {
-            if (r < rows) {
-                normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,
-                              y + (ptrdiff_t)r * e->ld + d0);
-            }
+        for (int32_t r = 0; r < rows; ++r) {
+            normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,
+                          y + (ptrdiff_t)r * e->ld + d0);
         }
     }
 }

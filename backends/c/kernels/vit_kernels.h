@@ -158,9 +158,23 @@ typedef struct {
     vit_finish finish;
 } vit_packed_linear_shape;
 
+typedef struct {
+    int32_t batch, height, width, channels;
+    int32_t out_height, out_width, out_channels;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    int32_t planar;  /* 1: x is NCHW */
+    int32_t padding; /* unsigned code of zero */
+    int32_t block;
+    vit_type x_type;
+    vit_finish finish;
+} vit_packed_conv_shape;
+
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile);
 void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, const void *w,
+                              const vit_epilogue *e, void *scratch);
+
+void vit_conv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, const void *w,
                               const vit_epilogue *e, void *scratch);
 
 typedef struct {
