@@ -227,6 +227,18 @@ def statistics_of(value: SSAValue, store: AssetStore) -> ValueStatistics | None:
     if not isinstance(value, OpResult):
         return None
     key = value.op.attributes.get(STATISTICS)
-    if not isinstance(key, StringAttr):
-        return None
-    return cast("ValueStatistics | None", store.statistics.get(key.data))
+    return named_statistics(key.data, store) if isinstance(key, StringAttr) else None
+
+
+def named_statistics(key: str, store: AssetStore) -> ValueStatistics:
+    """The statistics under a key that the IR holds.
+
+    Raises VitError if the store has none: they last from `calibrate` to the end of the same run.
+    """
+    found = store.statistics.get(key)
+    if found is None:
+        raise VitError(
+            f"the statistics {key} of the calibration are not at hand: they are not written to "
+            f"files; run the passes from calibrate on in one go"
+        )
+    return cast("ValueStatistics", found)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vit_opt.passes.calibrate import ValueStatistics
-
     Array: TypeAlias = NDArray[Any]
 
 WEIGHTS = ("compensated", "nearest")
@@ -214,11 +212,13 @@ class _Folder:
 
     def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
         """Second moments of the inputs of a weight [N, K], if they were gathered."""
-        key = weight.attributes.get("vit.stats")
-        found = (
-            self.constants.store.statistics.get(key.data) if isinstance(key, StringAttr) else None
-        )
-        moments = cast("ValueStatistics", found).moments if found is not None else None
+        from vit_opt.passes.calibrate import STATISTICS, named_statistics
+
+        key = weight.attributes.get(STATISTICS)
+        wanted = self.weights == "compensated" or self.exponents == "search"
+        if not isinstance(key, StringAttr) or not wanted:
+            return None
+        moments = named_statistics(key.data, self.constants.store).moments
         if moments is None or master.ndim != 2 or moments.matrix.shape[0] != master.shape[1]:
             return None
         return moments.matrix

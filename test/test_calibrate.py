@@ -67,3 +67,13 @@ def test_without_batches_is_an_error() -> None:
     ctx = context()
     with pytest.raises(VitError, match="needs calibration data"):
         apply(ctx, parse(ctx, TEXT), "calibrate")
+
+
+def test_statistics_of_another_run_are_asked_for() -> None:
+    ctx = context(BATCHES)
+    module = parse(ctx, TEXT)
+    apply(ctx, module, "calibrate")
+    ctx.assets.statistics.clear()
+    relu = list(main_function(module).body.block.ops)[1]
+    with pytest.raises(VitError, match="statistics relu_2 of the calibration are not at hand"):
+        statistics_of(relu.results[0], ctx.assets)
