@@ -45,15 +45,17 @@ class Family:
     expected: Counter[str]
     exporter: Exporter = "torchscript"
     opset: int = 17
+    integers: bool = True
+    """Whether to go on to integers, where another family does not end in the same graph."""
 
 
 def small_swin() -> nn.Module:
-    """Two stages of two blocks, the first with 2x2 windows, one block of it shifted."""
+    """Two blocks with 2x2 windows, the second shifted, merging, and a block with one window."""
     return swin.create(
         "swin_tiny_patch4_window7_224",
         image_size=56,
         dim=48,
-        depths=(2, 2),
+        depths=(2, 1),
         heads=(3, 6),
         num_classes=20,
     )
@@ -85,7 +87,7 @@ def small_tinyvit(**options: object) -> nn.Module:
     return tinyvit.create("tiny_vit_5m_224", **(fields | options))
 
 
-SWIN = transformer(4, Conv=1, LayerNormalization=3, Linear=2, ReduceMean=1)
+SWIN = transformer(3, Conv=1, LayerNormalization=3, Linear=2, ReduceMean=1)
 """More norms for patches, merging and head; linear layers for merging and head."""
 
 EFFICIENTVIT = Counter(
@@ -102,13 +104,15 @@ DENSE = Counter(Conv=3, ConvTranspose=1, LayerNormalization=1, Relu=1, Resize=2,
 
 FAMILIES: dict[str, Family] = {
     "swin": Family(small_swin, SWIN),
-    "swin dynamo": Family(small_swin, SWIN, "dynamo", 18),
+    "swin dynamo": Family(small_swin, SWIN, "dynamo", 18, integers=False),
     "efficientvit": Family(small_efficientvit, EFFICIENTVIT),
     "efficientvit dynamo": Family(
-        small_efficientvit, EFFICIENTVIT + POOLED_BY_MEAN - Counter(), "dynamo", 18
+        small_efficientvit, EFFICIENTVIT + POOLED_BY_MEAN, "dynamo", 18, integers=False
     ),
     **{
-        f"efficientvit {form}": Family(partial(small_efficientvit, attention=form), EFFICIENTVIT)
+        f"efficientvit {form}": Family(
+            partial(small_efficientvit, attention=form), EFFICIENTVIT, integers=False
+        )
         for form in ("columns", "sum", "quadratic")
     },
     "cct": Family(partial(cct.create, "cct_2_3x2_32"), transformer(2) + CCT),
@@ -141,6 +145,8 @@ def test_family_from_export_to_integers(tmp_path: Path, name: str) -> None:
     found = operators(module)
     assert {k: n for k, n in found.items() if k not in MOVEMENT} == dict(family.expected)
 
+    if not family.integers:
+        return
     apply(ctx, module, "calibrate", "smooth", "quantize", "pot-fold", "verify-integer")
     canonicalize(ctx, module)
     [integers] = run_integer(ctx, module, feeds).values()
@@ -158,8 +164,8 @@ def macs(model: nn.Module, folder: Path) -> int:
 @pytest.mark.parametrize(
     ("model", "published"),
     [
-        (partial(efficientvit.create, "efficientvit_b0"), 0.100),
-        (partial(efficientvit.create, "efficientvit_b1"), 0.519),
+        (partial(efficientvit.EfficientViT, efficientvit.VARIANTS["efficientvit_b0"]), 0.100),
+        (partial(efficientvit.EfficientViT, efficientvit.VARIANTS["efficientvit_b1"]), 0.519),
         (partial(cct.create, "cct_7_3x1_32"), 1.18),
         (partial(vit.create, "deit_tiny_patch16_224"), 1.254),
     ],
