@@ -184,6 +184,11 @@ def test_models_compares_all_backends(
 
 
 def test_different_bits_are_a_failure() -> None:
+    one, other = np.arange(3), np.array([0, 1, 3])
+    assert models.same_integers([{"y": one}], [{"y": one.copy()}])
+    assert not models.same_integers([{"y": one}], [{"y": other}])
+    assert not models.same_integers([{"y": one}], [{"z": one}])
+    assert not models.same_integers([{"y": one}], [])
     facts = {"errors": {}, "bits_equal": {"c": True, "accel": False}, "name": "m"}
     assert not models.succeeded(facts)
     assert models.table_rows([facts])[0][5] == "accel DIFFERENT"

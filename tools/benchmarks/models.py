@@ -124,7 +124,7 @@ class _Measurement:
             on_target = self._on_c if target == "c" else self._on_accel
             outputs = on_target(module.clone(), context, batches)
             if expected is not None and outputs is not None:
-                self._facts["bits_equal"][target] = _equal(expected, outputs)
+                self._facts["bits_equal"][target] = same_integers(expected, outputs)
 
     def _tile(self, module: ModuleOp, context: VitContext, target: str) -> None:
         from vit_opt.tools.steps import run_pipeline
@@ -202,8 +202,8 @@ def _operations(module: ModuleOp) -> int:
     return sum(not isinstance(op, silent) for op in operations)
 
 
-def _equal(expected: Sequence[Arrays], given: Sequence[Arrays]) -> bool:
-    """Whether all outputs have the same integers."""
+def same_integers(expected: Sequence[Arrays], given: Sequence[Arrays]) -> bool:
+    """Whether all outputs of all inferences have the same integers."""
     import numpy as np
 
     return len(expected) == len(given) and all(
