@@ -31,8 +31,10 @@ PASSES = (
     "raise-linear",
     "raise-linear-attention",
     "raise-swish",
+    "refine",
     "simplify-graph",
     "smooth",
+    "split-channels",
     "tile",
     "verify-integer",
 )

@@ -14,7 +14,7 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function
 from vit_opt.dialects.vit import ops
-from vit_opt.passes.calibrate import INPUT_RANGES
+from vit_opt.passes.calibrate import FLOAT_GRAPH, INPUT_RANGES
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.stage import require_stage, set_stage
 
@@ -55,6 +55,7 @@ def quantize(module: ModuleOp, constants: Constants) -> None:
     check_supported(floats, set(rules))
     returned = func.body.block.last_op
     assert isinstance(returned, ReturnOp)
+    constants.store.statistics[FLOAT_GRAPH] = module.clone()
     graph = IntegerGraph(constants, returned)
     for name, argument in zip(input_names(func), func.args, strict=True):
         argument.name_hint = argument.name_hint or (name if name.isidentifier() else None)

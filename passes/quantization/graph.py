@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 NHWC = (0, 2, 3, 1)
 NCHW = (0, 3, 1, 2)
 
+HEADROOM = 1.5
+"""How far values of 16 bits may go beyond their calibrated range: they can afford the half bit, and
+sums are where other inputs exceed what calibration saw."""
+
 OpT = TypeVar("OpT", bound=Operation)
 
 
@@ -115,8 +119,10 @@ class IntegerGraph:
     def type_for(
         self, value: SSAValue, bits: int, *, symmetric: bool = False, pot: bool = False
     ) -> QuantizedType:
-        """A format that covers the calibrated range of a value."""
+        """A format that covers the calibrated range of a value, with headroom in 16 bits."""
         low, high = self.range(value)
+        if bits == 16:
+            low, high = HEADROOM * low, HEADROOM * high
         return covering_type(low, high, bits, symmetric=symmetric, pot=pot)
 
     def codes(
