@@ -38,6 +38,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
 from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.npz import read_npz
 
 if TYPE_CHECKING:
     import numpy as np
@@ -214,19 +215,10 @@ class AssetStore:
 
     def load(self, path: Path) -> None:
         """Read arrays from an .npz file; every one must match its digest."""
-        import zipfile
-
-        import numpy as np
-
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                for digest in archive.files:
-                    array = archive[digest]
-                    if digest_of(array) != digest:
-                        raise VitError(f"{path}: array {digest} does not match its digest")
-                    self.arrays.setdefault(digest, array)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise VitError(f"{path}: cannot read the weight file: {error}") from error
+        for digest, array in read_npz(path).items():
+            if digest_of(array) != digest:
+                raise VitError(f"{path}: array {digest} does not match its digest")
+            self.arrays.setdefault(digest, array)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from xdsl.utils.hints import isa
 from vit_opt.dialects.assets import dtype_of
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function
+from vit_opt.dialects.npz import read_npz
 from vit_opt.frontends.images import SUFFIXES, parse_preprocess
 
 if TYPE_CHECKING:
@@ -86,15 +87,7 @@ def read_calibration_data(
 
 
 def _from_npz(path: Path, inputs: Sequence[ModelInput]) -> Iterator[Batch]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise VitError(f"{path}: cannot be read as .npz: {error}") from error
+    arrays = read_npz(path)
     yield from split_batches(arrays, inputs, str(path))
 
 

@@ -102,6 +102,9 @@ def test_unreadable_paths(tmp_path: Path) -> None:
     assert "no calibration data" in message(tmp_path, IMAGE)
     (tmp_path / "x.npz").write_bytes(b"PK\3\4 truncated")
     assert "cannot be read as .npz" in message(tmp_path / "x.npz", IMAGE)
+    with (tmp_path / "x.npz").open("wb") as stream:
+        np.save(stream, real(2, 3, 8, 8))
+    assert "not a zip archive" in message(tmp_path / "x.npz", IMAGE)
     (tmp_path / "x.npy").write_bytes(b"")
     assert "cannot be read as .npy" in message(tmp_path / "x.npy", IMAGE)
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object))

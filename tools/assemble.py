@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.command import replacing, require_folder, run_command, write_text
 
 if TYPE_CHECKING:
@@ -43,22 +44,14 @@ def save_data(path: Path, blobs: dict[str, bytes]) -> None:
 
 def load_data(path: Path) -> dict[str, bytes]:
     """Read blobs; raises VitError if the file cannot be read or a blob is not what it is named."""
-    import zipfile
-
-    import numpy as np
-
     from vit_opt.backends.accel.assembler import digest
 
     blobs: dict[str, bytes] = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                data = archive[name].tobytes()
-                if digest(data) != f"sha256:{name}":
-                    raise VitError(f"{path}: data {name[:16]} does not match its digest")
-                blobs[f"sha256:{name}"] = data
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise VitError(f"{path}: cannot read the data file: {error}") from error
+    for name, array in read_npz(path).items():
+        data = array.tobytes()
+        if digest(data) != f"sha256:{name}":
+            raise VitError(f"{path}: data {name[:16]} does not match its digest")
+        blobs[f"sha256:{name}"] = data
     return blobs
 
 

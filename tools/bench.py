@@ -46,11 +46,12 @@ def digits(folder: Path, compiled: Path, count: int | None = None) -> dict[str, 
     """
     import numpy as np
 
+    from vit_opt.dialects.npz import read_npz
     from vit_opt.tools.artefact import Artefact
     from vit_opt.tools.check import run_float, sqnr_db
-    from vit_opt.tools.run import read_arrays, run_folder, sha256_of
+    from vit_opt.tools.run import run_folder, sha256_of
 
-    test = read_arrays(folder / "test.npz")
+    test = read_npz(folder / "test.npz")
     pixels, labels = test["image"][:count], test["label"][:count]
     inputs = {"image": (pixels.astype(np.float32) - 128) / 128}
     logits = run_float(folder / "model.onnx", inputs)["logits"]

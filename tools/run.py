@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.artefact import Artefact
 from vit_opt.tools.command import replacing, require_folder, run_command
 from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
@@ -48,19 +48,6 @@ def run_folder(
     batch = split_batch(inputs, shapes)
     with progress(f"vit-run on {backend}") as say:
         return run_batch(artefact, backend, batch, jobs or os.cpu_count() or 1, say)
-
-
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file by name; raises VitError if it cannot be read."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise VitError(f"{path}: cannot be read as .npz: {error}") from error
 
 
 def write_outputs(path: Path, result: RunResult) -> None:
@@ -142,7 +129,7 @@ def _run(args: argparse.Namespace) -> None:
     artefact.read_report()
     if args.output is not None:
         require_folder(Path(args.output))
-    inputs = read_arrays(Path(args.input))
+    inputs = read_npz(Path(args.input))
     result = run_folder(artefact.folder, args.on, inputs, args.jobs)
     facts = summary(result)
     if args.check is not None:
