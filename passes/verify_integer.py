@@ -29,6 +29,9 @@ class VerifyIntegerPass(ModulePass):
     `vit.dequantize` that the function returns. There may be no operation of the `onnx` dialect, and
     with `pot` no value of `!vit.scaled`. Masters of constants are not looked at: they are kept for
     other passes, and no backend reads them.
+
+        %y = vit.pot_requant %x : ... -> tensor<4x!vit.fixed<i8, 5>>     passes, unchanged
+        %y = onnx.Gelu %x : (tensor<4xf32>) -> tensor<4xf32>             error: names it
     """
 
     name = "verify-integer"
