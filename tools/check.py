@@ -45,7 +45,11 @@ def _by_onnxruntime(model: Path, inputs: Mapping[str, Array]) -> dict[str, Array
     except Exception as error:  # onnxruntime's exceptions have no common class of their own
         raise VitError(f"{model}: onnxruntime cannot load it: {error}") from error
     names = [output.name for output in session.get_outputs()]
-    runs = [session.run(names, each) for each in _single(inputs)]
+    try:
+        runs = [session.run(names, each) for each in _single(inputs)]
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise VitError(f"{model}: onnxruntime cannot run it on these inputs: {reason}") from error
     return {name: np.concatenate([run[i] for run in runs]) for i, name in enumerate(names)}
 
 
