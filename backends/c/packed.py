@@ -169,7 +169,7 @@ def packed_convolution(
         taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
         product = replace(product, weight=taps.reshape(out_channels, -1))
     weight = memory.weights.add(pack_panels(product, finish))
-    scratch = aligned(block * row + 64) + tile_scratch(finish)
+    scratch = aligned(block * row) + tile_scratch(finish)
     shape = Struct("vit_packed_conv_shape", fields)
     kernel = memory.level.best("vit_conv2d_u8")
     return kernel, shape, [memory.address(source), weight], scratch

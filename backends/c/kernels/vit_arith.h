@@ -62,6 +62,9 @@ static inline int64_t vit_code(int64_t x, int32_t zp, int64_t lo, int64_t hi)
 /* Position of the leading one plus 1; 0 for 0. */
 static inline int32_t vit_blen(uint64_t x)
 {
+#if defined(__GNUC__)
+    return x == 0 ? 0 : 64 - __builtin_clzll(x);
+#else
     int32_t n = 0;
     for (int32_t step = 32; step > 0; step >>= 1) {
         if ((x >> step) != 0) {
@@ -70,6 +73,7 @@ static inline int32_t vit_blen(uint64_t x)
         }
     }
     return n + (x != 0 ? 1 : 0);
+#endif
 }
 
 /* floor((2a + b) / (2b)) for b > 0: division rounded half up. */

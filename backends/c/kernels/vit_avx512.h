@@ -21,6 +21,11 @@ VIT_INLINE __m512i vit_repeat4(const uint8_t *x)
     return _mm512_set1_epi32(four);
 }
 
+VIT_INLINE size_t vit_round_up4(int32_t n)
+{
+    return ((size_t)n + 3) & ~(size_t)3;
+}
+
 /* The first n of 64 (or more) elements. */
 VIT_INLINE __mmask64 vit_first64(int32_t n)
 {

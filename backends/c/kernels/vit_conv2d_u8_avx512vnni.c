@@ -7,17 +7,18 @@
  * out:    the epilogue's type
  * method: windows of `block` output pixels are copied to scratch, runs of neighbouring bytes at a
  *         time, and multiplied by all panels
- * scratch: block * ceil(k / 4) * 4 + 64 bytes (k = taps * channels), then VIT_TILE_ROWS * 64 * 4
+ * scratch: block * ceil(k / 4) * 4 bytes (k = taps * channels), then VIT_TILE_ROWS * 64 * 4
  *         bytes, each rounded up to 64
  */
 #include "vit_avx512.h"
 
-/* A run of n bytes with flipped bits; up to 63 bytes behind it are overwritten. */
+/* A run of n bytes with flipped bits. */
 VIT_INLINE uint8_t *copy_run(const uint8_t *x, int32_t n, __m512i flip, uint8_t *y)
 {
     for (int32_t i = 0; i < n; i += 64) {
-        const __m512i codes = _mm512_maskz_loadu_epi8(vit_first64(n - i), x + i);
-        _mm512_storeu_si512(y + i, _mm512_xor_si512(codes, flip));
+        const __mmask64 mask = vit_first64(n - i);
+        const __m512i codes = _mm512_maskz_loadu_epi8(mask, x + i);
+        _mm512_mask_storeu_epi8(y + i, mask, _mm512_xor_si512(codes, flip));
     }
     return y + n;
 }
@@ -44,24 +45,46 @@ VIT_INLINE uint8_t *copy_taps(const vit_packed_conv_shape *p, const uint8_t *row
     return y;
 }
 
-/* The window of one output pixel. */
-static void copy_window(const vit_packed_conv_shape *p, const uint8_t *x, int32_t pixel,
-                        __m512i flip, uint8_t *y)
+/* The windows of `count` output pixels in one row, from column `ox` on. Memory is read in the order in
+ * which it lies: line by line of the image, for all windows. */
+static void copy_windows(const vit_packed_conv_shape *p, const uint8_t *x, int32_t iy0, int32_t ox,
+                         int32_t count, __m512i flip, uint8_t *y)
 {
-    const int32_t left = pixel % p->out_width * p->stride_w - p->pad_left;
-    const int32_t top = pixel / p->out_width % p->out_height * p->stride_h - p->pad_top;
-    const int32_t batch = pixel / p->out_width / p->out_height;
     const int32_t planes = p->planar != 0 ? p->channels : 1;
     const int32_t depth = p->planar != 0 ? 1 : p->channels;
-    const ptrdiff_t plane = (ptrdiff_t)p->height * p->width * depth;
-    x += batch * plane * planes;
-    for (int32_t c = 0; c < planes; ++c, x += plane) {
-        for (int32_t ky = 0; ky < p->kernel_h; ++ky) {
-            const int32_t iy = top + ky * p->dilation_h;
-            y = iy < 0 || iy >= p->height
-                    ? fill_run(p->kernel_w * depth, p->padding, y)
-                    : copy_taps(p, x + (ptrdiff_t)iy * p->width * depth, left, depth, flip, y);
+    const size_t line = (size_t)p->width * (size_t)depth;
+    const size_t run = (size_t)p->kernel_w * (size_t)depth;
+    const size_t ld = vit_round_up4(p->kernel_h * p->kernel_w * p->channels);
+    for (int32_t c = 0; c < planes; ++c, x += (size_t)p->height * line) {
+        for (int32_t ky = 0; ky < p->kernel_h; ++ky, y += run) {
+            const int32_t iy = iy0 + ky * p->dilation_h;
+            const int inside = iy >= 0 && iy < p->height;
+            const uint8_t *row = x + (inside ? (size_t)iy * line : 0);
+            for (int32_t i = 0; i < count; ++i) {
+                uint8_t *out = y + (size_t)i * ld;
+                if (inside) {
+                    copy_taps(p, row, (ox + i) * p->stride_w - p->pad_left, depth, flip, out);
+                } else {
+                    fill_run((int32_t)run, p->padding, out);
+                }
+            }
         }
+    }
+}
+
+/* The windows of output pixels first to first + count, numbered along rows, images after each other. */
+static void copy_block(const vit_packed_conv_shape *p, const uint8_t *x, int32_t first,
+                       int32_t count, uint8_t *y)
+{
+    const __m512i flip = _mm512_set1_epi8(p->x_type == VIT_S8 ? (char)-128 : 0);
+    const size_t image = (size_t)p->height * (size_t)p->width * (size_t)p->channels;
+    const size_t ld = vit_round_up4(p->kernel_h * p->kernel_w * p->channels);
+    for (int32_t at = first, done = 0; done < count; at = first + done) {
+        const int32_t ox = at % p->out_width, oy = at / p->out_width % p->out_height;
+        const int32_t n = vit_min32(p->out_width - ox, count - done);
+        copy_windows(p, x + (size_t)(at / p->out_width / p->out_height) * image,
+                     oy * p->stride_h - p->pad_top, ox, n, flip, y + (size_t)done * ld);
+        done += n;
     }
 }
 
@@ -69,19 +92,15 @@ void vit_conv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, con
                               const vit_epilogue *e, void *scratch)
 {
     const int32_t pixels = p->batch * p->out_height * p->out_width;
-    const __m512i flip = _mm512_set1_epi8(p->x_type == VIT_S8 ? (char)-128 : 0);
     vit_packed_shape g = {.n = p->out_channels,
                           .k = p->kernel_h * p->kernel_w * p->channels,
                           .finish = p->finish};
-    g.ld = (g.k + 3) & ~3;
+    g.ld = (int32_t)vit_round_up4(g.k);
     uint8_t *rows = (uint8_t *)scratch;
-    const size_t bytes = (size_t)p->block * (size_t)g.ld + 64;
-    int32_t *tile = (int32_t *)(void *)(rows + vit_align64(bytes));
+    int32_t *tile = (int32_t *)(void *)(rows + vit_align64((size_t)p->block * (size_t)g.ld));
     for (g.row = 0; g.row < pixels; g.row += p->block) {
         g.m = vit_min32(p->block, pixels - g.row);
-        for (int32_t r = 0; r < g.m; ++r) {
-            copy_window(p, (const uint8_t *)x, g.row + r, flip, rows + (size_t)r * (size_t)g.ld);
-        }
+        copy_block(p, (const uint8_t *)x, g.row, g.m, rows);
         vit_gemm_u8_avx512vnni(&g, rows, (const int8_t *)w, e, tile);
     }
 }

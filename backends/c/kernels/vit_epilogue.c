@@ -255,11 +255,44 @@ static void add_short(const vit_stage *s, int32_t *restrict v, const int32_t *re
     }
 }
 
+/* The same shifts for all columns, and terms that need no more than 30 bits. */
+static int add_is_uniform(const vit_stage *s)
+{
+    const int32_t limit = 1 << 16;
+    return s->kind == VIT_ADD && s->rounding == VIT_RHU && s->left_v_c == NULL &&
+           s->left_o_c == NULL && s->shift_c == NULL && s->shift >= 1 && s->shift <= 30 &&
+           s->left_v >= 0 && s->left_v <= 12 && s->left_o >= 0 && s->left_o <= 12 &&
+           s->zp_in >= -limit && s->zp_in <= limit && s->other_zp >= -limit &&
+           s->other_zp <= limit && fits_32_bits(s, 1 << 20) &&
+           (s->other_type == VIT_S16 || s->other_type == VIT_S8 || s->other_type == VIT_U8);
+}
+
+static int all_within_16_bits(const int32_t *v, int32_t n)
+{
+    int32_t bits = 0;
+    for (int32_t c = 0; c < n; ++c) {
+        bits |= v[c] ^ (v[c] >> 31);
+    }
+    return bits < 1 << 16;
+}
+
+static void add_uniform(const vit_stage *s, int32_t *restrict v, const int32_t *restrict o,
+                        int32_t n)
+{
+    const int32_t left_v = 1 << s->left_v, left_o = 1 << s->left_o, shift = s->shift;
+    const int32_t zp = s->zp, lo = s->lo - zp, hi = s->hi - zp;
+    const int32_t constant = -s->zp_in * left_v - s->other_zp * left_o; /* below 2^30 */
+    for (int32_t c = 0; c < n; ++c) {
+        const int32_t sum = v[c] * left_v + o[c] * left_o + constant;
+        v[c] = vit_clamp32((sum >> shift) + ((sum >> (shift - 1)) & 1), lo, hi) + zp;
+    }
+}
+
 static void add_or_mul(const vit_stage *s, int32_t *tile, int32_t ld, int32_t row0, int32_t rows,
                        int32_t col0, int32_t cols)
 {
     int32_t other[VIT_OTHER_BLOCK];
-    const int is_short = add_is_short(s, col0, cols);
+    const int is_short = add_is_short(s, col0, cols), is_uniform = add_is_uniform(s);
     for (int32_t r = 0; r < rows; ++r) {
         int32_t *row = tile + (size_t)r * (size_t)ld;
         for (int32_t c0 = 0; c0 < cols; c0 += VIT_OTHER_BLOCK) {
@@ -269,6 +302,10 @@ static void add_or_mul(const vit_stage *s, int32_t *tile, int32_t ld, int32_t ro
             vit_load_s32(s->other, s->other_type, other_index(s, row0 + r, col), n, other);
             if (is_short) {
                 add_short(s, v, other, col, n);
+                continue;
+            }
+            if (is_uniform && all_within_16_bits(v, n)) {
+                add_uniform(s, v, other, n);
                 continue;
             }
             for (int32_t c = 0; c < n; ++c) {

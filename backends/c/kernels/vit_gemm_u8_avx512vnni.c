@@ -17,21 +17,20 @@ enum { ROWS = 6, COLUMNS = 64 };
 
 typedef __m512i accumulators[ROWS][4];
 
-VIT_INLINE void multiply(int32_t rows, const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
+VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS], const int8_t *w,
                          accumulators acc)
 {
-    const size_t ld = (size_t)p->ld;
-    for (int32_t r = 0; r < rows; ++r) {
+    for (int32_t r = 0; r < ROWS; ++r) {
         for (int32_t j = 0; j < 4; ++j) {
             acc[r][j] = _mm512_load_si512(w + 64 * j);
         }
     }
     w += 8 * COLUMNS;
-    for (int32_t k = 0; k < p->k; k += 4, x += 4, w += 4 * COLUMNS) {
+    for (size_t k = 0; k < (size_t)p->k; k += 4, w += 4 * COLUMNS) {
         const __m512i b0 = _mm512_load_si512(w), b1 = _mm512_load_si512(w + 64);
         const __m512i b2 = _mm512_load_si512(w + 128), b3 = _mm512_load_si512(w + 192);
-        for (int32_t r = 0; r < rows; ++r) {
-            const __m512i a = vit_repeat4(x + (size_t)r * ld);
+        for (int32_t r = 0; r < ROWS; ++r) {
+            const __m512i a = vit_repeat4(x[r] + k);
             VIT_DOT(acc[r][0], a, b0);
             VIT_DOT(acc[r][1], a, b1);
             VIT_DOT(acc[r][2], a, b2);
@@ -51,24 +50,23 @@ typedef struct {
     size_t ld; /* bytes */
 } outlet;
 
-VIT_INLINE void store_bytes(const outlet *o, size_t row, __m512i bytes)
+VIT_INLINE void store_bytes(char *y, __mmask64 mask, __m512i bytes)
 {
-    if (o->mask == ~(__mmask64)0) {
-        _mm512_storeu_si512(o->y + row * o->ld, bytes);
+    if (mask == ~(__mmask64)0) {
+        _mm512_storeu_si512(y, bytes);
     } else {
-        _mm512_mask_storeu_epi8(o->y + row * o->ld, o->mask, bytes);
+        _mm512_mask_storeu_epi8(y, mask, bytes);
     }
 }
 
-VIT_INLINE void store_words(const outlet *o, size_t row, __m512i low, __m512i high)
+VIT_INLINE void store_words(char *y, __mmask64 mask, __m512i low, __m512i high)
 {
-    char *y = o->y + row * o->ld;
-    if (o->mask == ~(__mmask64)0) {
+    if (mask == ~(__mmask64)0) {
         _mm512_storeu_si512(y, low);
         _mm512_storeu_si512(y + 64, high);
     } else {
-        _mm512_mask_storeu_epi16(y, (__mmask32)o->mask, low);
-        _mm512_mask_storeu_epi16(y + 64, (__mmask32)(o->mask >> 32), high);
+        _mm512_mask_storeu_epi16(y, (__mmask32)mask, low);
+        _mm512_mask_storeu_epi16(y + 64, (__mmask32)(mask >> 32), high);
     }
 }
 
@@ -82,14 +80,23 @@ VIT_INLINE __m512i widen(__m512i words, int32_t high)
 
 VIT_INLINE void finish_row(vit_finish finish, const outlet *o, size_t row, const __m512i *acc)
 {
+    const __mmask64 mask = o->mask;
+    char *y = o->y + row * o->ld;
+    if (finish == VIT_BY_STAGES) {
+        _mm512_store_si512(y, acc[0]);
+        _mm512_store_si512(y + 64, acc[1]);
+        _mm512_store_si512(y + 128, acc[2]);
+        _mm512_store_si512(y + 192, acc[3]);
+        return;
+    }
     __m512i v0 = _mm512_srav_epi32(acc[0], o->shift[0]);
     __m512i v1 = _mm512_srav_epi32(acc[1], o->shift[1]);
     __m512i v2 = _mm512_srav_epi32(acc[2], o->shift[2]);
     __m512i v3 = _mm512_srav_epi32(acc[3], o->shift[3]);
     if (finish == VIT_TO_SUM) {
         const int16_t *other = o->other + row * o->other_ld;
-        const __m512i low = _mm512_maskz_loadu_epi16((__mmask32)o->mask, other);
-        const __m512i high = _mm512_maskz_loadu_epi16((__mmask32)(o->mask >> 32), other + 32);
+        const __m512i low = _mm512_maskz_loadu_epi16((__mmask32)mask, other);
+        const __m512i high = _mm512_maskz_loadu_epi16((__mmask32)(mask >> 32), other + 32);
         v0 = _mm512_add_epi32(v0, widen(low, 0));
         v1 = _mm512_add_epi32(v1, widen(low, 1));
         v2 = _mm512_add_epi32(v2, widen(high, 0));
@@ -97,13 +104,13 @@ VIT_INLINE void finish_row(vit_finish finish, const outlet *o, size_t row, const
     }
     const __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
     if (finish == VIT_TO_S16 || finish == VIT_TO_SUM) {
-        store_words(o, row, low, high);
+        store_words(y, mask, low, high);
     } else if (finish == VIT_TO_S8) {
-        store_bytes(o, row, _mm512_packs_epi16(low, high));
+        store_bytes(y, mask, _mm512_packs_epi16(low, high));
     } else if (finish == VIT_TO_U8) {
-        store_bytes(o, row, _mm512_packus_epi16(low, high));
+        store_bytes(y, mask, _mm512_packus_epi16(low, high));
     } else {
-        store_bytes(o, row, vit_lookup(&o->table, _mm512_packus_epi16(low, high)));
+        store_bytes(y, mask, vit_lookup(&o->table, _mm512_packus_epi16(low, high)));
     }
 }
 
@@ -132,48 +139,21 @@ VIT_INLINE outlet outlet_of(vit_finish finish, const vit_packed_shape *p, const 
     return o;
 }
 
-/* The last rows, fewer than a tile, by way of a buffer. */
-static void multiply_rest(int32_t rows, const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
-                          __m512i *buffer)
+/* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. */
+VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, int32_t r0, int32_t rows,
+                      const uint8_t *x, const int8_t *w, const outlet *o)
 {
-    accumulators acc;
-#define VIT_REST(count)                                                                            \
-    case count:                                                                                    \
-        multiply(count, p, x, w, acc);                                                             \
-        for (int32_t i = 0; i < 4 * count; ++i) {                                                  \
-            _mm512_store_si512(buffer + i, acc[i / 4][i % 4]);                                     \
-        }                                                                                          \
-        break;
-    switch (rows) {
-        VIT_REST(1)
-        VIT_REST(2)
-        VIT_REST(3)
-        VIT_REST(4)
-        VIT_REST(5)
-    default:
-        VIT_REST(6)
-    }
-#undef VIT_REST
-}
-
-VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, const uint8_t *x,
-                      const int8_t *w, int32_t col, const vit_epilogue *e)
-{
-    const outlet o = outlet_of(finish, p, w, col, e);
-    const size_t ld = (size_t)p->ld;
-    int32_t r = 0;
-    for (; r + ROWS <= p->m; r += ROWS) {
-        accumulators acc;
-        multiply(ROWS, p, x + (size_t)r * ld, w, acc);
+    for (int32_t r = 0; r < rows; r += ROWS) {
+        const uint8_t *row[ROWS]; /* the last one again where there are no more */
         for (int32_t i = 0; i < ROWS; ++i) {
-            finish_row(finish, &o, (size_t)(r + i), acc[i]);
+            row[i] = x + (size_t)(r0 + vit_min32(r + i, rows - 1)) * (size_t)p->ld;
         }
-    }
-    if (r < p->m) {
-        __m512i buffer[ROWS][4];
-        multiply_rest(p->m - r, p, x + (size_t)r * ld, w, buffer[0]);
-        for (int32_t i = 0; r + i < p->m; ++i) {
-            finish_row(finish, &o, (size_t)(r + i), buffer[i]);
+        accumulators acc;
+        multiply(p, row, w, acc);
+        for (int32_t i = 0; i < ROWS; ++i) {
+            if (r + i < rows) {
+                finish_row(finish, o, (size_t)(r + i), acc[i]);
+            }
         }
     }
 }
@@ -182,7 +162,8 @@ VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, const uint8_
     static void name(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,    \
                      const vit_epilogue *e)                                                        \
     {                                                                                              \
-        panel(finish, p, x, w, col, e);                                                            \
+        const outlet o = outlet_of(finish, p, w, col, e);                                          \
+        panel(finish, p, 0, p->m, x, w, &o);                                                       \
     }
 
 VIT_PANEL_OF(panel_s8, VIT_TO_S8)
@@ -195,13 +176,11 @@ VIT_PANEL_OF(panel_sum, VIT_TO_SUM)
 static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,
                          const vit_epilogue *e, int32_t *tile)
 {
+    const outlet o = {.y = (char *)tile, .ld = COLUMNS * 4};
     const int32_t cols = vit_min32(COLUMNS, p->n - col);
     for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {
         const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);
-        for (int32_t r = 0; r < rows; r += ROWS) {
-            multiply_rest(vit_min32(ROWS, rows - r), p, x + (size_t)(r0 + r) * (size_t)p->ld, w,
-                          (__m512i *)(void *)(tile + r * COLUMNS));
-        }
+        panel(VIT_BY_STAGES, p, r0, rows, x, w, &o);
         vit_epilogue_apply(e, tile, COLUMNS, p->row + r0, rows, p->col + col, cols);
     }
 }
@@ -209,7 +188,7 @@ static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile)
 {
-    const size_t stride = (size_t)COLUMNS * (8 + (((size_t)p->k + 3) & ~(size_t)3));
+    const size_t stride = (size_t)COLUMNS * (8 + vit_round_up4(p->k));
     for (int32_t col = 0; col < p->n; col += COLUMNS, w += stride) {
         switch (p->finish) {
         case VIT_TO_S8:

@@ -3,15 +3,16 @@
  *         2^shift folded in), shift_c[cols] 0..31, y[rows][cols] 8 bits
  * in:     codes with zero point 0, no alignment
  * out:    y = sat((N * gamma + beta) >> shift), all of s8 or u8; N as in vit_layernorm()
- * method: statistics of sixteen rows first; their square roots together, one bit a step; then one
- *         division a row and 64-bit products with the reciprocal
+ * method: statistics of thirty-two rows first; their square roots together, one bit a step; then one
+ *         division a row, and 64-bit products with the reciprocal R: the numerator of N,
+ *         (cols * x - sum) * R + 2^(nb - 1), is x * (cols * R) + constant
  * bounds: cols <= 1024, so N fits s16, sums of rows 32 bits, and V * 2^12 unsigned 64 bits; N * gamma
  *         + beta fits 32 bits, proven at emission
  * scratch: none
  */
 #include "vit_avx512.h"
 
-enum { BLOCK = 16 };
+enum { BLOCK = 32, CHAINS = BLOCK / 8 };
 
 typedef struct {
     int64_t sum[BLOCK];
@@ -44,18 +45,21 @@ static void statistics_of(const vit_layernorm_shape *p, const int16_t *x, int32_
     s->radicand[i] = variance << 12;
 }
 
-/* floor(sqrt(x)) of sixteen numbers: the largest root whose square is not above x, bit by bit. */
+/* floor(sqrt(x)): the largest root whose square is not above x, bit by bit, for numbers in several
+ * registers at once so that their dependent steps overlap. */
 static void roots_of(statistics *s)
 {
     const __m512i one = _mm512_set1_epi64(1), three = _mm512_set1_epi64(3);
-    const __m512i x[2] = {_mm512_loadu_si512(s->radicand), _mm512_loadu_si512(s->radicand + 8)};
-    __m512i root[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    __m512i rest[2] = {root[0], root[0]};
-    const __m512i most = _mm512_max_epu64(x[0], x[1]);
+    __m512i x[CHAINS], root[CHAINS], rest[CHAINS], most = _mm512_setzero_si512();
+    for (int32_t i = 0; i < CHAINS; ++i) {
+        x[i] = _mm512_loadu_si512(s->radicand + 8 * i);
+        most = _mm512_max_epu64(most, x[i]);
+        root[i] = rest[i] = _mm512_setzero_si512();
+    }
     const int32_t bits = vit_blen(_mm512_reduce_max_epu64(most));
     for (int32_t pair = (bits - 1) & ~1; pair >= 0; pair -= 2) {
         const __m128i count = _mm_cvtsi32_si128(pair);
-        for (int32_t i = 0; i < 2; ++i) {
+        for (int32_t i = 0; i < CHAINS; ++i) {
             const __m512i digits = _mm512_and_si512(_mm512_srl_epi64(x[i], count), three);
             rest[i] = _mm512_or_si512(_mm512_slli_epi64(rest[i], 2), digits);
             const __m512i trial = _mm512_or_si512(_mm512_slli_epi64(root[i], 2), one);
@@ -65,54 +69,58 @@ static void roots_of(statistics *s)
             root[i] = _mm512_mask_or_epi64(root[i], fits, root[i], one);
         }
     }
-    _mm512_storeu_si512(s->root, root[0]);
-    _mm512_storeu_si512(s->root + 8, root[1]);
+    for (int32_t i = 0; i < CHAINS; ++i) {
+        _mm512_storeu_si512(s->root + 8 * i, root[i]);
+    }
 }
 
 /* What a row of normalised values needs. */
 typedef struct {
-    __m512i cols, sum, reciprocal, half;
-    __m128i nb;
-} scale;
+    const int16_t *x;
+    const int32_t *gamma, *beta, *shift;
+    __m512i factor, constant;
+    __m128i right, left; /* nb and 32 - nb */
+} row_scale;
 
-/* N of sixteen channels: ((cols * x - sum) * reciprocal + half) >> nb. */
-VIT_INLINE __m512i normalized(const scale *s, const int16_t *x, __mmask16 mask)
+/* Sixteen codes from channel c on: N = (x * factor + constant) >> nb in 64 bits, of odd channels in
+ * the upper half of the register, then (N * gamma + beta) >> shift. */
+VIT_INLINE __m512i code16(const row_scale *s, int32_t c, __mmask16 mask)
 {
-    const __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, x));
-    const __m512i centred = _mm512_sub_epi32(_mm512_mullo_epi32(v, s->cols), s->sum);
-    const __m512i even = _mm512_mul_epi32(centred, s->reciprocal);
-    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(centred, 32), s->reciprocal);
-    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, s->half), s->nb);
-    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, s->half), s->nb);
-    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+    const __m512i v = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, s->x + c));
+    const __m512i even = _mm512_mul_epi32(v, s->factor);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(v, 32), s->factor);
+    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, s->constant), s->right);
+    const __m512i high = _mm512_sll_epi64(_mm512_add_epi64(odd, s->constant), s->left);
+    const __m512i n = _mm512_mask_blend_epi32(0xaaaa, low, high);
+    const __m512i product = _mm512_mullo_epi32(n, _mm512_maskz_loadu_epi32(mask, s->gamma + c));
+    const __m512i affine = _mm512_add_epi32(product, _mm512_maskz_loadu_epi32(mask, s->beta + c));
+    return _mm512_srav_epi32(affine, _mm512_maskz_loadu_epi32(mask, s->shift + c));
 }
 
-VIT_INLINE __m512i code16(const vit_layernorm_shape *p, const int16_t *x, const int32_t *gamma,
-                          const int32_t *beta, const scale *s, int32_t c)
-{
-    const __mmask16 mask = (__mmask16)vit_first64(p->cols - c);
-    const __m512i n = normalized(s, x + c, mask);
-    const __m512i product = _mm512_mullo_epi32(n, _mm512_maskz_loadu_epi32(mask, gamma + c));
-    const __m512i affine = _mm512_add_epi32(product, _mm512_maskz_loadu_epi32(mask, beta + c));
-    return _mm512_srav_epi32(affine, _mm512_maskz_loadu_epi32(mask, p->shift_c + c));
-}
-
-static void store_row(const vit_layernorm_shape *p, const int16_t *x, const int32_t *gamma,
-                      const int32_t *beta, const scale *s, uint8_t *y)
+/* Sixty-four codes from channel c on, as bytes in order. */
+VIT_INLINE __m512i bytes64(const row_scale *s, int32_t c, __mmask64 mask, vit_type type)
 {
     const __m512i order = /* of groups of four codes, after packing within 128 bits */
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    for (int32_t c = 0; c < p->cols; c += 64) {
-        __m512i v[4];
-        for (int32_t j = 0; j < 4; ++j) {
-            v[j] = c + 16 * j < p->cols ? code16(p, x, gamma, beta, s, c + 16 * j)
-                                        : _mm512_setzero_si512();
-        }
-        const __m512i low = _mm512_packs_epi32(v[0], v[1]), high = _mm512_packs_epi32(v[2], v[3]);
-        const __m512i bytes =
-            p->y_type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
-        _mm512_mask_storeu_epi8(y + c, vit_first64(p->cols - c),
-                                _mm512_permutexvar_epi32(order, bytes));
+    const __m512i v0 = code16(s, c, (__mmask16)mask);
+    const __m512i v1 = code16(s, c + 16, (__mmask16)(mask >> 16));
+    const __m512i v2 = code16(s, c + 32, (__mmask16)(mask >> 32));
+    const __m512i v3 = code16(s, c + 48, (__mmask16)(mask >> 48));
+    const __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
+    const __m512i bytes =
+        type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
+    return _mm512_permutexvar_epi32(order, bytes);
+}
+
+static void store_row(const vit_layernorm_shape *p, const row_scale *s, uint8_t *y)
+{
+    int32_t c = 0;
+    for (; c + 64 <= p->cols; c += 64) {
+        _mm512_storeu_si512(y + c, bytes64(s, c, ~(__mmask64)0, p->y_type));
+    }
+    if (c < p->cols) {
+        const __mmask64 mask = vit_first64(p->cols - c);
+        _mm512_mask_storeu_epi8(y + c, mask, bytes64(s, c, mask, p->y_type));
     }
 }
 
@@ -132,13 +140,17 @@ void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x,
         for (int32_t i = 0; i < rows; ++i) {
             const uint64_t divisor = s.root[i] == 0 ? 1 : s.root[i];
             const int32_t nb = vit_blen(divisor);
-            const scale q = {.cols = _mm512_set1_epi32(p->cols),
-                             .sum = _mm512_set1_epi32((int32_t)s.sum[i]),
-                             .reciprocal =
-                                 _mm512_set1_epi64((int64_t)(((uint64_t)1 << (nb + 16)) / divisor)),
-                             .half = _mm512_set1_epi64((int64_t)1 << (nb - 1)),
-                             .nb = _mm_cvtsi32_si128(nb)};
-            store_row(p, in + (size_t)i * cols, gamma, beta, &q, out + (size_t)i * cols);
+            const int64_t reciprocal = (int64_t)(((uint64_t)1 << (nb + 16)) / divisor);
+            const int64_t constant = ((int64_t)1 << (nb - 1)) - s.sum[i] * reciprocal;
+            const row_scale scale = {.x = in + (size_t)i * cols,
+                                     .gamma = gamma,
+                                     .beta = beta,
+                                     .shift = p->shift_c,
+                                     .factor = _mm512_set1_epi64(p->cols * reciprocal),
+                                     .constant = _mm512_set1_epi64(constant),
+                                     .right = _mm_cvtsi32_si128(nb),
+                                     .left = _mm_cvtsi32_si128(32 - nb)};
+            store_row(p, &scale, out + (size_t)i * cols);
         }
     }
 }

@@ -32,7 +32,7 @@ void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, c
         return;
     }
     uint8_t *rows = (uint8_t *)scratch;
-    g.ld = (p->k + 3) & ~3;
+    g.ld = (int32_t)vit_round_up4(p->k);
     int32_t *tile = (int32_t *)(void *)(rows + vit_align64((size_t)p->block * (size_t)g.ld));
     for (g.row = 0; g.row < p->m; g.row += p->block) {
         g.m = vit_min32(p->block, p->m - g.row);
