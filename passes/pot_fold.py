@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
+DAMPING = 0.5
+"""Damping of error compensation: a few images give fewer rows than a layer has features, and less
+damping fits the weights to those images."""
+
 WEIGHTS = ("compensated", "nearest")
 EXPONENTS = ("cover", "search")
 
@@ -262,7 +266,8 @@ class _Folder:
         from vit_opt.passes.quantization.formats import quantized_array
 
         if self.weights == "compensated" and moments is not None:
-            return round_compensated(master, moments, type_.channel_fracs(), *type_.bounds)
+            fracs = type_.channel_fracs()
+            return round_compensated(master, moments, fracs, *type_.bounds, damping=DAMPING)
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:
