@@ -1,7 +1,7 @@
 """All passes by name.
 
 A pass has one name in four places: `pot-fold` is the class `PotFoldPass` in `passes/pot_fold.py`,
-tested in `test/filecheck/passes/pot_fold.mlir`. So the registry is a list of names, and a pass is
+tested in `test/filecheck/passes/pot-fold.mlir`. So the registry is a list of names, and a pass is
 imported when it is asked for.
 """
 

@@ -317,7 +317,10 @@ def _compile(args: argparse.Namespace) -> None:
     def warn(note: str) -> None:
         print(f"vit-compile: warning: {note}", file=sys.stderr)
 
+    from vit_opt.tools.architectures import read_arch
+
     model, folder, options = Path(args.model), Path(args.output), _options(args)
+    read_arch(options.arch)  # a wrong name is an error before the work, not after it
     options.targets()
     if not model.exists():
         raise VitError(f"{model}: no such file")

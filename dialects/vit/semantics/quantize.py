@@ -2,7 +2,7 @@
 
 ``code = sat(round(x * 2**frac) + zp)`` and ``x = (code - zp) * 2**-frac``, evaluated in float64, in
 which both are exact for float32 input up to the rounding itself.  Half values round up by default
-(``floor(v + 1/2)``), as everywhere.  NaN has no code and is an error; infinities saturate.
+(``floor(v + 1/2)``), as everywhere.  NaN and infinities are errors.
 """
 
 import numpy as np
@@ -37,9 +37,11 @@ def quantize_scaled(
 ) -> Int64:
     """Codes of real values for an arbitrary real ``scale`` (broadcasts: per channel)."""
     value = np.asarray(x, np.float64)
-    if np.isnan(value).any():
-        count = int(np.isnan(value).sum())
-        raise VitError(f"vit.quantize: {count} of {value.size} values are NaN; check the input")
+    if not np.isfinite(value).all():
+        count = int((~np.isfinite(value)).sum())
+        raise VitError(
+            f"vit.quantize: {count} of {value.size} values are NaN or infinite; check the input"
+        )
     zero = np.asarray(zero_point, np.float64)
     codes = round_real(np.asarray(value / np.asarray(scale, np.float64)), rounding)
     return np.clip(codes + zero, low, high).astype(np.int64)
