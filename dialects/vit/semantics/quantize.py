@@ -18,8 +18,7 @@ def round_real(value: Reals, rounding: Rounding) -> Reals:
     """``value`` rounded to whole numbers; exact, unlike ``floor(value + 0.5)`` in float."""
     below = np.floor(value)
     if rounding == "rhu":
-        with np.errstate(invalid="ignore"):  # inf - inf: the infinite part is kept below
-            return below + (value - below >= 0.5)
+        return below + (value - below >= 0.5)
     if rounding == "rhe":
         return np.rint(value)
     if rounding == "floor":
