@@ -272,11 +272,9 @@ static uint32_t exponentials(const int32_t *score, int32_t blocks, int32_t shift
     return (uint32_t)_mm512_reduce_add_epi64(sum);
 }
 
-/* To memory, since what follows works row by row: the accumulators stay in registers before. */
-static void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
-                          __m512i sums[ROWS][4])
+VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
+                              __m512i acc[ROWS][4])
 {
-    __m512i acc[ROWS][4];
     const size_t ld = (size_t)h->blocks * 64;
     for (int32_t r = 0; r < ROWS; ++r) {
         acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(init[r]);
@@ -292,11 +290,6 @@ static void weighted_sums(const head *h, const int8_t *value, const int32_t *ini
             VIT_DOT(acc[r][1], a, b1);
             VIT_DOT(acc[r][2], a, b2);
             VIT_DOT(acc[r][3], a, b3);
-        }
-    }
-    for (int32_t r = 0; r < ROWS; ++r) {
-        for (int32_t j = 0; j < 4; ++j) {
-            _mm512_store_si512(&sums[r][j], acc[r][j]);
         }
     }
 }
@@ -341,10 +334,19 @@ static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int
         __m512i acc[ROWS][4];
         weighted_sums(h, value, init, acc);
         const __mmask64 mask = vit_first64(p->d - d0);
-        for (int32_t r = 0; r < rows; ++r) {
-            normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,
-                          y + (ptrdiff_t)r * e->ld + d0);
-        }
+        /* No loop, so that the accumulators are never an array in memory. */
+#define VIT_FINISH(r)                                                                              \
+    if (r < rows) {                                                                                \
+        normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,                             \
+                      y + (ptrdiff_t)r * e->ld + d0);                                              \
+    }
+        VIT_FINISH(0)
+        VIT_FINISH(1)
+        VIT_FINISH(2)
+        VIT_FINISH(3)
+        VIT_FINISH(4)
+        VIT_FINISH(5)
+#undef VIT_FINISH
     }
 }
 

@@ -17,8 +17,14 @@ enum { ROWS = 6, COLUMNS = 64 };
 
 typedef __m512i accumulators[ROWS][4];
 
+VIT_INLINE size_t panel_bytes(const vit_packed_shape *p)
+{
+    return (size_t)COLUMNS * (8 + vit_round_up4(p->k));
+}
+
+/* `ahead` bytes behind the weights in use, one line a step is fetched into the second-level cache. */
 VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS], const int8_t *w,
-                         accumulators acc)
+                         size_t ahead, accumulators acc)
 {
     for (int32_t r = 0; r < ROWS; ++r) {
         for (int32_t j = 0; j < 4; ++j) {
@@ -29,6 +35,7 @@ VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS]
     for (size_t k = 0; k < (size_t)p->k; k += 4, w += 4 * COLUMNS) {
         const __m512i b0 = _mm512_load_si512(w), b1 = _mm512_load_si512(w + 64);
         const __m512i b2 = _mm512_load_si512(w + 128), b3 = _mm512_load_si512(w + 192);
+        _mm_prefetch((const char *)w + ahead, _MM_HINT_T1);
         for (int32_t r = 0; r < ROWS; ++r) {
             const __m512i a = vit_repeat4(x[r] + k);
             VIT_DOT(acc[r][0], a, b0);
@@ -139,7 +146,9 @@ VIT_INLINE outlet outlet_of(vit_finish finish, const vit_packed_shape *p, const 
     return o;
 }
 
-/* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. */
+/* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. While the first four
+ * tiles are computed, the next panel comes nearer (behind the last one lie the weights of what
+ * follows). */
 VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, int32_t r0, int32_t rows,
                       const uint8_t *x, const int8_t *w, const outlet *o)
 {
@@ -149,7 +158,7 @@ VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, int32_t r0, 
             row[i] = x + (size_t)(r0 + vit_min32(r + i, rows - 1)) * (size_t)p->ld;
         }
         accumulators acc;
-        multiply(p, row, w, acc);
+        multiply(p, row, w, r < 4 * ROWS ? panel_bytes(p) + 64 * (size_t)(r / ROWS) : 0, acc);
         for (int32_t i = 0; i < ROWS; ++i) {
             if (r + i < rows) {
                 finish_row(finish, o, (size_t)(r + i), acc[i]);
@@ -188,8 +197,7 @@ static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile)
 {
-    const size_t stride = (size_t)COLUMNS * (8 + vit_round_up4(p->k));
-    for (int32_t col = 0; col < p->n; col += COLUMNS, w += stride) {
+    for (int32_t col = 0; col < p->n; col += COLUMNS, w += panel_bytes(p)) {
         switch (p->finish) {
         case VIT_TO_S8:
             panel_s8(p, x, w, col, e);
