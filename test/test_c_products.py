@@ -332,3 +332,30 @@ def test_patch_embedding(seed, channels, patch, storage, read_twice, pad, out):
     acc = case.op(ops.Conv2dOp, [image, w, b], **fields)
     y = case.op(ops.PotRequantOp, [acc], FixedType(out, 3, zp=5))
     case.check(*([y, image] if read_twice else [y]), kernel="vit_conv2d_s16")
+
+
+@EXAMPLES
+@given(
+    SEEDS, st.sampled_from([4, 9, 49, 64, 65]), st.integers(1, 3), st.integers(1, 3),
+    st.integers(0, 6), st.integers(0, 6),
+)  # fmt: skip
+def test_window_attention(seed, length, heads, windows, bias_frac, mask_frac):
+    """Relative position bias per head, then a mask per window: both inside of the one kernel."""
+    rng = np.random.default_rng(seed)
+    case, eight = Case(), FixedType("i8", 3)
+    shape = (2 * windows, heads, length, 8)
+    q, k, v = (case.input(eight, codes(rng, eight, shape)) for _ in range(3))
+    s = case.op(ops.MatmulOp, [q, k], transpose_b=True)
+    sixteen = FixedType("i16", bias_frac + 2)
+    bias_ = case.constant(sixteen, codes(rng, sixteen, (1, heads, length, length)))
+    s = case.op(ops.AddOp, [s, bias_], FixedType("i16", bias_frac))
+    s = case.op(ops.ReshapeOp, [s], shape=(2, windows, heads, length, length))
+    mask_format = FixedType("i16", mask_frac)
+    mask = case.constant(mask_format, codes(rng, mask_format, (1, windows, 1, length, length)))
+    s = case.op(ops.AddOp, [s, mask], FixedType("i16", 5))
+    s = case.op(ops.ReshapeOp, [s], shape=(*shape[:3], length))
+    p = case.op(ops.SoftmaxExpOp, [s])
+    acc = case.op(ops.MatmulOp, [p, v])
+    y = case.op(ops.NormalizeOp, [acc, p.owner.sum], FixedType("i8", 6))
+    lowered = case.check(y, kernel="vit_attention_u8")
+    assert len(lowered.calls) == 1

@@ -157,25 +157,51 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
 
-def other_view(main: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int] | None:
-    """Row distance and repetition of a broadcast operand beside rows of `main`.
+@dataclass(frozen=True)
+class RowsOf:
+    """How rows of a broadcast operand meet the rows of a result."""
 
-    Returns (elements from row to row, rows before it repeats or 0), or None where the operand does
-    not cover whole rows.
+    distance: int
+    """Elements from row to row; 0 for a single row."""
+    inner: int
+    """Rows in a run that is repeated."""
+    repeat: int
+    """How often each run is repeated."""
+    period: int
+    """Rows before the operand starts again; 0 if it does not."""
+
+
+def other_rows(main: tuple[int, ...], other: tuple[int, ...]) -> RowsOf | None:
+    """How a broadcast operand covers the rows of `main`; None where it does not cover whole rows.
+
+    Its dimensions before the last are, from the left: some that repeat, some that are those of
+    `main`, some that repeat, some that are those of `main`; each group may be empty.
     """
-    rows, columns = rows_and_columns(main)
-    stripped = list(other)
-    while stripped and stripped[0] == 1 and len(stripped) > 1:
-        stripped.pop(0)
-    if not stripped or stripped[-1] != columns:
+    padded = (1,) * (len(main) - len(other)) + other
+    if len(padded) != len(main) or padded[-1:] != main[-1:]:
         return None
-    lead = stripped[:-1]
-    if not lead:
-        return 0, 0
-    if list(main[len(main) - len(stripped) : -1]) != lead or len(stripped) > len(main):
+    pairs = [(a, b) for a, b in zip(main[:-1], padded[:-1], strict=True) if a != 1]
+    if any(b not in (1, a) for a, b in pairs):
         return None
-    period = prod(lead)
-    return columns, 0 if period == rows else period
+    groups: list[tuple[bool, int]] = []
+    for size, own in pairs:
+        same = own == size
+        if groups and groups[-1][0] == same:
+            groups[-1] = same, groups[-1][1] * size
+        else:
+            groups.append((same, size))
+    starts_again = bool(groups) and not groups[0][0]
+    if starts_again:
+        groups = groups[1:]
+    sizes = [size for _, size in groups]
+    if not sizes:
+        return RowsOf(0, 0, 0, 0)
+    if len(sizes) > 3:
+        return None
+    rows = prod(sizes[::2])
+    inner = sizes[2] if len(sizes) == 3 else 1
+    repeat = sizes[1] if len(sizes) > 1 else 0
+    return RowsOf(main[-1], inner if repeat else 0, repeat, rows if starts_again else 0)
 
 
 def is_narrow(value: SSAValue) -> bool:
@@ -207,7 +233,7 @@ def can_be_stage(op: Operation, index: int) -> bool:
             shape_of(main) == shape_of(op.result)
             and is_narrow(other)
             and _varies_along_columns(other)
-            and other_view(shape_of(main), shape_of(other)) is not None
+            and other_rows(shape_of(main), shape_of(other)) is not None
         )
     return index == 0
 

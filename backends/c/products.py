@@ -11,7 +11,7 @@ from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Valu
 from vit_opt.backends.c.graph import (
     Chain,
     Stage,
-    other_view,
+    other_rows,
     rows_and_columns,
 )
 from vit_opt.backends.c.memory import (
@@ -146,12 +146,19 @@ def _stage(memory: Memory, op: Stage, index: int, normalizer: bool) -> Struct:
     fields = stage_fields(memory, op, index)
     if isinstance(op, ops.AddOp | ops.MulOp):
         other = op.operands[1 - index]
-        view = other_view(shape_of(op.operands[index]), shape_of(other))
-        assert view is not None
+        rows = other_rows(shape_of(op.operands[index]), shape_of(other))
+        assert rows is not None
         fields |= {
             "other": memory.address(other),
             "other_type": element_symbol(other),
-            **without_zeros({"other_ld": view[0], "other_rows": view[1]}),
+            **without_zeros(
+                {
+                    "other_ld": rows.distance,
+                    "other_inner": rows.inner,
+                    "other_repeat": rows.repeat,
+                    "other_rows": rows.period,
+                }
+            ),
         }
     elif isinstance(op, ops.NormalizeOp) and normalizer:
         fields |= {"other": memory.address(op.sum)}

@@ -128,6 +128,11 @@ static inline size_t vit_align64(size_t bytes)
     return (bytes + 63) & ~(size_t)63;
 }
 
+static inline int64_t vit_max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline int32_t vit_min32(int32_t a, int32_t b)
 {
     return a < b ? a : b;

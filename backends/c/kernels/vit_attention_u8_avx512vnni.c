@@ -242,6 +242,55 @@ static void all_scores(const head *h)
     }
 }
 
+/* Whether a stage adds a s16 tensor with the same shifts for all columns, within 32 bits. */
+static int adds_in_32_bits(const vit_attention_shape *p, const vit_stage *s)
+{
+    if (s->kind != VIT_ADD || s->rounding != VIT_RHU || s->other_type != VIT_S16 ||
+        s->left_v_c != NULL || s->left_o_c != NULL || s->shift_c != NULL || s->zp != 0 ||
+        s->zp_in != 0 || s->other_zp != 0 || s->left_v < 0 || s->left_v > 30 || s->left_o < 0 ||
+        s->left_o > 14 || s->shift < 1 || s->shift > 29) {
+        return 0;
+    }
+    const int64_t largest = (int64_t)p->k * 255 * 128; /* of a score; s16 codes are smaller */
+    const int64_t other = (int64_t)32768 * (1 << s->left_o) + (1 << (s->shift - 1));
+    return (vit_max64(largest, 32768) << s->left_v) + other <= INT32_MAX;
+}
+
+static void add_to_row(const vit_stage *s, int32_t n, size_t first, int32_t *score)
+{
+    const int16_t *other = (const int16_t *)s->other + first;
+    const __m128i left_v = _mm_cvtsi32_si128(s->left_v), left_o = _mm_cvtsi32_si128(s->left_o);
+    const __m128i shift = _mm_cvtsi32_si128(s->shift);
+    const __m512i half = _mm512_set1_epi32(1 << (s->shift - 1));
+    const __m512i lo = _mm512_set1_epi32(s->lo), hi = _mm512_set1_epi32(s->hi);
+    for (int32_t c = 0; c < n; c += 16) {
+        const __mmask16 mask = (__mmask16)vit_first64(n - c);
+        const __m512i o = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, other + c));
+        const __m512i v = _mm512_sll_epi32(_mm512_load_si512(score + c), left_v);
+        const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(v, half), _mm512_sll_epi32(o, left_o));
+        const __m512i code = _mm512_sra_epi32(sum, shift);
+        _mm512_mask_store_epi32(score + c, mask,
+                                _mm512_min_epi32(_mm512_max_epi32(code, lo), hi));
+    }
+}
+
+/* The stages between scores and exponentials, on rows from `row` on. */
+static void apply_stages(const vit_attention_shape *p, const vit_epilogue *scores, int32_t row,
+                         int32_t rows, const head *h)
+{
+    const size_t keys = (size_t)h->blocks * 64;
+    for (int32_t i = 0; i < scores->count; ++i) {
+        const vit_stage *s = &scores->stages[i];
+        if (!adds_in_32_bits(p, s)) {
+            vit_stage_apply(s, h->score, (int32_t)keys, row, rows, 0, p->n);
+            continue;
+        }
+        for (int32_t r = 0; r < rows; ++r) {
+            add_to_row(s, p->n, vit_other_index(s, row + r, 0), h->score + (size_t)r * keys);
+        }
+    }
+}
+
 VIT_INLINE __m512i distance(const int32_t *score, __m512i top, __m128i shift)
 {
     const __m512i d = _mm512_sub_epi32(top, _mm512_load_si512(score));
@@ -370,10 +419,7 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
             const int32_t count = vit_min32(ROWS, p->m - r0);
             copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, &h);
             all_scores(&h);
-            for (int32_t i = 0; i < scores->count; ++i) {
-                vit_stage_apply(&scores->stages[i], h.score, (int32_t)keys, batch * p->m + r0,
-                                count, 0, p->n);
-            }
+            apply_stages(p, scores, batch * p->m + r0, count, &h);
             for (int32_t r = 0; r < ROWS; ++r) {
                 h.sum[r] = exponentials(h.score + (size_t)r * keys, h.blocks, p->frac - 4,
                                         &exponential, h.p + (size_t)r * keys);

@@ -174,9 +174,13 @@ static void dyadic(const vit_stage *s, int32_t *tile, int32_t ld, int32_t rows, 
 #define VIT_OTHER_BLOCK 256
 
 /* Index of the first element of `other` that meets row `row`, column `col`. */
-static size_t other_index(const vit_stage *s, int32_t row, int32_t col)
+size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col)
 {
-    const int32_t r = s->other_rows > 0 ? row % s->other_rows : row;
+    int32_t r = row;
+    if (s->other_repeat > 1) {
+        r = row / (s->other_inner * s->other_repeat) * s->other_inner + row % s->other_inner;
+    }
+    r = s->other_rows > 0 ? r % s->other_rows : r;
     return (size_t)r * (size_t)s->other_ld + (size_t)col;
 }
 
@@ -299,7 +303,7 @@ static void add_or_mul(const vit_stage *s, int32_t *tile, int32_t ld, int32_t ro
             const int32_t n = vit_min32(VIT_OTHER_BLOCK, cols - c0);
             const int32_t col = col0 + c0;
             int32_t *v = row + c0;
-            vit_load_s32(s->other, s->other_type, other_index(s, row0 + r, col), n, other);
+            vit_load_s32(s->other, s->other_type, vit_other_index(s, row0 + r, col), n, other);
             if (is_short) {
                 add_short(s, v, other, col, n);
                 continue;

@@ -66,6 +66,8 @@ typedef struct {
     vit_type other_type;
     int32_t other_zp;
     int32_t other_ld;       /* elements from row to row of `other`; 0 repeats one row */
+    int32_t other_inner, other_repeat; /* each run of `other_inner` rows of `other` meets
+                                        * `other_repeat` runs of the result; 0: one */
     int32_t other_rows;     /* rows of `other` before it repeats; 0: as many as the result has */
     const void *table;      /* VIT_LUT, VIT_LUT16 */
     vit_type table_type;
@@ -88,6 +90,7 @@ void vit_load_s32(const void *x, vit_type type, size_t first, int32_t n, int32_t
 void vit_store_s32(const int32_t *x, int32_t n, void *y, vit_type type, size_t first);
 void vit_epilogue_apply(const vit_epilogue *e, int32_t *tile, int32_t ld_tile, int32_t row0,
                         int32_t rows, int32_t col0, int32_t cols);
+size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col);
 void vit_stage_apply(const vit_stage *s, int32_t *tile, int32_t ld_tile, int32_t row0,
                      int32_t rows, int32_t col0, int32_t cols);
 
