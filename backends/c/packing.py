@@ -51,7 +51,7 @@ class Finish:
     covers: int
     """Leading stages of the chain that it computes; all of them, or none."""
     shift: Array
-    """Right shift per column, 0..31."""
+    """Right shift per column, at most 31; negative ones, to the left, only with VIT_TO_S16."""
     extra: Array
     """Rounding constant and zero point per column, added to `init`."""
     dead: Array
@@ -102,14 +102,16 @@ def choose_finish(product: Product, stages: list[tuple[Stage, int]]) -> Finish:
     if found is None:
         return plain
     name, shift, zp = found
-    if (shift < 0).any():
+    left = np.maximum(-shift, 0)
+    if left.any() and (name != "VIT_TO_S16" or zp or left.max() > 30):
         return plain
     dead = shift > 31  # |acc| < 2^31, so rounding half up gives 0
     shift = np.where(dead, 0, shift)
-    extra = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0) + (zp << shift)
+    right = np.maximum(shift, 0)
+    extra = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0) + (zp << right)
     low, high = product.accumulator_bounds()
     worst = np.maximum(np.abs(low + extra), np.abs(high + extra))
-    if (~dead & (worst >= 2**31)).any():
+    if (~dead & (worst << left >= 2**31)).any():
         return plain
     return Finish(name, len(stages), shift, extra, dead)
 

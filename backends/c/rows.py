@@ -186,10 +186,12 @@ def _folded_layernorm(
     gamma = memory.constant(op.gamma)
     channels = shape_of(op.x)[-1]
     plain = not x.is_per_channel and not x.zero_point and op.rounding.data == "rhu"
-    types = storage_name(op.x) == "S16" and result.storage.width.data == 8
-    if kernel is None or gamma is None or not (plain and types) or channels > 1024:
+    types = storage_name(op.x) == "S16" and storage_name(op.result) in ("S8", "U8", "S16")
+    whole = result.storage.width.data >= 8
+    if kernel is None or gamma is None or not (plain and types and whole):
         return None
-    if (shift < 0).any() or (shift > 31).any() or op.eps_q.value.data >= 2**50:
+    variance = channels * channels * 2**30 + op.eps_q.value.data
+    if (shift < 0).any() or (shift > 31).any() or variance >= 2**52:
         return None
     wide = gamma.astype(np.int64)
     offset = beta + np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)

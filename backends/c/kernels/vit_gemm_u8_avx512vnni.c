@@ -48,7 +48,7 @@ VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS]
 
 /* What a row of accumulators needs on its way out. */
 typedef struct {
-    __m512i shift[4];
+    __m512i shift[4], left[4]; /* to the right; to the left, for VIT_TO_S16 */
     vit_bytes256 table;
     __mmask64 mask; /* columns that exist */
     const int16_t *other;
@@ -109,6 +109,12 @@ VIT_INLINE void finish_row(vit_finish finish, const outlet *o, size_t row, const
         v2 = _mm512_add_epi32(v2, widen(high, 0));
         v3 = _mm512_add_epi32(v3, widen(high, 1));
     }
+    if (finish == VIT_TO_S16) {
+        v0 = _mm512_sllv_epi32(v0, o->left[0]);
+        v1 = _mm512_sllv_epi32(v1, o->left[1]);
+        v2 = _mm512_sllv_epi32(v2, o->left[2]);
+        v3 = _mm512_sllv_epi32(v3, o->left[3]);
+    }
     const __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
     if (finish == VIT_TO_S16 || finish == VIT_TO_SUM) {
         store_words(y, mask, low, high);
@@ -129,7 +135,10 @@ VIT_INLINE outlet outlet_of(vit_finish finish, const vit_packed_shape *p, const 
     const size_t column = (size_t)(p->col + col);
     o.mask = vit_first64(p->n - col);
     for (int32_t j = 0; j < 4; ++j) {
-        o.shift[j] = _mm512_load_si512(w + 4 * COLUMNS + 64 * j);
+        const __m512i zero = _mm512_setzero_si512();
+        const __m512i shift = _mm512_load_si512(w + 4 * COLUMNS + 64 * j);
+        o.shift[j] = _mm512_max_epi32(shift, zero);
+        o.left[j] = _mm512_max_epi32(_mm512_sub_epi32(zero, shift), zero);
     }
     o.ld = (size_t)e->ld * size;
     o.y = (char *)e->y + (size_t)p->row * o.ld + column * size;

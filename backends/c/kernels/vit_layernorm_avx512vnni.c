@@ -1,13 +1,12 @@
 /* kernel: LayerNorm over the last axis, standard integer form, AVX-512
  * layout: x[rows][cols] s16, gamma[cols] s32, beta[cols] s32 (rounding constant and zero point times
- *         2^shift folded in), shift_c[cols] 0..31, y[rows][cols] 8 bits
+ *         2^shift folded in), shift_c[cols] 0..31, y[rows][cols]
  * in:     codes with zero point 0, no alignment
- * out:    y = sat((N * gamma + beta) >> shift), all of s8 or u8; N as in vit_layernorm()
+ * out:    y = sat((N * gamma + beta) >> shift), all of s8, u8 or s16; N as in vit_layernorm()
  * method: statistics of thirty-two rows first; their square roots together, one bit a step; then one
  *         division a row, and 64-bit products with the reciprocal R: the numerator of N,
  *         (cols * x - sum) * R + 2^(nb - 1), is x * (cols * R) + constant
- * bounds: cols <= 1024, so N fits s16, sums of rows 32 bits, and V * 2^12 unsigned 64 bits; N * gamma
- *         + beta fits 32 bits, proven at emission
+ * bounds: V * 2^12 fits unsigned 64 bits (cols < 2048), N * gamma + beta 32 bits, proven at emission
  * scratch: none
  */
 #include "vit_avx512.h"
@@ -112,7 +111,28 @@ VIT_INLINE __m512i bytes64(const row_scale *s, int32_t c, __mmask64 mask, vit_ty
     return _mm512_permutexvar_epi32(order, bytes);
 }
 
-static void store_row(const vit_layernorm_shape *p, const row_scale *s, uint8_t *y)
+/* Thirty-two codes from channel c on, as words in order. */
+VIT_INLINE __m512i words32(const row_scale *s, int32_t c, __mmask32 mask)
+{
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7); /* of groups of four */
+    const __m512i v0 = code16(s, c, (__mmask16)mask);
+    const __m512i v1 = code16(s, c + 16, (__mmask16)(mask >> 16));
+    return _mm512_permutexvar_epi64(order, _mm512_packs_epi32(v0, v1));
+}
+
+static void store_words(int32_t cols, const row_scale *s, int16_t *y)
+{
+    int32_t c = 0;
+    for (; c + 32 <= cols; c += 32) {
+        _mm512_storeu_si512(y + c, words32(s, c, ~(__mmask32)0));
+    }
+    if (c < cols) {
+        const __mmask32 mask = (__mmask32)vit_first64(cols - c);
+        _mm512_mask_storeu_epi16(y + c, mask, words32(s, c, mask));
+    }
+}
+
+static void store_bytes(const vit_layernorm_shape *p, const row_scale *s, uint8_t *y)
 {
     int32_t c = 0;
     for (; c + 64 <= p->cols; c += 64) {
@@ -131,7 +151,6 @@ void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x,
     for (int32_t r0 = 0; r0 < p->rows; r0 += BLOCK) {
         const int32_t rows = vit_min32(BLOCK, p->rows - r0);
         const int16_t *in = (const int16_t *)x + (size_t)r0 * cols;
-        uint8_t *out = (uint8_t *)y + (size_t)r0 * cols;
         statistics s = {.radicand = {0}};
         for (int32_t i = 0; i < rows; ++i) {
             statistics_of(p, in + (size_t)i * cols, i, &s);
@@ -150,7 +169,11 @@ void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x,
                                      .constant = _mm512_set1_epi64(constant),
                                      .right = _mm_cvtsi32_si128(nb),
                                      .left = _mm_cvtsi32_si128(32 - nb)};
-            store_row(p, &scale, out + (size_t)i * cols);
+            if (p->y_type == VIT_S16) {
+                store_words(p->cols, &scale, (int16_t *)y + ((size_t)r0 + (size_t)i) * cols);
+            } else {
+                store_bytes(p, &scale, (uint8_t *)y + ((size_t)r0 + (size_t)i) * cols);
+            }
         }
     }
 }
