@@ -16,7 +16,7 @@ from xdsl.traits import IsTerminator
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import VitOp
 from vit_opt.dialects.vit.ops.pipeline import LOOPS, ScheduleAttr
-from vit_opt.dialects.vit.targets import target
+from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget, target
 from vit_opt.passes.schedule import (
     PRODUCTS,
     Machine,
@@ -62,13 +62,30 @@ class TilePass(ModulePass):
         tile(op, self.target)
 
 
-def tile(module: ModuleOp, target_name: str = "p2vit") -> None:
-    """Tile every function of a module in place; raises VitError for an unknown target."""
-    machine = Machine.of(target(target_name))
+@dataclass(frozen=True)
+class TileRecordPass(ModulePass):
+    """`tile` for a machine that is given as a record, which need not be a preset."""
+
+    name = "tile"
+
+    record: AccelTarget | CpuTarget
+    """The machine."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        tile(op, self.record)
+
+
+def tile(module: ModuleOp, machine: AccelTarget | CpuTarget | str = "p2vit") -> None:
+    """Tile every function of a module in place for a record, or for the preset of that name.
+
+    Raises VitError for an unknown name.
+    """
+    record = target(machine) if isinstance(machine, str) else machine
+    figures = Machine.of(record)
     flatten(module)
     for op in module.walk():
         if isinstance(op, FuncOp) and op.body.blocks:
-            _tile_block(op.body.block, machine, target_name)
+            _tile_block(op.body.block, figures, record.name)
     if stage_of(module) is not None:
         set_stage(module, "scheduled")
 

@@ -101,7 +101,7 @@ def test_vision_transformer(arch: AccelTarget) -> None:
     rng = np.random.default_rng(1)
     image, ran = compare(net, [net.result], [random_codes(rng, (1, 3, 32, 32), CODES)], arch)
     assert image.macs == ran.stats.macs
-    assert 0.2 < ran.stats.utilisation < 1
+    assert (0.2 if arch is P2VIT else 0.02) < ran.stats.utilisation < 1
 
 
 def test_images_round_trip_through_the_dialect() -> None:

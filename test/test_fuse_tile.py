@@ -9,7 +9,7 @@ from vit_opt.dialects.evaluation import run_main
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import evaluator
 from vit_opt.dialects.vit.ops.pipeline import LOOPS
-from vit_opt.dialects.vit.targets import P2VIT, PORTABLE
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, PORTABLE
 from vit_opt.passes.fuse import fuse
 from vit_opt.passes.prove_ranges import prove_ranges
 from vit_opt.passes.schedule import Machine, best_lanes
@@ -34,7 +34,7 @@ def test_random_graphs_give_the_same_integers(seed: int) -> None:
     fuse(graph.module, graph.store)
     same()
     count = len(operations(graph.module, ops.VitOp))
-    for target in ("p2vit", "c"):
+    for target in (*ACCEL_TARGETS, "c"):
         tile(graph.module, target)
         same()
         assert len(operations(graph.module, ops.VitOp)) == count
@@ -55,7 +55,7 @@ def test_tiling_is_deterministic() -> None:
 
 
 def test_unknown_targets_are_named() -> None:
-    with pytest.raises(VitError, match="unknown target 'abacus'; known: c, p2vit"):
+    with pytest.raises(VitError, match="unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio"):
         tile(RandomGraph(0).module, "abacus")
 
 
@@ -73,12 +73,12 @@ def test_lanes_go_where_the_remainder_is_small(size: tuple[int, int, int], lanes
     assert best_lanes(Machine.of(P2VIT), size) == lanes
 
 
-@pytest.mark.parametrize("target", [P2VIT, PORTABLE])
+@pytest.mark.parametrize("target", [*ACCEL_TARGETS.values(), PORTABLE], ids=lambda t: t.name)
 @pytest.mark.parametrize("seed", range(5))
 def test_blocks_fit_the_memories(target: object, seed: int) -> None:
     machine = Machine.of(target)  # pyright: ignore[reportArgumentType]
     graph = RandomGraph(seed, steps=20)
-    tile(graph.module, target.name)  # pyright: ignore[reportAttributeAccessIssue]
+    tile(graph.module, target)  # pyright: ignore[reportArgumentType]
     for pipeline in operations(graph.module, ops.PipelineOp):
         for op in pipeline.regions[0].block.ops:
             loops = op.attributes.get(LOOPS)

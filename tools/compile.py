@@ -87,15 +87,13 @@ class CompileOptions:
         return {each.name: each for each in given}
 
     def tiling(self, target: str, overrides: Mapping[str, ModulePass]) -> tuple[ModulePass, ...]:
-        """The pass `tile` for a backend, unless it was given with options.
+        """The pass `tile` for a backend and its architecture, unless it was given with options."""
+        from vit_opt.passes.tile import TilePass, TileRecordPass
+        from vit_opt.tools.architectures import read_arch
 
-        An architecture from a file is tiled like the default preset.
-        """
-        from vit_opt.dialects.vit.targets import ACCEL_TARGETS
-        from vit_opt.passes.tile import TilePass
-
-        machine = "c" if target == "c" else self.arch if self.arch in ACCEL_TARGETS else "p2vit"
-        return (overrides.get("tile", TilePass(target=machine)),)
+        if "tile" in overrides:
+            return (overrides["tile"],)
+        return (TilePass("c") if target == "c" else TileRecordPass(read_arch(self.arch)),)
 
 
 @dataclass

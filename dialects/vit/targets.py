@@ -13,7 +13,7 @@ int32 multiply 3.1 pJ, 8 KB SRAM 10 pJ per 64 bits, DRAM 640 pJ per 32 bits.
 """
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from vit_opt.dialects.errors import VitError
 
@@ -93,11 +93,18 @@ class AccelTarget:
     table_width: int
     table_latency: int
     energy: EnergyTable = EnergyTable()
+    peak: str = "array"
+    """Whose multipliers utilisation is measured against: those of the `array`, or of `both` the
+    array and the reconfigurable engine, where that engine is as large as the array."""
+
+    def __post_init__(self) -> None:
+        if self.peak not in ("array", "both"):
+            raise VitError(f"field 'peak' is '{self.peak}', expected 'array' or 'both'")
 
     @property
     def macs_per_cycle(self) -> int:
-        """Peak int8 MACs a cycle."""
-        return self.lanes * self.columns
+        """Peak int8 MACs a cycle, of the engines that `peak` names."""
+        return self.lanes * self.columns + (self.dw_width if self.peak == "both" else 0)
 
     def memory_size(self, name: str) -> int:
         """Capacity in bytes of the memory called `name`; VitError if there is none."""
@@ -152,7 +159,89 @@ three 53 KB buffers for inputs and weights and 108 KB for accumulators and outpu
 LayerNorm units take 16 elements a cycle, the table unit 32, the 64 shifters drain one lane row a
 cycle.  The 32 KB parameter buffer (biases, shifts, tables) and the latencies are ours."""
 
-ACCEL_TARGETS = {target.name: target for target in (P2VIT,)}
+P2VIT_LARGE = replace(
+    P2VIT,
+    name="p2vit-large",
+    columns=36,
+    memories=(
+        MemorySpec("abuf", 212 * _KIB),
+        MemorySpec("bbuf", 212 * _KIB),
+        MemorySpec("cbuf", 212 * _KIB),
+        MemorySpec("obuf", 432 * _KIB),
+        MemorySpec("pbuf", 64 * _KIB),
+    ),
+    dw_width=288,
+    divider_width=64,
+    softmax_width=64,
+    norm_width=64,
+    table_width=128,
+)
+"""`p2vit` with 64 lanes of 36: 2304 int8 MACs. Clock, DRAM, shifters and latencies stay. Buffers
+and row units are four times as large, the parameter buffer twice, and the reconfigurable engine
+grows with the columns, so that a block keeps the array busy about as long as on `p2vit`. The array
+drains one lane row a cycle, which 64 shifters take."""
+
+TRIO = replace(
+    P2VIT,
+    name="trio",
+    clock_mhz=200,
+    columns=16,
+    int4_rate=1,
+    memories=(
+        MemorySpec("abuf", 128 * _KIB),
+        MemorySpec("bbuf", 128 * _KIB),
+        MemorySpec("cbuf", 128 * _KIB),
+        MemorySpec("obuf", 256 * _KIB),
+        MemorySpec("pbuf", 32 * _KIB),
+    ),
+    dram_bytes_per_cycle=96.0,
+    dram_latency=20,
+    dw_width=1024,
+    divider_width=64,
+    peak="both",
+)
+"""After Trio-ViT (arXiv 2405.03882) and its sister design (arXiv 2403.20230), both on a ZCU102
+board: (8x8 + 8x8) x 16 multipliers at 200 MHz. One half is the multiplier-adder tree (64 lanes of
+16), the other the engine that is reconfigured for depthwise convolutions and divisors; utilisation
+is measured against all 2048. Multipliers take 8 bits and are not split for int4. The rest is ours:
+DRAM of 19.2 GB/s (64 bits of DDR4-2400), 672 KB of buffers, well within what such a board has, row
+units as wide as `p2vit`'s, and the latencies."""
+
+EDGE = replace(
+    P2VIT,
+    name="edge",
+    clock_mhz=100,
+    lanes=16,
+    columns=4,
+    memories=(
+        MemorySpec("abuf", 24 * _KIB),
+        MemorySpec("bbuf", 24 * _KIB),
+        MemorySpec("cbuf", 16 * _KIB),
+        MemorySpec("obuf", 48 * _KIB),
+        MemorySpec("pbuf", 16 * _KIB),
+    ),
+    dram_bytes_per_cycle=4.0,
+    dram_burst=16,
+    dram_latency=20,
+    move_width=8,
+    array_fill=4,
+    array_drain=4,
+    dw_width=8,
+    dw_latency=4,
+    divider_width=2,
+    shift_width=16,
+    softmax_width=2,
+    softmax_latency=8,
+    norm_width=2,
+    norm_latency=32,
+    table_width=4,
+)
+"""A microcontroller-class part, ours: 64 int8 MACs at 100 MHz (the smaller sizes of such engines
+have 32 to 256), 128 KB of memory on chip, and an external memory on eight data lines at 200 MHz,
+both edges: 400 MB/s in bursts of 16 bytes. Row units are an eighth of `p2vit`'s, as the array is;
+shifters drain one lane row a cycle."""
+
+ACCEL_TARGETS = {target.name: target for target in (P2VIT, P2VIT_LARGE, TRIO, EDGE)}
 """The presets by name."""
 
 

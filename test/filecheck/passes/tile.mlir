@@ -3,7 +3,7 @@
 // RUN: vit-opt %s -p tile,tile --split-input-file | filecheck %s
 // RUN: not vit-opt %s -p 'tile{target="abacus"}' --split-input-file 2>&1 | filecheck %s --check-prefix UNKNOWN
 
-// UNKNOWN: vit-opt: error: unknown target 'abacus'; known: c, p2vit
+// UNKNOWN: vit-opt: error: unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio
 
 // LayerNorm and the three products that read it are one chain; all that others read is yielded.
 // 197 rows leave a remainder on 64 lanes, 192 columns do not. The weights stay on chip.

@@ -1,0 +1,92 @@
+"""Every preset, and an architecture from a file, runs the digits models bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.accel.run import run_accel
+from vit_opt.backends.reference import run_reference
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.ops.pipeline import LOOPS
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTarget
+from vit_opt.passes.pipelines import passes_of, remaining
+from vit_opt.passes.tile import TileRecordPass
+from vit_opt.tools.architectures import arch_json, read_arch
+from vit_opt.tools.compile import CompileOptions
+from vit_opt.tools.steps import import_onnx, new_context, provide_batches, run_pipeline
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CALIB = EXAMPLES / "digits" / "calib.npz"
+MODELS = ("digits", "digits_swin", "digits_efficientvit")
+
+
+def pot_module(name: str) -> tuple[Any, Any]:
+    """An example at the stage before `tile`, and its context."""
+    context = new_context()
+    module = import_onnx(EXAMPLES / name / "model.onnx", shapes={}, context=context)
+    provide_batches(module, context, CALIB, None)
+    run_pipeline(module, context, passes_of(remaining(module, "tile")))
+    return module, context
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def example(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
+    """Module, context and the reference's codes for one image."""
+    module, context = pot_module(request.param)
+    codes = run_reference(module, context.assets, context.assets.batches[0]).codes
+    return module, context, codes
+
+
+@pytest.mark.parametrize("arch", ACCEL_TARGETS.values(), ids=lambda arch: arch.name)
+def test_digits_end_to_end(example: tuple[Any, Any, Any], arch: AccelTarget) -> None:
+    module, context, codes = example
+    run_pipeline(module, context, (TileRecordPass(arch),))
+    pipelines = [op for op in module.walk() if isinstance(op, ops.PipelineOp)]
+    assert {op.schedule.target.data for op in pipelines} == {arch.name}
+    image = lower_accel(module, context.assets, arch)
+    ran = run_accel(image, context.assets.batches[0], arch)
+    assert ran.codes.keys() == codes.keys()
+    for name, want in codes.items():
+        np.testing.assert_array_equal(ran.codes[name], want)
+    assert 0 < ran.stats.utilisation < 1
+
+
+def test_stated_figures() -> None:
+    assert (P2VIT_LARGE.lanes, P2VIT_LARGE.columns, P2VIT_LARGE.macs_per_cycle) == (64, 36, 2304)
+    assert TRIO.macs_per_cycle == (8 * 8 + 8 * 8) * 16 and TRIO.clock_mhz == 200
+    assert TRIO.lanes * TRIO.columns == TRIO.dw_width == 1024
+    assert EDGE.macs_per_cycle == 64
+    assert sum(memory.size for memory in EDGE.memories) == 128 * 1024
+    assert EDGE.clock_mhz * EDGE.dram_bytes_per_cycle == 400
+    with pytest.raises(VitError, match="field 'peak' is 'all', expected 'array' or 'both'"):
+        replace(P2VIT, peak="all")
+
+
+@pytest.mark.parametrize("arch", ACCEL_TARGETS.values(), ids=lambda arch: arch.name)
+def test_presets_survive_a_file(arch: AccelTarget, tmp_path: Path) -> None:
+    (tmp_path / "arch.json").write_text(arch_json(arch))
+    assert read_arch(str(tmp_path / "arch.json")) == arch
+
+
+def test_a_file_is_tiled_for_what_it_says(tmp_path: Path) -> None:
+    """Buffers an eighth as large give smaller blocks, under the name in the file."""
+    memories = {memory.name: memory.size // 8 for memory in P2VIT.memories}
+    data = {"name": "narrow", "base": "p2vit", "memories": memories}
+    (tmp_path / "narrow.json").write_text(json.dumps(data))
+    blocks: list[list[tuple[int, ...]]] = []
+    module, context = pot_module("digits")
+    for arch in ("p2vit", str(tmp_path / "narrow.json")):
+        run_pipeline(module, context, CompileOptions(arch=arch).tiling("accel", {}))
+        found = [op.attributes.get(LOOPS) for op in module.walk()]
+        blocks.append([a.block_sizes for a in found if isinstance(a, ops.LoopsAttr)])
+    assert blocks[0] != blocks[1]
+    schedules = [op.schedule for op in module.walk() if isinstance(op, ops.PipelineOp)]
+    assert {schedule.target.data for schedule in schedules} == {"narrow"}
