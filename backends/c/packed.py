@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,14 @@ from vit_opt.backends.c.code import Struct, Symbol, Value
 from vit_opt.backends.c.graph import Chain, rows_and_columns
 from vit_opt.backends.c.memory import Memory, aligned, element_symbol, without_zeros
 from vit_opt.backends.c.packing import (
+    BYTE_FINISHES,
     COLUMNS,
     GROUP,
     Array,
     Finish,
     Product,
     choose_finish,
+    pack_depthwise,
     pack_panels,
     product_of,
 )
@@ -127,8 +130,12 @@ def packed_convolution(
     memory: Memory, chain: Chain, op: ops.Conv2dOp | ops.ConvTranspose2dOp
 ) -> PackedCall | None:
     """A convolution on packed weights; None if the level or the operands do not allow it."""
-    product = _packable_convolution(memory, op) if isinstance(op, ops.Conv2dOp) else None
-    if product is None or not isinstance(op, ops.Conv2dOp):
+    if not isinstance(op, ops.Conv2dOp):
+        return None
+    if is_depthwise(op):
+        return _packed_depthwise(memory, chain, op)
+    product = _packable_convolution(memory, op)
+    if product is None:
         return None
     batch, height, width, channels = shape_of(op.x)
     planar = isinstance(op.x.owner, Operation) and reads_planar(memory, op.x.owner)
@@ -136,13 +143,32 @@ def packed_convolution(
         rows = batch * height * width
         kernel = memory.level.best("vit_linear_u8")
         return _rows_times_weight(memory, kernel, chain, op.x, rows, product)
-    out_channels, kernel_h, kernel_w, _ = shape_of(op.weight)
-    _, out_height, out_width, _ = shape_of(op.result)
-    strides, pads, dilations = map(integers, (op.strides, op.pads, op.dilations))
+    out_height, out_width, out_channels = shape_of(op.result)[1:]
     row = -(-product.weight.shape[1] // GROUP) * GROUP
     block = block_of(batch * out_height * out_width, row)
     finish = choose_finish(product, chain.stages)
-    fields: dict[str, Value] = {
+    fields = _window_fields(op, product, finish) | {"block": block}
+    fields |= without_zeros({"planar": int(planar)})
+    source = op.x
+    if planar:
+        assert isinstance(op.x.owner, ops.TransposeOp)
+        source = op.x.owner.x
+        taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
+        product = replace(product, weight=taps.reshape(out_channels, -1))
+    weight = memory.weights.add(pack_panels(product, finish))
+    scratch = aligned(block * row) + tile_scratch(finish)
+    shape = Struct("vit_packed_conv_shape", fields)
+    kernel = memory.level.best("vit_conv2d_u8")
+    return kernel, shape, [memory.address(source), weight], scratch
+
+
+def _window_fields(op: ops.Conv2dOp, product: Product, finish: Finish) -> dict[str, Value]:
+    """The fields of `vit_packed_conv_shape` that all convolutions have."""
+    batch, height, width, channels = shape_of(op.x)
+    out_channels, kernel_h, kernel_w, _ = shape_of(op.weight)
+    _, out_height, out_width, _ = shape_of(op.result)
+    strides, pads, dilations = map(integers, (op.strides, op.pads, op.dilations))
+    return {
         "batch": batch,
         "height": height,
         "width": width,
@@ -156,20 +182,46 @@ def packed_convolution(
         "stride_w": strides[1],
         "dilation_h": dilations[0],
         "dilation_w": dilations[1],
-        **without_zeros({"pad_top": pads[0], "pad_left": pads[1], "planar": int(planar)}),
+        **without_zeros({"pad_top": pads[0], "pad_left": pads[1]}),
         "padding": product.zero_point,
-        "block": block,
         "x_type": element_symbol(op.x),
         "finish": Symbol(finish.name),
     }
-    source = op.x
-    if planar:
-        assert isinstance(op.x.owner, ops.TransposeOp)
-        source = op.x.owner.x
-        taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
-        product = replace(product, weight=taps.reshape(out_channels, -1))
-    weight = memory.weights.add(pack_panels(product, finish))
-    scratch = aligned(block * row) + tile_scratch(finish)
+
+
+# ---- depthwise convolution -----------------------------------------------------------------------
+
+MAX_TAPS = 60
+"""Taps of a depthwise kernel, rounded up to four, fit MAX_TAPS of vit_dwconv2d_u8_avx512vnni.c."""
+
+
+def is_depthwise(op: ops.Conv2dOp) -> bool:
+    """One input and one output channel a group."""
+    return op.groups.value.data == shape_of(op.x)[3] == shape_of(op.weight)[0]
+
+
+def _packed_depthwise(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedCall | None:
+    """A depthwise convolution on packed weights."""
+    kernel = memory.level.variant("vit_dwconv2d_u8")
+    product = packable_product(memory, op.x, op.weight, op.bias) if kernel else None
+    if kernel is None or product is None or product.weight.shape[1] > MAX_TAPS:
+        return None
+    finish = choose_finish(product, chain.stages, BYTE_FINISHES)
+    channels = shape_of(op.x)[3]
+    patterns = math.lcm(channels, COLUMNS) // COLUMNS
+    fields = _window_fields(op, product, finish) | {"patterns": patterns}
+    weight = memory.weights.add(pack_depthwise(product, finish))
     shape = Struct("vit_packed_conv_shape", fields)
-    kernel = memory.level.best("vit_conv2d_u8")
-    return kernel, shape, [memory.address(source), weight], scratch
+    return kernel, shape, [memory.address(op.x), weight], _depthwise_scratch(op, finish)
+
+
+def _depthwise_scratch(op: ops.Conv2dOp, finish: Finish) -> int:
+    """Scratch of vit_dwconv2d_u8_avx512vnni: lines of the ring, one of padding, and a tile."""
+    _, kernel_h, kernel_w, _ = shape_of(op.weight)
+    _, _, out_width, channels = shape_of(op.result)
+    stride, dilations = integers(op.strides)[1], integers(op.dilations)
+    pixels = out_width + (kernel_w - 1) * dilations[1] // stride
+    line = aligned(pixels * channels + 64) * stride
+    window = (kernel_h - 1) * dilations[0] + 1
+    tile = aligned(out_width * channels * 4 + 256) if finish.name == "VIT_BY_STAGES" else 0
+    return (window + 1) * line + tile

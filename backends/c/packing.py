@@ -20,7 +20,8 @@ lanes into bytes or words return them in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,13 +94,18 @@ def product_of(x: SSAValue, weight: Array, bias: Array | None) -> Product:
     return Product(weight, values, (low - zp, high - zp), zp + offset)
 
 
-def choose_finish(product: Product, stages: list[tuple[Stage, int]]) -> Finish:
-    """The finish of a product followed by `stages`; by stages if no other one is exact."""
+def choose_finish(
+    product: Product, stages: list[tuple[Stage, int]], allowed: tuple[str, ...] | None = None
+) -> Finish:
+    """The finish of a product followed by `stages`; by stages if no other one is exact.
+
+    `allowed` are the finishes that the kernel has, None for all.
+    """
     columns = product.weight.shape[0]
     none = np.zeros(columns, np.int64)
     plain = Finish("VIT_BY_STAGES", 0, none, none, none.astype(bool))
     found = _folded(columns, stages)
-    if found is None:
+    if found is None or (allowed is not None and found[0] not in allowed):
         return plain
     name, shift, zp = found
     left = np.maximum(-shift, 0)
@@ -163,7 +169,7 @@ def _folded_sum(columns: int, op: ops.AddOp, index: int) -> tuple[str, Array, in
     return "VIT_TO_SUM", shift, format_of(op.result).zero_point - format_of(other).zero_point
 
 
-_BYTE_FINISHES = ("VIT_TO_S8", "VIT_TO_U8", "VIT_TO_TABLE")
+BYTE_FINISHES = ("VIT_TO_S8", "VIT_TO_U8", "VIT_TO_TABLE")
 
 
 def column_order(finish: str) -> Array:
@@ -173,7 +179,7 @@ def column_order(finish: str) -> Array:
     0..3 to bytes returns, per 128 bits L and accumulator j, the lanes 4 L .. 4 L + 3.
     """
     j, e = np.divmod(np.arange(COLUMNS), 16)
-    if finish in _BYTE_FINISHES:
+    if finish in BYTE_FINISHES:
         return 16 * (e // 4) + 4 * j + e % 4
     if finish == "VIT_BY_STAGES":
         return 16 * j + e
@@ -185,8 +191,26 @@ def wrap32(values: Array) -> Array:
     return (values.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
 
-def pack_panels(product: Product, finish: Finish) -> Array:
-    """The packed weights of a product, as bytes."""
+def pack_depthwise(product: Product, finish: Finish) -> Array:
+    """The packed weights of a depthwise convolution [channels, taps], as bytes.
+
+    Its columns are the neighbouring outputs of a line, pixel by pixel, up to where channels repeat;
+    their order is that of accumulators which are packed to bytes.
+    """
+    channels = product.weight.shape[0]
+    channel = np.arange(math.lcm(channels, COLUMNS)) % channels
+    columns = replace(product, weight=product.weight[channel], bias=product.bias[channel])
+    folded = replace(
+        finish,
+        shift=finish.shift[channel],
+        extra=finish.extra[channel],
+        dead=finish.dead[channel],
+    )
+    return pack_panels(columns, folded, column_order("VIT_TO_S8"))
+
+
+def pack_panels(product: Product, finish: Finish, order: Array | None = None) -> Array:
+    """The packed weights of a product, as bytes; `order` replaces that of the finish."""
     n, k = product.weight.shape
     panels, steps = -(-n // COLUMNS), -(-k // GROUP)
     alive = np.where(finish.dead, 0, 1)
@@ -197,7 +221,7 @@ def pack_panels(product: Product, finish: Finish) -> Array:
     init[:n] = (product.bias - product.zero_point * sums) * alive + finish.extra
     shift = np.zeros(panels * COLUMNS, np.int64)
     shift[:n] = finish.shift
-    order = column_order(finish.name)
+    order = column_order(finish.name) if order is None else order
     columns = weight.reshape(panels, COLUMNS, steps, GROUP)[:, order].transpose(0, 2, 1, 3)
     head = [
         np.ascontiguousarray(wrap32(v).reshape(panels, COLUMNS)[:, order]).view(np.int8)

@@ -165,9 +165,10 @@ typedef struct {
     int32_t batch, height, width, channels;
     int32_t out_height, out_width, out_channels;
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-    int32_t planar;  /* 1: x is NCHW */
-    int32_t padding; /* unsigned code of zero */
-    int32_t block;
+    int32_t planar;   /* 1: x is NCHW */
+    int32_t padding;  /* unsigned code of zero */
+    int32_t block;    /* output pixels at a time */
+    int32_t patterns; /* depthwise: 64 outputs each, before the channels repeat */
     vit_type x_type;
     vit_finish finish;
 } vit_packed_conv_shape;
@@ -177,6 +178,8 @@ void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const i
 void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, const void *w,
                               const vit_epilogue *e, void *scratch);
 
+void vit_dwconv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, const void *w,
+                                const vit_epilogue *e, void *scratch);
 void vit_conv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, const void *w,
                               const vit_epilogue *e, void *scratch);
 

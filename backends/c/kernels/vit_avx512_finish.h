@@ -1,0 +1,97 @@
+/* How 64 accumulators leave registers: the finishes of vit_finish on AVX-512. */
+#ifndef VIT_AVX512_FINISH_H
+#define VIT_AVX512_FINISH_H
+
+#include "vit_avx512.h"
+
+enum { VIT_COLUMNS = 64 };
+
+/* What a row of accumulators needs on its way out. */
+typedef struct {
+    __m512i shift[4], left[4]; /* to the right; to the left, for VIT_TO_S16 */
+    vit_bytes256 table;
+    __mmask64 mask; /* columns that exist */
+    const int16_t *other;
+    size_t other_ld;
+    char *y;
+    size_t ld; /* bytes */
+} vit_outlet;
+
+VIT_INLINE void vit_set_shift(vit_outlet *o, int32_t j, const void *shifts)
+{
+    const __m512i zero = _mm512_setzero_si512(), shift = _mm512_load_si512(shifts);
+    o->shift[j] = _mm512_max_epi32(shift, zero);
+    o->left[j] = _mm512_max_epi32(_mm512_sub_epi32(zero, shift), zero);
+}
+
+VIT_INLINE void vit_store_bytes(char *y, __mmask64 mask, __m512i bytes)
+{
+    if (mask == ~(__mmask64)0) {
+        _mm512_storeu_si512(y, bytes);
+    } else {
+        _mm512_mask_storeu_epi8(y, mask, bytes);
+    }
+}
+
+VIT_INLINE void vit_store_words(char *y, __mmask64 mask, __m512i low, __m512i high)
+{
+    if (mask == ~(__mmask64)0) {
+        _mm512_storeu_si512(y, low);
+        _mm512_storeu_si512(y + 64, high);
+    } else {
+        _mm512_mask_storeu_epi16(y, (__mmask32)mask, low);
+        _mm512_mask_storeu_epi16(y + 64, (__mmask32)(mask >> 32), high);
+    }
+}
+
+/* Sign-extended words 0..3 (high = 0) or 4..7 (high = 1) of every 128 bits. */
+VIT_INLINE __m512i vit_widen_words(__m512i words, int32_t high)
+{
+    const __m512i twice =
+        high != 0 ? _mm512_unpackhi_epi16(words, words) : _mm512_unpacklo_epi16(words, words);
+    return _mm512_srai_epi32(twice, 16);
+}
+
+VIT_INLINE void vit_finish_row(vit_finish finish, const vit_outlet *o, size_t row, const __m512i *acc)
+{
+    const __mmask64 mask = o->mask;
+    char *y = o->y + row * o->ld;
+    if (finish == VIT_BY_STAGES) {
+        _mm512_store_si512(y, acc[0]);
+        _mm512_store_si512(y + 64, acc[1]);
+        _mm512_store_si512(y + 128, acc[2]);
+        _mm512_store_si512(y + 192, acc[3]);
+        return;
+    }
+    __m512i v0 = _mm512_srav_epi32(acc[0], o->shift[0]);
+    __m512i v1 = _mm512_srav_epi32(acc[1], o->shift[1]);
+    __m512i v2 = _mm512_srav_epi32(acc[2], o->shift[2]);
+    __m512i v3 = _mm512_srav_epi32(acc[3], o->shift[3]);
+    if (finish == VIT_TO_SUM) {
+        const int16_t *other = o->other + row * o->other_ld;
+        const __m512i low = _mm512_maskz_loadu_epi16((__mmask32)mask, other);
+        const __m512i high = _mm512_maskz_loadu_epi16((__mmask32)(mask >> 32), other + 32);
+        v0 = _mm512_add_epi32(v0, vit_widen_words(low, 0));
+        v1 = _mm512_add_epi32(v1, vit_widen_words(low, 1));
+        v2 = _mm512_add_epi32(v2, vit_widen_words(high, 0));
+        v3 = _mm512_add_epi32(v3, vit_widen_words(high, 1));
+    }
+    if (finish == VIT_TO_S16) {
+        v0 = _mm512_sllv_epi32(v0, o->left[0]);
+        v1 = _mm512_sllv_epi32(v1, o->left[1]);
+        v2 = _mm512_sllv_epi32(v2, o->left[2]);
+        v3 = _mm512_sllv_epi32(v3, o->left[3]);
+    }
+    const __m512i low = _mm512_packs_epi32(v0, v1), high = _mm512_packs_epi32(v2, v3);
+    if (finish == VIT_TO_S16 || finish == VIT_TO_SUM) {
+        vit_store_words(y, mask, low, high);
+    } else if (finish == VIT_TO_S8) {
+        vit_store_bytes(y, mask, _mm512_packs_epi16(low, high));
+    } else if (finish == VIT_TO_U8) {
+        vit_store_bytes(y, mask, _mm512_packus_epi16(low, high));
+    } else {
+        vit_store_bytes(y, mask, vit_lookup(&o->table, _mm512_packus_epi16(low, high)));
+    }
+}
+
+#endif
