@@ -28,6 +28,25 @@ KERNELS = Path(__file__).parent / "kernels"
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How the packed products of a level take their operands."""
+
+    group: int = 4
+    """Reduction steps of one instruction."""
+    weight: str = "int8"
+    """What weights are stored as."""
+    signed: bool = False
+    """Whether activations become signed bytes; unsigned ones otherwise."""
+    in_lanes: bool = False
+    """Whether columns are permuted, for instructions that pack within 128 bits."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether unsigned bytes are multiplied where they are, without a copy."""
+        return self.weight == "int8" and not self.signed
+
+
+@dataclass(frozen=True)
 class Level:
     """An instruction level."""
 
@@ -40,6 +59,8 @@ class Level:
     """Processor features as Linux lists them in /proc/cpuinfo."""
     suffixes: tuple[str, ...] = ()
     """Suffixes of kernel variants that it can run, best first."""
+    layout: Layout = Layout()
+    """Of the operands of packed products, where it has any."""
 
     def variant(self, kernel: str) -> str | None:
         """The best variant of a kernel for this level; None if there is none but portable ones."""
@@ -70,10 +91,31 @@ LEVELS: dict[str, Level] = {
             ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi"),
             (*_V4, "avx512_vnni", "avx512vbmi"),
             ("avx512vnni",),
+            Layout(in_lanes=True),
         ),
-        Level("avxvnni", "x86_64", ("-march=x86-64-v3", "-mavxvnni"), (*_V3, "avx_vnni")),
-        Level("x86-64-v3", "x86_64", ("-march=x86-64-v3",), _V3),
-        Level("neon", "aarch64", ("-march=armv8.2-a+dotprod",), ("asimddp",)),
+        Level(
+            "avxvnni",
+            "x86_64",
+            ("-march=x86-64-v3", "-mavxvnni"),
+            (*_V3, "avx_vnni"),
+            ("avxvnni",),
+        ),
+        Level(
+            "x86-64-v3",
+            "x86_64",
+            ("-march=x86-64-v3",),
+            _V3,
+            ("avx2",),
+            Layout(group=2, weight="int16"),
+        ),
+        Level(
+            "neon",
+            "aarch64",
+            ("-march=armv8.2-a+dotprod",),
+            ("asimddp",),
+            ("neon",),
+            Layout(signed=True),
+        ),
         PORTABLE,
     )
 }

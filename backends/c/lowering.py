@@ -79,7 +79,7 @@ def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lower
 
     Raises VitError for an operation or a combination of types without a kernel.
     """
-    if level.variant("vit_linear_u8") is not None:
+    if level.variant("vit_linear_u8") is not None and level.layout.direct:
         function = with_unsigned_operands(function)
     graph = build_graph(function)
     memory = Memory(graph, store, level)

@@ -10,11 +10,11 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Struct, Symbol, Value
 from vit_opt.backends.c.graph import Chain, rows_and_columns
+from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import Memory, aligned, element_symbol, without_zeros
 from vit_opt.backends.c.packing import (
     BYTE_FINISHES,
     COLUMNS,
-    GROUP,
     Array,
     Finish,
     Product,
@@ -59,7 +59,9 @@ def packable_product(
     offsets = None if bias is None else memory.constant(bias)
     if codes is None or not is_byte_operand(x) or (bias is not None and offsets is None):
         return None
-    return product_of(x, codes.reshape(codes.shape[0], -1).astype(np.int8), offsets)
+    return product_of(
+        x, codes.reshape(codes.shape[0], -1).astype(np.int8), offsets, memory.level.layout
+    )
 
 
 def tile_scratch(finish: Finish) -> int:
@@ -82,9 +84,10 @@ def _rows_times_weight(
 ) -> PackedCall:
     """`m` rows of x, one after the other in memory, times a weight matrix."""
     finish = choose_finish(product, chain.stages)
+    layout = memory.level.layout
     n, k = product.weight.shape
-    row = -(-k // GROUP) * GROUP
-    copied = row != k or not is_unsigned(format_of(x).storage)
+    row = row_bytes(k, layout)
+    copied = row != k or not layout.direct or not is_unsigned(format_of(x).storage)
     block = block_of(m, row) if copied else m
     fields: dict[str, Value] = {
         "m": m,
@@ -95,14 +98,19 @@ def _rows_times_weight(
         "finish": Symbol(finish.name),
     }
     scratch = (aligned(block * row) if copied else 0) + tile_scratch(finish)
-    weight = memory.weights.add(pack_panels(product, finish))
+    weight = memory.weights.add(pack_panels(product, finish, layout))
     shape = Struct("vit_packed_linear_shape", fields)
     return kernel, shape, [memory.address(x), weight], scratch
 
 
-def block_of(rows: int, row_bytes: int) -> int:
-    """Rows copied at a time: whole tiles of 6, or all."""
-    return min(rows, max(6, COPY_BYTES // row_bytes // 6 * 6))
+def row_bytes(k: int, layout: Layout) -> int:
+    """Bytes of a copied operand row."""
+    return -(-k // layout.group) * layout.group * np.dtype(layout.weight).itemsize
+
+
+def block_of(rows: int, size: int) -> int:
+    """Rows of `size` bytes copied at a time: whole tiles of 6, or all."""
+    return min(rows, max(6, COPY_BYTES // size // 6 * 6))
 
 
 def reads_planar(memory: Memory, move: Operation) -> bool:
@@ -111,11 +119,15 @@ def reads_planar(memory: Memory, move: Operation) -> bool:
         return False
     users = [use.operation for use in move.result.uses]
     reader = users[0] if len(users) == 1 else None
-    return isinstance(reader, ops.Conv2dOp) and _packable_convolution(memory, reader) is not None
+    if not isinstance(reader, ops.Conv2dOp) or memory.level.variant("vit_conv2d_u8") is None:
+        return False
+    return _packable_convolution(memory, reader) is not None
 
 
 def _packable_convolution(memory: Memory, op: ops.Conv2dOp) -> Product | None:
-    if memory.level.variant("vit_conv2d_u8") is None or op.groups.value.data != 1:
+    """The product that a convolution is, if the level has a kernel for it."""
+    kernel = "vit_linear_u8" if _is_pointwise(op) else "vit_conv2d_u8"
+    if memory.level.variant(kernel) is None or op.groups.value.data != 1:
         return None
     return packable_product(memory, op.x, op.weight, op.bias)
 
@@ -138,13 +150,13 @@ def packed_convolution(
     if product is None:
         return None
     batch, height, width, channels = shape_of(op.x)
+    kernel = memory.level.variant("vit_conv2d_u8")
     planar = isinstance(op.x.owner, Operation) and reads_planar(memory, op.x.owner)
-    if _is_pointwise(op) and not planar:
-        rows = batch * height * width
-        kernel = memory.level.best("vit_linear_u8")
+    if kernel is None or (_is_pointwise(op) and not planar):
+        rows, kernel = batch * height * width, memory.level.best("vit_linear_u8")
         return _rows_times_weight(memory, kernel, chain, op.x, rows, product)
     out_height, out_width, out_channels = shape_of(op.result)[1:]
-    row = -(-product.weight.shape[1] // GROUP) * GROUP
+    row = row_bytes(product.weight.shape[1], memory.level.layout)
     block = block_of(batch * out_height * out_width, row)
     finish = choose_finish(product, chain.stages)
     fields = _window_fields(op, product, finish) | {"block": block}
@@ -155,10 +167,9 @@ def packed_convolution(
         source = op.x.owner.x
         taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
         product = replace(product, weight=taps.reshape(out_channels, -1))
-    weight = memory.weights.add(pack_panels(product, finish))
+    weight = memory.weights.add(pack_panels(product, finish, memory.level.layout))
     scratch = aligned(block * row) + tile_scratch(finish)
     shape = Struct("vit_packed_conv_shape", fields)
-    kernel = memory.level.best("vit_conv2d_u8")
     return kernel, shape, [memory.address(source), weight], scratch
 
 
@@ -210,7 +221,7 @@ def _packed_depthwise(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedC
     channels = shape_of(op.x)[3]
     patterns = math.lcm(channels, COLUMNS) // COLUMNS
     fields = _window_fields(op, product, finish) | {"patterns": patterns}
-    weight = memory.weights.add(pack_depthwise(product, finish))
+    weight = memory.weights.add(pack_depthwise(product, finish, memory.level.layout))
     shape = Struct("vit_packed_conv_shape", fields)
     return kernel, shape, [memory.address(op.x), weight], _depthwise_scratch(op, finish)
 

@@ -14,8 +14,9 @@ This is exact as long as the sum on the right fits 32 bits, which is proven here
 otherwise nothing is folded and the stages run one after the other.
 
 The panel layout is that of the kernels: 64 columns a panel, each `init`, `shift` and the weights in
-groups of four along the reduction. Columns are permuted so that the instructions that pack 32-bit
-lanes into bytes or words return them in order.
+groups along the reduction, as many steps as an instruction takes (`levels.Layout`). For AVX-512,
+columns are permuted so that the instructions that pack 32-bit lanes into bytes or words return them
+in order.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from xdsl.ir import SSAValue
 
 from vit_opt.backends.c.graph import Stage
+from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import zero_point
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import is_unsigned
@@ -39,9 +41,6 @@ Array: TypeAlias = NDArray[Any]
 
 COLUMNS = 64
 """Columns of a panel."""
-
-GROUP = 4
-"""Reduction steps of one instruction."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Product:
     bounds: tuple[int, int]
     """Least and greatest value of the codes minus zero point."""
     zero_point: int
-    """Of the unsigned bytes."""
+    """Of the activations as the kernel multiplies them."""
 
     def accumulator_bounds(self) -> tuple[Array, Array]:
         """Least and greatest accumulator per column."""
@@ -83,13 +82,13 @@ class Product:
         )
 
 
-def product_of(x: SSAValue, weight: Array, bias: Array | None) -> Product:
+def product_of(x: SSAValue, weight: Array, bias: Array | None, layout: Layout) -> Product:
     """The product of an 8-bit activation with constant weights [n, k]."""
     format_ = format_of(x)
     low, high = format_.bounds
     columns = weight.shape[0]
     values = np.zeros(columns, np.int64) if bias is None else bias.astype(np.int64)
-    offset = 0 if is_unsigned(format_.storage) else 128
+    offset = (0 if is_unsigned(format_.storage) else 128) - (128 if layout.signed else 0)
     zp = zero_point(x)
     return Product(weight, values, (low - zp, high - zp), zp + offset)
 
@@ -191,7 +190,7 @@ def wrap32(values: Array) -> Array:
     return (values.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
 
-def pack_depthwise(product: Product, finish: Finish) -> Array:
+def pack_depthwise(product: Product, finish: Finish, layout: Layout) -> Array:
     """The packed weights of a depthwise convolution [channels, taps], as bytes.
 
     Its columns are the neighbouring outputs of a line, pixel by pixel, up to where channels repeat;
@@ -206,26 +205,29 @@ def pack_depthwise(product: Product, finish: Finish) -> Array:
         extra=finish.extra[channel],
         dead=finish.dead[channel],
     )
-    return pack_panels(columns, folded, column_order("VIT_TO_S8"))
+    return pack_panels(columns, folded, layout, column_order("VIT_TO_S8"))
 
 
-def pack_panels(product: Product, finish: Finish, order: Array | None = None) -> Array:
+def pack_panels(
+    product: Product, finish: Finish, layout: Layout, order: Array | None = None
+) -> Array:
     """The packed weights of a product, as bytes; `order` replaces that of the finish."""
     n, k = product.weight.shape
-    panels, steps = -(-n // COLUMNS), -(-k // GROUP)
+    panels, steps = -(-n // COLUMNS), -(-k // layout.group)
     alive = np.where(finish.dead, 0, 1)
-    weight = np.zeros((panels * COLUMNS, steps * GROUP), np.int8)
+    weight = np.zeros((panels * COLUMNS, steps * layout.group), layout.weight)
     weight[:n, :k] = product.weight * alive[:, None].astype(np.int8)
     sums = product.weight.astype(np.int64).sum(1)
     init = np.zeros(panels * COLUMNS, np.int64)
     init[:n] = (product.bias - product.zero_point * sums) * alive + finish.extra
     shift = np.zeros(panels * COLUMNS, np.int64)
     shift[:n] = finish.shift
-    order = column_order(finish.name) if order is None else order
-    columns = weight.reshape(panels, COLUMNS, steps, GROUP)[:, order].transpose(0, 2, 1, 3)
+    if order is None:
+        order = column_order(finish.name) if layout.in_lanes else np.arange(COLUMNS)
+    columns = weight.reshape(panels, COLUMNS, steps, layout.group)[:, order].transpose(0, 2, 1, 3)
     head = [
         np.ascontiguousarray(wrap32(v).reshape(panels, COLUMNS)[:, order]).view(np.int8)
         for v in (init, shift)
     ]
-    parts = [*head, np.ascontiguousarray(columns).reshape(panels, -1)]
+    parts = [*head, np.ascontiguousarray(columns).reshape(panels, -1).view(np.int8)]
     return np.concatenate(parts, axis=1).reshape(-1)

@@ -161,6 +161,13 @@ typedef struct {
     vit_finish finish;
 } vit_packed_linear_shape;
 
+void vit_linear_u8_avxvnni(const vit_packed_linear_shape *p, const void *x, const void *w,
+                           const vit_epilogue *e, void *scratch);
+void vit_linear_u8_avx2(const vit_packed_linear_shape *p, const void *x, const void *w,
+                        const vit_epilogue *e, void *scratch);
+void vit_linear_u8_neon(const vit_packed_linear_shape *p, const void *x, const void *w,
+                        const vit_epilogue *e, void *scratch);
+
 typedef struct {
     int32_t batch, height, width, channels;
     int32_t out_height, out_width, out_channels;

@@ -1,0 +1,63 @@
+/* kernel: linear layer, 8-bit codes x packed s8 weights, AVX-VNNI
+ * layout: x[m][k], w panels (vit_narrow_product.h), y[m][n]
+ * in:     u8 codes as they are, s8 codes plus 128 (the packing folds zero point and offset)
+ * out:    the epilogue's type
+ * method: tiles of 6 rows x 16 columns in 12 registers; four products u8 x s8 a lane and instruction
+ * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
+ * scratch: see vit_narrow_product.h
+ */
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { ROWS = 6, GROUP = 4 };
+
+typedef uint8_t vit_byte, vit_operand;
+
+typedef struct {
+    __m256i v[ROWS][2];
+} tile;
+
+/* As inline assembly with one operand that is read and written: compilers copy and spill accumulators
+ * around the intrinsic. */
+#define VIT_DOT(acc, u8, s8) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u8), "x"(s8))
+
+static inline __attribute__((always_inline)) tile load_tile(const int32_t *init)
+{
+    tile t;
+    for (int32_t r = 0; r < ROWS; ++r) {
+        t.v[r][0] = _mm256_loadu_si256((const __m256i *)(const void *)init);
+        t.v[r][1] = _mm256_loadu_si256((const __m256i *)(const void *)(init + 8));
+    }
+    return t;
+}
+
+static inline __attribute__((always_inline)) void dot_tile(tile *t, const uint8_t *const row[ROWS],
+                                                           size_t k, const uint8_t *w)
+{
+    const __m256i b0 = _mm256_loadu_si256((const __m256i *)(const void *)w);
+    const __m256i b1 = _mm256_loadu_si256((const __m256i *)(const void *)(w + 32));
+    for (int32_t r = 0; r < ROWS; ++r) {
+        int32_t four;
+        memcpy(&four, row[r] + k, 4);
+        const __m256i a = _mm256_set1_epi32(four);
+        VIT_DOT(t->v[r][0], a, b0);
+        VIT_DOT(t->v[r][1], a, b1);
+    }
+}
+
+static inline __attribute__((always_inline)) void store_tile(const tile *t, int32_t (*acc)[16])
+{
+    for (int32_t r = 0; r < ROWS; ++r) {
+        _mm256_storeu_si256((__m256i *)(void *)acc[r], t->v[r][0]);
+        _mm256_storeu_si256((__m256i *)(void *)(acc[r] + 8), t->v[r][1]);
+    }
+}
+
+#include "vit_narrow_product.h"
+
+void vit_linear_u8_avxvnni(const vit_packed_linear_shape *p, const void *x, const void *w,
+                           const vit_epilogue *e, void *scratch)
+{
+    vit_narrow_linear(p, (const uint8_t *)x, (const uint8_t *)w, e, (uint8_t *)scratch);
+}

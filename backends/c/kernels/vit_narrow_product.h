@@ -1,0 +1,151 @@
+/* Packed products for instruction levels with registers of up to 256 bits.
+ *
+ * A source file that includes this defines first
+ *   vit_byte, vit_operand  the type of bytes that activations become, and what they are multiplied as
+ *   GROUP                  reduction steps of one instruction
+ *   ROWS                   rows of a tile
+ *   tile                   ROWS rows of 16 accumulators
+ *   load_tile, dot_tile, store_tile
+ * and gets vit_narrow_linear(). Weights are panels as in vit_gemm_u8_avx512vnni(), columns in order,
+ * [ceil(k / GROUP)][64][GROUP] of vit_operand; a tile takes 16 of a panel's 64 columns.
+ *
+ * scratch: block * ceil(k / GROUP) * GROUP operands where rows are copied, rounded up to 64 bytes,
+ *          then VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES */
+#ifndef VIT_NARROW_PRODUCT_H
+#define VIT_NARROW_PRODUCT_H
+
+#include "vit_arith.h"
+
+enum { COLUMNS = 64, STRIPE = 16 };
+
+static inline size_t reduction(const vit_packed_linear_shape *p)
+{
+    return ((size_t)p->k + GROUP - 1) / GROUP * GROUP;
+}
+
+static inline size_t panel_bytes(const vit_packed_linear_shape *p)
+{
+    return COLUMNS * (8 + reduction(p) * sizeof(vit_operand));
+}
+
+/* Finished codes of up to 16 columns of one row; `acc` is the row's accumulators. */
+static inline void finish_stripe(const vit_packed_linear_shape *p, const vit_epilogue *e,
+                                 const int32_t *restrict acc, const int32_t *restrict shift,
+                                 size_t row, size_t col, int32_t cols)
+{
+    int32_t v[STRIPE];
+    for (int32_t c = 0; c < STRIPE; ++c) {
+        v[c] = acc[c] >> (shift[c] < 0 ? 0 : shift[c]);
+    }
+    const size_t at = row * (size_t)e->ld + col;
+    if (p->finish == VIT_TO_S16 || p->finish == VIT_TO_SUM) {
+        int16_t *restrict y = (int16_t *)e->y + at;
+        const int16_t *other = p->finish == VIT_TO_S16 ? NULL : (const int16_t *)e->stages[0].other;
+        for (int32_t c = 0; c < cols; ++c) {
+            const int32_t residual =
+                other == NULL ? 0 : other[row * (size_t)e->stages[0].other_ld + col + (size_t)c];
+            const int32_t left = shift[c] < 0 ? -shift[c] : 0;
+            y[c] = (int16_t)vit_clamp32(v[c] * (1 << left) + residual, -32768, 32767);
+        }
+        return;
+    }
+    if (p->finish == VIT_TO_S8) {
+        int8_t *restrict y = (int8_t *)e->y + at;
+        for (int32_t c = 0; c < cols; ++c) {
+            y[c] = (int8_t)vit_clamp32(v[c], -128, 127);
+        }
+        return;
+    }
+    uint8_t *restrict y = (uint8_t *)e->y + at;
+    const uint8_t *table = p->finish == VIT_TO_TABLE ? (const uint8_t *)e->stages[1].table : NULL;
+    for (int32_t c = 0; c < cols; ++c) {
+        const int32_t code = vit_clamp32(v[c], 0, 255);
+        y[c] = table == NULL ? (uint8_t)code : table[code];
+    }
+}
+
+/* A tile of a stripe; the last row again where there are no more. */
+static inline void multiply_stripe(const vit_packed_linear_shape *p, const vit_operand *x, size_t ld,
+                                   int32_t rows, const vit_operand *w, const int32_t *init,
+                                   int32_t acc[ROWS][STRIPE])
+{
+    const vit_operand *row[ROWS];
+    for (int32_t r = 0; r < ROWS; ++r) {
+        row[r] = x + (size_t)vit_min32(r, rows - 1) * ld;
+    }
+    tile t = load_tile(init);
+    const size_t k = reduction(p);
+    for (size_t i = 0; i < k; i += GROUP) {
+        dot_tile(&t, row, i, w + i * COLUMNS);
+    }
+    store_tile(&t, acc);
+}
+
+/* Rows r0 to r0 + rows of the operand, which are rows row0 ... of the result. */
+static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x, size_t ld,
+                          int32_t row0, int32_t rows, const uint8_t *w, const vit_epilogue *e,
+                          int32_t *stages_tile)
+{
+    for (int32_t col = 0; col < p->n; col += COLUMNS, w += panel_bytes(p)) {
+        const int32_t *init = (const int32_t *)(const void *)w, *shift = init + COLUMNS;
+        const vit_operand *panel = (const vit_operand *)(const void *)(shift + COLUMNS);
+        const int32_t width = vit_min32(COLUMNS, p->n - col);
+        for (int32_t c0 = 0; c0 < width; c0 += STRIPE) {
+            const int32_t cols = vit_min32(STRIPE, width - c0);
+            for (int32_t r0 = 0; r0 < rows; r0 += ROWS) {
+                const int32_t count = vit_min32(ROWS, rows - r0);
+                int32_t acc[ROWS][STRIPE];
+                multiply_stripe(p, x + (size_t)r0 * ld, ld, count, panel + c0 * GROUP, init + c0,
+                                acc);
+                for (int32_t r = 0; r < count; ++r) {
+                    const size_t row = (size_t)(row0 + r0 + r);
+                    if (p->finish == VIT_BY_STAGES) {
+                        for (int32_t c = 0; c < STRIPE; ++c) {
+                            stages_tile[(r0 + r) * COLUMNS + c0 + c] = acc[r][c];
+                        }
+                    } else {
+                        finish_stripe(p, e, acc[r], shift + c0, row, (size_t)(col + c0), cols);
+                    }
+                }
+            }
+        }
+        if (p->finish == VIT_BY_STAGES) {
+            vit_epilogue_apply(e, stages_tile, COLUMNS, row0, rows, col, width);
+        }
+    }
+}
+
+static void copy_row(const vit_packed_linear_shape *p, const uint8_t *restrict x, uint8_t flip,
+                     vit_operand *restrict y)
+{
+    for (int32_t i = 0; i < p->k; ++i) {
+        y[i] = (vit_operand)(vit_byte)(x[i] ^ flip);
+    }
+    for (size_t i = (size_t)p->k; i < reduction(p); ++i) {
+        y[i] = 0;
+    }
+}
+
+static void vit_narrow_linear(const vit_packed_linear_shape *p, const uint8_t *x, const uint8_t *w,
+                              const vit_epilogue *e, uint8_t *scratch)
+{
+    const int is_signed = (vit_byte)-1 < 0;
+    const uint8_t flip = (p->x_type == VIT_S8) == is_signed ? 0 : 128;
+    const int copied = flip != 0 || sizeof(vit_operand) != 1 || p->k % GROUP != 0;
+    const size_t ld = copied ? reduction(p) : (size_t)p->k;
+    vit_operand *rows = (vit_operand *)(void *)scratch;
+    const size_t bytes = copied ? vit_align64((size_t)p->block * ld * sizeof(vit_operand)) : 0;
+    int32_t *stages_tile = (int32_t *)(void *)(scratch + bytes);
+    const int32_t step = p->finish == VIT_BY_STAGES ? vit_min32(p->block, VIT_TILE_ROWS) : p->block;
+    for (int32_t r0 = 0; r0 < p->m; r0 += step) {
+        const int32_t count = vit_min32(step, p->m - r0);
+        const uint8_t *from = x + (size_t)r0 * (size_t)p->k;
+        for (int32_t r = 0; copied && r < count; ++r) {
+            copy_row(p, from + (size_t)r * (size_t)p->k, flip, rows + (size_t)r * ld);
+        }
+        const vit_operand *operand = copied ? rows : (const vit_operand *)(const void *)from;
+        multiply_rows(p, operand, ld, r0, count, w, e, stages_tile);
+    }
+}
+
+#endif
