@@ -6,6 +6,7 @@ DIR/c/                    a C11 project
 DIR/accel/model.img       the binary image
 DIR/accel/model.asm       its assembly, with model.data.npz beside it
 DIR/accel/arch.json       the architecture it is made for
+DIR/accel/origins.json    which operation of the model each instruction is a part of
 DIR/report.json           what was done and what came out, for programs
 DIR/report.txt            the same to read
 """
@@ -30,7 +31,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import require_folder, write_text
 from vit_opt.tools.weights import referenced_digests, sidecar_of
 
-IMAGE, ASSEMBLY, ARCH = "model.img", "model.asm", "arch.json"
+IMAGE, ASSEMBLY, ARCH, ORIGINS = "model.img", "model.asm", "arch.json", "origins.json"
 """Names in the accelerator's folder."""
 
 

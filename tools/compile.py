@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass, PassPipeline
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, new_artefact
+from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, ORIGINS, new_artefact
 from vit_opt.tools.command import UsageError, run_command, write_text
 from vit_opt.tools.progress import progress
 
@@ -234,6 +234,7 @@ def build_accel(
     image.save(folder / IMAGE)
     save_assembly(image, folder / ASSEMBLY)
     write_text(folder / ARCH, arch_json(target))
+    write_text(folder / ORIGINS, image.origins.to_json())
     return describe_image(image) | {"image_bytes": (folder / IMAGE).stat().st_size}
 
 

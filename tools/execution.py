@@ -7,19 +7,22 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import ARCH, IMAGE, Artefact
+from vit_opt.tools.artefact import ARCH, IMAGE, ORIGINS, Artefact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from vit_opt.backends.accel.image import Origins
+    from vit_opt.backends.accel.profile import Profile
 
     Array: TypeAlias = NDArray[Any]
     Arrays: TypeAlias = dict[str, Array]
@@ -91,6 +94,7 @@ class Accelerator(Backend):
         if not artefact.accel.is_dir():
             raise VitError(f"{artefact.folder}: compiled without --target accel")
         self._image = Image.load(artefact.accel / IMAGE)
+        self._folder = artefact.accel
         self._arch = read_arch(str(artefact.accel / ARCH))
         self._measured: list[tuple[int, float, float]] = []
 
@@ -101,6 +105,29 @@ class Accelerator(Backend):
         stats = result.stats
         self._measured.append((stats.cycles, stats.utilisation, stats.energy_uj))
         return result.codes, dict(result.reals)
+
+    def profile(self, inputs: Mapping[str, Array]) -> Profile:
+        """A record of one inference, its instructions named by the operations of the model."""
+        from vit_opt.backends.accel.profile import Profile
+        from vit_opt.backends.accel.run import run_accel
+
+        image = replace(self._image, origins=self._origins())
+        profile = Profile(image, self._arch)
+        run_accel(image, inputs, self._arch, profile)
+        return profile
+
+    def _origins(self) -> Origins:
+        from vit_opt.backends.accel.image import Origins
+
+        path = self._folder / ORIGINS
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise VitError(f"{path}: cannot be read: {error.strerror}") from error
+        try:
+            return Origins.from_json(text, len(self._image.code))
+        except VitError as error:
+            raise VitError(f"{path}: {error}") from error
 
     def measures(self) -> dict[str, Any]:
         cycles, utilisation, energy = zip(*self._measured, strict=True)

@@ -6,6 +6,10 @@ output names, and raw integers under `NAME.int`. With `--json`, one object on st
 what ran: backend, outputs (shape, dtype, sha256 of the integers), `latency_ms` (c), `cycles`,
 `utilisation` and `energy_uj` (accel), each the median per inference, and `seconds` on the host.
 
+`--layers` shows where the accelerator's cycles, bytes and energy went, operation by operation of the
+model (under `layers` with `--json`), and `--trace FILE.json` writes what every engine did when, for
+Perfetto (ui.perfetto.dev) or chrome://tracing; both of the first inference.
+
 `--check MODEL.onnx` compares with the float model (by onnxruntime if it is installed, else by our
 own interpreter): signal to quantisation noise, largest error, agreement of the largest entry.
 """
@@ -24,12 +28,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.artefact import Artefact
-from vit_opt.tools.command import replacing, require_folder, run_command
-from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
+from vit_opt.tools.command import UsageError, replacing, require_folder, run_command, write_text
+from vit_opt.tools.execution import BACKENDS, Accelerator, RunResult, run_batch, split_batch
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from vit_opt.backends.accel.profile import Profile
 
     Array: TypeAlias = NDArray[Any]
 
@@ -124,11 +130,55 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
         print(f"{name} against float: {text}")
 
 
+def profile_folder(folder: Path, inputs: Mapping[str, Array]) -> Profile:
+    """A record of the first inference of a batch on a folder's accelerator."""
+    artefact = Artefact(folder)
+    shapes = {name: port["shape"] for name, port in artefact.read_report()["inputs"].items()}
+    return Accelerator(artefact).profile(split_batch(inputs, shapes)[0])
+
+
+def print_layers(profile: Profile) -> None:
+    """A table of the layers: cycles, use of the multipliers, stalls of the array, bytes, energy."""
+    from vit_opt.dialects.vit_accel.fields import Space
+    from vit_opt.tools.tables import print_table
+
+    layers = profile.layers()
+    total = sum(layer.cycles for layer in layers)
+    rows: list[list[str]] = []
+    for layer in layers:
+        used = layer.utilisation(profile.arch)
+        waits = sorted(layer.stalled.get("mac", {}).items(), key=lambda item: -item[1])
+        energy = sum(layer.counts.energy_pj(profile.arch.energy).values())
+        rows.append(
+            [
+                layer.name,
+                f"{layer.cycles:,}",
+                f"{layer.cycles / total:.1%}",
+                "" if used is None else f"{used:.1%}",
+                f"{layer.busy.get('mac', 0):,}",
+                ", ".join(f"{cause} {cycles:,}" for cause, cycles in waits),
+                f"{layer.counts.bytes.get(Space.DRAM, 0) / 1e3:,.1f}",
+                f"{layer.counts.sram_bytes / 1e3:,.1f}",
+                f"{energy * 1e-6:,.2f}",
+            ]
+        )
+    header = ("layer", "cycles", "share", "used", "array", "array waits for", "DRAM kB")
+    print_table((*header, "SRAM kB", "uJ"), rows)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises UsageError for options of another backend, VitError for places to write to."""
+    if (args.layers or args.trace) and args.on != "accel":
+        raise UsageError("--layers and --trace show the accelerator: add --on accel")
+    for path in (args.output, args.trace):
+        if path is not None:
+            require_folder(Path(path))
+
+
 def _run(args: argparse.Namespace) -> None:
+    _check_options(args)
     artefact = Artefact(Path(args.folder))
     artefact.read_report()
-    if args.output is not None:
-        require_folder(Path(args.output))
     inputs = read_npz(Path(args.input))
     result = run_folder(artefact.folder, args.on, inputs, args.jobs)
     facts = summary(result)
@@ -139,10 +189,19 @@ def _run(args: argparse.Namespace) -> None:
         facts["check"] = compare(floats, result.reals)
     if args.output is not None:
         write_outputs(Path(args.output), result)
+    profile = None
+    if args.layers or args.trace:
+        profile = profile_folder(artefact.folder, inputs)
+        if args.trace:
+            write_text(Path(args.trace), json.dumps(profile.trace()))
+        if args.layers and args.json:
+            facts["layers"] = [layer.facts(profile.arch) for layer in profile.layers()]
     if args.json:
         print(json.dumps(_finite(facts)))
     else:
         _print_summary(facts)
+        if args.layers and profile is not None:
+            print_layers(profile)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,6 +219,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--jobs", type=int, metavar="N", help="processes, except for c (default: one a processor)"
     )
+    result.add_argument(
+        "--layers", action="store_true", help="where cycles and energy go, by layer (accel)"
+    )
+    result.add_argument("--trace", metavar="FILE.json", help="trace for Perfetto (accel)")
     result.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return result
 

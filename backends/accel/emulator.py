@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from vit_opt.backends.accel.assembler import instruction_text
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
+from vit_opt.backends.accel.profile import BUS, Counts, Event, Profile
 from vit_opt.backends.accel.units import EFFECTS
 from vit_opt.backends.accel.units import Port as UnitPort
 from vit_opt.dialects.errors import VitError
@@ -112,8 +113,16 @@ class _EngineState:
 class Machine:
     """The accelerator with an image loaded into DRAM."""
 
-    def __init__(self, image: Image, arch: AccelTarget, max_steps: int = MAX_STEPS):
+    def __init__(
+        self,
+        image: Image,
+        arch: AccelTarget,
+        max_steps: int = MAX_STEPS,
+        profile: Profile | None = None,
+    ):
+        """`profile` notes every instruction executed, if given."""
         image.check_target(arch)
+        self.profile = profile
         self.max_steps = max_steps
         self.arch = arch
         self.image = image
@@ -129,12 +138,10 @@ class Machine:
             if not isinstance(inst, (isa.ControlInst, isa.UnitInst)):
                 raise TypeError(f"{type(inst).__name__} belongs to no engine")
             self.engines[inst.engine].queue.append((index, inst))
-        self.tokens: list[deque[int]] = [deque() for _ in range(isa.SEMAPHORES)]
+        self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
+        """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
-        self.dram_bytes = 0
-        self.macs = 0
-        self.elements = 0
-        self.multiplications = 0
+        self.counts = Counts()
         self.steps = 0
 
     # -- data in and out --------------------------------------------------------------------
@@ -166,11 +173,13 @@ class Machine:
                 self.steps += 1
                 if self.steps > self.max_steps:
                     raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
-                if isinstance(inst, isa.Wait) and not self._take(state, inst):
+                if isinstance(inst, isa.Wait) and not self._take(state, index, inst):
                     blocked[engine] = inst
                     continue
                 if not isinstance(inst, isa.Wait):
                     self._execute(state, index, inst)
+                if self.profile is not None:
+                    self.profile.end(index, max(state.time, state.done))
                 state.position += 1
                 if state.position < len(state.queue):
                     heapq.heappush(ready, (state.time, engine))
@@ -185,29 +194,40 @@ class Machine:
             raise self._deadlock(blocked)
         return self._stats()
 
-    def _take(self, state: _EngineState, wait: isa.Wait) -> bool:
+    def _take(self, state: _EngineState, index: int, wait: isa.Wait) -> bool:
         """Take tokens if they are there; the engine's clock moves to when they all were."""
         tokens = self.tokens[wait.sem]
         if len(tokens) < wait.count:
             return False
-        arrival = max((tokens.popleft() for _ in range(wait.count)), default=0)
+        taken = [tokens.popleft() for _ in range(wait.count)]
+        arrival, giver = max(taken, default=(0, state.engine))
         if arrival > state.time:
-            state.stalled += arrival - state.time
-            state.time = arrival
+            self._stall(state, index, arrival, giver.name.lower())
         state.time += 1
         return True
+
+    def _stall(self, state: _EngineState, index: int, until: int, cause: str) -> None:
+        """Let an engine stand still."""
+        cycles = until - state.time
+        if self.profile is not None:
+            self.profile.event(Event(state.engine, index, state.time, cycles, cause))
+        state.stalled += cycles
+        state.time = until
 
     def _execute(self, state: _EngineState, index: int, inst: Inst) -> None:
         try:
             if isinstance(inst, isa.UnitInst):
-                self._unit(state, inst)
+                self._unit(state, index, inst)
             else:
                 self._control(state, inst)
         except _UNIT_ERRORS as error:
             raise self._trap(index, inst, str(error) or type(error).__name__) from error
 
-    def _unit(self, state: _EngineState, inst: isa.UnitInst) -> None:
+    def _unit(self, state: _EngineState, index: int, inst: isa.UnitInst) -> None:
+        self.memories.touched = {}
         EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
+        touched = self.memories.touched
+        touched.pop(Space.DRAM, None)
         cycles = inst.cycles(self.arch)
         latency = 0
         if isinstance(inst, isa.CopyInst):
@@ -215,20 +235,18 @@ class Machine:
             if inst.src.space is not Space.DRAM:
                 state.time = max(state.time, state.done)
             if moved:
-                start = max(state.time, self.bus_free)
-                state.stalled += start - state.time
-                state.time = start
-                self.bus_free = start + cycles
-                self.dram_bytes += moved
+                if self.bus_free > state.time:
+                    self._stall(state, index, self.bus_free, BUS)
+                self.bus_free = state.time + cycles
+                touched[Space.DRAM] = moved
                 latency = self.arch.dram_latency
+        self.counts.add(inst, touched)
+        if self.profile is not None:
+            self.profile.count(index, inst, touched)
+            self.profile.event(Event(state.engine, index, state.time, cycles))
         state.time += cycles
         state.busy += cycles
         state.done = max(state.done, state.time + latency)
-        self.macs += inst.macs()
-        if inst.multiplies:
-            self.multiplications += inst.elements()
-        else:
-            self.elements += inst.elements()
 
     def _control(self, state: _EngineState, inst: Inst) -> None:
         state.time += 1
@@ -237,7 +255,7 @@ class Machine:
                 tokens = self.tokens[inst.sem]
                 if len(tokens) + inst.count > isa.SEMAPHORE_MAX:
                     raise VitError(f"semaphore {inst.sem} holds more than {isa.SEMAPHORE_MAX}")
-                tokens.extend([max(state.time, state.done)] * inst.count)
+                tokens.extend([(max(state.time, state.done), state.engine)] * inst.count)
             case isa.Loop():
                 if inst.count < 1:
                     raise VitError("a loop has at least one iteration")
@@ -283,23 +301,14 @@ class Machine:
 
     def _stats(self) -> Stats:
         cycles = max(1, max(max(state.time, state.done) for state in self.engines))
-        table = self.arch.energy
-        touched = self.memories.touched
-        sram = sum(count for space, count in touched.items() if space is not Space.DRAM)
         return Stats(
             cycles=cycles,
             busy={state.engine.name.lower(): state.busy for state in self.engines},
             stalled={state.engine.name.lower(): state.stalled for state in self.engines},
             instructions=self.steps,
-            macs=self.macs,
+            macs=self.counts.macs,
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
-            dram_bytes=self.dram_bytes,
-            sram_bytes=sram,
-            energy_pj={
-                "mac": self.macs * table.mac_int8,
-                "elements": self.elements * table.add_int32
-                + self.multiplications * table.mul_int32,
-                "sram": sram * table.sram_byte,
-                "dram": self.dram_bytes * table.dram_byte,
-            },
+            dram_bytes=self.counts.bytes.get(Space.DRAM, 0),
+            sram_bytes=self.counts.sram_bytes,
+            energy_pj=self.counts.energy_pj(self.arch.energy),
         )

@@ -25,8 +25,10 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,50 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Which operation of the model each instruction is a part of, in runs of instructions.
+
+    Not part of the binary; a file of its own beside it, for those who look at a run.
+    """
+
+    runs: tuple[tuple[str, int], ...] = ()
+    """Operations and how many instructions in a row they have."""
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [name for name, count in self.runs for _ in range(count)]
+
+    def of(self, index: int) -> str:
+        """The operation of an instruction, 'program' where none is known."""
+        return self._names[index] if index < len(self._names) else "program"
+
+    @staticmethod
+    def from_names(names: Iterable[str]) -> Origins:
+        """Origins from one name per instruction."""
+        return Origins(tuple((name, len(list(run))) for name, run in groupby(names)))
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(self.runs) + "\n"
+
+    @staticmethod
+    def from_json(text: str, instructions: int) -> Origins:
+        """The origins in a file for a program of so many instructions; ImageError if it is none."""
+        try:
+            runs: list[list[Any]] = json.loads(text)
+            result = Origins(tuple((str(name), int(count)) for name, count in runs))
+        except (ValueError, TypeError) as error:
+            raise ImageError(f"not a list of operations and counts: {error}") from error
+        counts = [count for _, count in result.runs]
+        if sum(counts) != instructions or min(counts, default=1) < 1:
+            raise ImageError(
+                f"it names the operations of {sum(counts)} instructions, the image has "
+                f"{instructions}; compile the model again"
+            )
+        return result
+
+
+@dataclass(frozen=True)
 class Image:
     """An executable program with its data."""
 
@@ -104,6 +150,8 @@ class Image:
     """MACs of the model, the numerator of utilisation."""
     arch_digest: str = ""
     """Digest of the architecture record; empty: that of the preset."""
+    origins: Origins = field(default=Origins(), compare=False)
+    """Operations behind the instructions, not saved with the image."""
 
     def __post_init__(self) -> None:
         if not self.arch_digest:

@@ -64,7 +64,8 @@ class Memories:
             names[memory.name]: np.zeros(memory.size, np.uint8) for memory in arch.memories
         }
         self.bytes[Space.DRAM] = np.zeros(dram_size, np.uint8)
-        self.touched = dict.fromkeys(self.bytes, 0)
+        self.touched: dict[Space, int] = {}
+        """Bytes accessed by memory; whoever counts them empties it."""
 
     def view(
         self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -87,5 +88,5 @@ class Memories:
             )
         if count > MAX_ELEMENTS:
             raise AccessError(f"an operand of {count} elements at {addr}")
-        self.touched[addr.space] += count * item.itemsize
+        self.touched[addr.space] = self.touched.get(addr.space, 0) + count * item.itemsize
         return np.ndarray(shape, item, memory.data, addr.offset, strides)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vit_opt.backends.accel.emulator import Machine, Stats
 from vit_opt.backends.accel.image import Image, Port
+from vit_opt.backends.accel.profile import Profile
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.semantics import quantize
 from vit_opt.dialects.vit.targets import AccelTarget, accel_target
@@ -63,14 +64,17 @@ def input_codes(port: Port, value: Array) -> Array:
 
 
 def run_accel(
-    image: Image, inputs: Mapping[str, Array], arch: AccelTarget | None = None
+    image: Image,
+    inputs: Mapping[str, Array],
+    arch: AccelTarget | None = None,
+    profile: Profile | None = None,
 ) -> AccelResult:
     """One inference of `image` on the emulated machine (default: the image's own preset).
 
-    Float inputs are real values, integer inputs raw codes. Raises VitError for missing or
-    unknown inputs, TrapError if the machine stops.
+    Float inputs are real values, integer inputs raw codes; `profile` notes what happens.
+    Raises VitError for missing or unknown inputs, TrapError if the machine stops.
     """
-    machine = Machine(image, arch or accel_target(image.arch))
+    machine = Machine(image, arch or accel_target(image.arch), profile=profile)
     names = {port.name for port in image.inputs}
     if unknown := sorted(set(inputs) - names):
         raise VitError(f"unknown input '{unknown[0]}'; the model has {', '.join(sorted(names))}")

@@ -17,7 +17,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.lowering.attention import lower_linear_attention
-from vit_opt.backends.accel.lowering.context import Lowering, where
+from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
 from vit_opt.backends.accel.lowering.elementwise import lower_rows
 from vit_opt.backends.accel.lowering.movement import (
@@ -80,10 +80,12 @@ def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Imag
     outputs: tuple[Port, ...] = ()
     for position, op in enumerate(lowering.order):
         if isinstance(op, ReturnOp):
+            lowering.builder.origin = "outputs"
             outputs = _outputs(lowering, function, op)
         elif op not in lowering.done and not isinstance(
             op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp
         ):
+            lowering.builder.origin = node_of(op)
             _lower(lowering, op)
             lowering.retire(position)
     builder = lowering.builder
@@ -97,6 +99,7 @@ def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Imag
         -(-peak // 64) * 64,
         builder.macs,
         arch.digest(),
+        builder.origins(),
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_opt.backends.accel.image import MAX_DRAM, Segment
+from vit_opt.backends.accel.image import MAX_DRAM, Origins, Segment
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
@@ -170,6 +170,7 @@ class _Emitted:
     inst: Inst
     engine: Engine
     clock: Clock
+    origin: str
     waits: list[int] = field(default_factory=list[int])
     signals: list[int] = field(default_factory=list[int])
 
@@ -188,6 +189,8 @@ class Builder:
         self.arenas[Space.DRAM] = Arena(Space.DRAM, MAX_DRAM, DRAM_ALIGN, rotate=False)
         self.segments: list[Segment] = []
         self.macs = 0
+        self.origin = "program"
+        """The operation that is being lowered."""
         self._emitted: list[_Emitted] = []
         self._by_engine: list[list[_Emitted]] = [[] for _ in Engine]
         self._known: list[Clock] = [[0] * ENGINES for _ in Engine]
@@ -308,7 +311,7 @@ class Builder:
                 known[index] = max(known[index], seq)
         seq = len(queue) + 1
         known[engine] = seq
-        emitted = _Emitted(inst, engine, list(known), waits)
+        emitted = _Emitted(inst, engine, list(known), self.origin, waits)
         queue.append(emitted)
         self._emitted.append(emitted)
         for use in reads:
@@ -324,6 +327,14 @@ class Builder:
             result.append(item.inst)
             result += [isa.Signal(item.engine, semaphore) for semaphore in item.signals]
         return tuple(result)
+
+    def origins(self) -> Origins:
+        """The operations that the instructions of `program` belong to."""
+        return Origins.from_names(
+            item.origin
+            for item in self._emitted
+            for _ in range(len(item.waits) + 1 + len(item.signals))
+        )
 
 
 def _collect(needs: Clock, use: Use, accesses: list[Access]) -> None:

@@ -34,6 +34,12 @@ def where(op: Operation) -> str:
     return f"{op.name} '{node.data}'" if isinstance(node, StringAttr) else op.name
 
 
+def node_of(op: Operation) -> str:
+    """The node of the imported model that an operation is a part of, else its kind."""
+    node = op.properties.get("node_name")
+    return node.data if isinstance(node, StringAttr) else op.name
+
+
 class Lowering:
     """One function being lowered. Pipelines are transparent: their results are what they yield."""
 

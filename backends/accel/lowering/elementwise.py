@@ -14,7 +14,7 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
-from vit_opt.backends.accel.lowering.context import Lowering
+from vit_opt.backends.accel.lowering.context import Lowering, node_of
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -180,7 +180,9 @@ def run_links(
     builder = lowering.builder
     window = Window(size[0], size[1], first[1], grid.channel(index))
     current = [] if block is None else [block]
+    outer = builder.origin
     for link in links:
+        builder.origin = node_of(link.op)
         mark = builder.mark()
         emit = Emit(lowering, window)
         parameters = PARAMETERS.get(type(link.op), ())
@@ -200,6 +202,7 @@ def run_links(
             builder.release(old.region)
         builder.unpin(mark)
         current = results
+    builder.origin = outer
     return current
 
 

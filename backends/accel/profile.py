@@ -1,0 +1,194 @@
+"""Where the cycles, bytes and picojoules of a run went: a record of every instruction executed.
+
+By layer. The lowering notes of which operation each instruction is a part (`Origins`). Engines work
+on several layers at once, so a layer's `cycles` are those by which it moved the end of the program:
+with E(n) the latest completion among all instructions up to layer n in program order,
+
+    cycles(n) = E(n) - E(n - 1)
+
+which add up to the cycles of the run. `busy` and `stalled` are cycles of single engines.
+
+As a trace. `trace` gives the Chrome trace event format, which Perfetto (ui.perfetto.dev) and
+chrome://tracing read: one track for each engine, with its instructions and its stalls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from vit_opt.backends.accel.image import Image
+from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable
+from vit_opt.dialects.vit_accel.enums import Engine
+from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.dialects.vit_accel.isa_base import UnitInst
+
+BUS = "dram"
+"""The cause of a stall for the DRAM bus; otherwise it is the engine that was waited for."""
+
+
+@dataclass
+class Counts:
+    """What costs energy."""
+
+    macs: int = 0
+    elements: int = 0
+    """Operations on elements: shifts, additions, look-ups."""
+    multiplications: int = 0
+    """Elements that cost a wide multiplication."""
+    bytes: dict[Space, int] = field(default_factory=dict[Space, int])
+    """Bytes touched of each memory; of DRAM those on its bus, in whole bursts."""
+
+    @property
+    def sram_bytes(self) -> int:
+        """Bytes touched of all memories on chip."""
+        return sum(count for space, count in self.bytes.items() if space is not Space.DRAM)
+
+    def energy_pj(self, table: EnergyTable) -> dict[str, float]:
+        """Energy by cause: mac, elements, sram, dram."""
+        return {
+            "mac": self.macs * table.mac_int8,
+            "elements": self.elements * table.add_int32 + self.multiplications * table.mul_int32,
+            "sram": self.sram_bytes * table.sram_byte,
+            "dram": self.bytes.get(Space.DRAM, 0) * table.dram_byte,
+        }
+
+    def add(self, inst: UnitInst, touched: dict[Space, int]) -> None:
+        """Count an instruction and the bytes that it touched."""
+        self.macs += inst.macs()
+        if inst.multiplies:
+            self.multiplications += inst.elements()
+        else:
+            self.elements += inst.elements()
+        for space, count in touched.items():
+            self.bytes[space] = self.bytes.get(space, 0) + count
+
+
+class Event(NamedTuple):
+    """An instruction at work, or a stall before it (`cause`), in cycles."""
+
+    engine: Engine
+    place: int
+    """Its place in the program."""
+    start: int
+    cycles: int
+    cause: str | None = None
+
+
+@dataclass
+class Layer:
+    """What one operation of the model cost."""
+
+    name: str
+    cycles: int = 0
+    """By how much it moved the end of the program; see above."""
+    busy: dict[str, int] = field(default_factory=dict[str, int])
+    """Cycles of work by engine."""
+    stalled: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    """Cycles that an engine stalled before its instructions, by what it waited for."""
+    counts: Counts = field(default_factory=Counts)
+
+    def utilisation(self, arch: AccelTarget) -> float | None:
+        """MACs / (busy cycles * multipliers) of the engines that multiply; None without MACs.
+
+        int4 weights count as MACs too, so that up to `int4_rate` is possible.
+        """
+        room = self.busy.get("mac", 0) * arch.lanes * arch.columns
+        room += self.busy.get("dw", 0) * arch.dw_width
+        return self.counts.macs / room if self.counts.macs and room else None
+
+    def facts(self, arch: AccelTarget) -> dict[str, Any]:
+        """The layer as plain data: cycles, bytes, picojoules."""
+        energy = self.counts.energy_pj(arch.energy)
+        return {
+            "name": self.name,
+            "cycles": self.cycles,
+            "utilisation": self.utilisation(arch),
+            "macs": self.counts.macs,
+            "busy": self.busy,
+            "stalled": self.stalled,
+            "bytes": {space.name.lower(): n for space, n in sorted(self.counts.bytes.items())},
+            "energy_pj": energy,
+        }
+
+
+class Profile:
+    """Everything that happened in one run of an image."""
+
+    def __init__(self, image: Image, arch: AccelTarget) -> None:
+        self.image = image
+        self.arch = arch
+        self.events: list[Event] = []
+        self.counts: dict[int, Counts] = {}
+        """By place in the program."""
+        self.ends: dict[int, int] = {}
+        """Latest completion of each instruction."""
+
+    def count(self, index: int, inst: UnitInst, touched: dict[Space, int]) -> None:
+        """Note what an instruction touched."""
+        self.counts.setdefault(index, Counts()).add(inst, touched)
+
+    def end(self, index: int, time: int) -> None:
+        """Note that an instruction is complete."""
+        self.ends[index] = max(time, self.ends.get(index, 0))
+
+    def event(self, event: Event) -> None:
+        """Note work or a stall."""
+        if event.cycles:
+            self.events.append(event)
+
+    def layers(self) -> list[Layer]:
+        """The layers of the program, in its order; instructions of unknown origin are 'program'."""
+        origins = self.image.origins
+        layers: dict[str, Layer] = {}
+        frontier = 0
+        for index in range(len(self.image.code)):
+            layer = layers.setdefault(origins.of(index), Layer(origins.of(index)))
+            end = max(frontier, self.ends.get(index, 0))
+            layer.cycles += end - frontier
+            frontier = end
+        for index, counts in self.counts.items():
+            total = layers[origins.of(index)].counts
+            total.macs += counts.macs
+            total.elements += counts.elements
+            total.multiplications += counts.multiplications
+            for space, number in counts.bytes.items():
+                total.bytes[space] = total.bytes.get(space, 0) + number
+        for event in self.events:
+            layer = layers[origins.of(event.place)]
+            engine = event.engine.name.lower()
+            stalled = event.cause is not None
+            into = layer.stalled.setdefault(engine, {}) if stalled else layer.busy
+            key = event.cause or engine
+            into[key] = into.get(key, 0) + event.cycles
+        return list(layers.values())
+
+    def trace(self) -> dict[str, Any]:
+        """The run in the Chrome trace event format; times in microseconds of the accelerator."""
+        return {"displayTimeUnit": "ns", "traceEvents": list(self._trace_events())}
+
+    def _trace_events(self) -> Iterator[dict[str, Any]]:
+        name = f"accelerator {self.arch.name}"
+        yield {"ph": "M", "name": "process_name", "pid": 0, "tid": 0, "args": {"name": name}}
+        for engine in Engine:
+            args = {"name": engine.name.lower()}
+            yield {"ph": "M", "name": "thread_name", "pid": 0, "tid": int(engine), "args": args}
+        for event in self.events:
+            inst = self.image.code[event.place]
+            stall = event.cause is not None
+            yield {
+                "ph": "X",
+                "name": f"waits for {event.cause}" if stall else inst.name(),
+                "cat": "stall" if stall else "work",
+                "pid": 0,
+                "tid": int(event.engine),
+                "ts": event.start / self.arch.clock_mhz,
+                "dur": event.cycles / self.arch.clock_mhz,
+                "args": {
+                    "layer": self.image.origins.of(event.place),
+                    "instruction": event.place,
+                    "cycle": event.start,
+                    "cycles": event.cycles,
+                },
+            }
