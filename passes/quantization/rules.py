@@ -8,6 +8,7 @@ into exponentials and their total until after the product with the values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -60,6 +61,11 @@ MOVEMENT = (
 
 PRODUCTS = (onnx.MatMul, onnx.Linear, onnx.Conv, onnx.ConvTranspose)
 """Operations that read 8 bits."""
+
+
+FINEST_NORM = 2.0**-24
+"""Finest grid of a LayerNorm's operand, in channels times the root of epsilon: where it is finer,
+epsilon outweighs the variance, and on a finer grid epsilon would leave 48 bits."""
 
 
 def wanted_bits(value: SSAValue) -> int:
@@ -157,6 +163,19 @@ def softmax(graph: IntegerGraph, op: onnx.Softmax) -> None:
     graph.define(op.y, exponentials.p, total=exponentials.sum)
 
 
+def alignable(summand: QuantizedType, total: QuantizedType) -> bool:
+    """Whether a summand can be aligned in 64 bits with another one that can, too.
+
+    At most one of the two is an accumulator. A grid far finer than the sum's carries next to nothing
+    into it, and one far coarser belongs to a sum that cancels: such summands are brought to the
+    sum's grid first. The bounds leave a bit each for folding to powers of two.
+    """
+    scales, scale = summand.channel_scales(), float(total.channel_scales())
+    wide = summand.storage.width.data == 32
+    finer, coarser = (30, 6) if wide else (22, 14)
+    return bool(scales.min() >= scale * 2.0**-finer and scales.max() <= scale * 2.0**coarser)
+
+
 def add(graph: IntegerGraph, op: onnx.Add) -> None:
     """A sum on the result's grid, rounded once; accumulators are added as they are."""
     left, right = op.inputs
@@ -170,6 +189,12 @@ def add(graph: IntegerGraph, op: onnx.Add) -> None:
         a = graph.operand(left)
         wide = format_of(a).storage.width.data == 32
         b = graph.codes(right, 16) if wide else graph.operand(right)
+    a, b = (
+        summand
+        if alignable(format_of(summand), type_)
+        else graph.typed(v, type_, channels_last=last)
+        for v, summand in ((left, a), (right, b))
+    )
     graph.define(op.y, graph.emit(ops.AddOp.of(a, b, type=type_), op).result, channels_last=last)
 
 
@@ -202,6 +227,9 @@ def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
     gamma = constant_of(graph, op.scale, f"{op.label}: the scale")
     beta = np.zeros(channels) if op.bias is None else constant_of(graph, op.bias, op.label)
     gamma_type, beta_type = layernorm_types(gamma, beta)
+    finest = channels * math.sqrt(real(op.epsilon)) * FINEST_NORM
+    if float(format_of(x).channel_scales()) < finest:
+        x = graph.typed(op.x, ScaledType("i16", finest))
     scale = float(format_of(x).channel_scales())
     normalized = ops.LayerNormOp.of(
         x,
