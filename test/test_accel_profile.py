@@ -106,6 +106,21 @@ def test_layers_by_hand() -> None:
     ]
 
 
+def test_stalls_for_the_bus() -> None:
+    """Of two transfers of 10 cycles that start together, the one of the later engine stalls."""
+    copies = """
+ld.copy dst=abuf[0x0] src=dram[0x0] run=1536
+st.copy dst=dram[0x800] src=obuf[0x0] run=1536
+"""
+    image = assemble(".arch p2vit\n.dram 0x1000\n" + copies)
+    profile = Profile(image, P2VIT)
+    stats = Machine(image, P2VIT, profile=profile).run()
+    assert stats.cycles == 20 + P2VIT.dram_latency
+    (layer,) = profile.layers()
+    assert (layer.name, layer.busy) == ("program", {"ld": 10, "st": 10})
+    assert layer.stalled == {"st": {"dram": 10}} and stats.stalled["st"] == 10
+
+
 def test_origins_survive_a_file() -> None:
     origins = Origins.from_names(["a", "a", "b", "a"])
     assert origins.runs == (("a", 2), ("b", 1), ("a", 1))
