@@ -72,8 +72,11 @@ def test_movements_in_any_order(
             indices = data.draw(st.lists(st.integers(0, now[axis] - 1), min_size=1, max_size=4))
             now[axis] = len(indices)
             (value,) = net.add(ops.GatherOp, [value], (now, FORMAT), axis=axis, indices=indices)
-    (end,) = net.add(ops.PotRequantOp, [value], (now, FixedType("i8", 1)))
-    compare(net, [value, end], [random_codes(rng, shape, FORMAT)], arch)
+    exponent = data.draw(st.integers(-3, 3))
+    finer = FixedType("i16", FORMAT.frac - exponent, zp=FORMAT.zero_point)
+    (same,) = net.add(ops.ReinterpretOp, [value], (now, finer), exponent=exponent)
+    (end,) = net.add(ops.PotRequantOp, [same], (now, FixedType("i8", 1)))
+    compare(net, [value, same, end], [random_codes(rng, shape, FORMAT)], arch)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

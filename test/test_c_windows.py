@@ -111,6 +111,16 @@ def test_reshapes_and_reinterpretation_cost_nothing():
     assert lowered.arena == 0
 
 
+@EXAMPLES
+@given(SEEDS, ANY, st.integers(-4, 4), st.integers(-2, 8))
+def test_reinterpretation_moves_the_grid_of_what_follows(seed, storage, exponent, frac):
+    case = Case()
+    x = any_input(case, seed, storage, (3, 8))
+    same = case.op(ops.ReinterpretOp, [x], exponent=exponent)
+    flat = case.op(ops.ReshapeOp, [same], shape=(24,))
+    case.check(flat, case.op(ops.PotRequantOp, [flat], FixedType("i8", frac)))
+
+
 def test_one_value_as_two_outputs():
     case = Case()
     x = any_input(case, 0, "i8", (2, 3, 4))
