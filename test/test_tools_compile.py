@@ -56,6 +56,8 @@ def test_folder_is_complete(out: Path) -> None:
     report = Artefact(out).read_report()
     assert report["inputs"]["image"]["shape"] == [1, 1, 28, 28]
     assert report["quality"]["logits"]["sqnr_db"] > 25
+    assert {"vit.layernorm", "vit.lut", "vit.add"} <= {row["operation"] for row in report["layers"]}
+    assert len(report["weights"]) == 26
     assert report["c"]["arena_bytes"] > 0
     assert 'vit.stage = "scheduled"' in (out / "model.mlir").read_text()
 

@@ -129,13 +129,15 @@ def compile_model(
     context = new_context()
     with new_artefact(folder) as artefact, progress("vit-compile") as say:
         timer = _Timer(say)
-        module, quality = _to_tile(model, context, options, overrides, timer, warn)
+        module, quality, layers = _to_tile(model, context, options, overrides, timer, warn)
         report: dict[str, Any] = {
             "model": str(model),
             "scales": options.scales,
             "cpu": options.cpu,
             **_ports(module),
             "quality": quality,
+            "layers": layers,
+            "weights": context.assets.reports.get("pot-fold", []),
         }
         for target in targets:
             run_pipeline(module, context, options.tiling(target, overrides), timer.step)
@@ -162,8 +164,9 @@ def _to_tile(
     overrides: Mapping[str, ModulePass],
     timer: _Timer,
     warn: Callable[[str], None],
-) -> tuple[ModuleOp, dict[str, Any]]:
-    """The module before `tile`, and how close it is to the float model on calibration inputs."""
+) -> tuple[ModuleOp, dict[str, Any], list[dict[str, Any]]]:
+    """The module before `tile`, its closeness to the float model on calibration inputs, and layers."""
+    from vit_opt.passes.layer_report import layer_rows
     from vit_opt.passes.pipelines import ROADS, passes_of, remaining
     from vit_opt.tools.steps import import_onnx, provide_batches, run_pipeline
 
@@ -178,9 +181,13 @@ def _to_tile(
     run_pipeline(module, context, passes_of(before, overrides), timer.step)
     timer.step("copy")
     floats = module.clone()
+    integers = remaining(module, "verify-integer", road)
+    run_pipeline(module, context, passes_of(integers, overrides), timer.step)
+    timer.step("layers")
+    layers = layer_rows(module, context.assets)
     run_pipeline(module, context, passes_of(remaining(module, "tile", road), overrides), timer.step)
     timer.step("compare")
-    return module, compare_on_batches(floats, module, context)
+    return module, compare_on_batches(floats, module, context), layers
 
 
 QUALITY_BATCHES = 2
@@ -276,6 +283,8 @@ def peak_memory() -> int:
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The report to read."""
+    from vit_opt.passes.layer_report import layer_lines
+
     lines = [f"{report['model']}, {report['scales']} scales", ""]
     for kind in ("inputs", "outputs"):
         for name, port in report[kind].items():
@@ -283,6 +292,8 @@ def report_text(report: Mapping[str, Any]) -> str:
     lines += ["", "integers against floats, on calibration inputs"]
     for name, quality in report["quality"].items():
         lines += [f"  {name} {key}: {value:.4g}" for key, value in quality.items()]
+    if report["layers"]:
+        lines += ["", "layers, on the first calibration input", *layer_lines(report["layers"])]
     for target, title in (("c", "C project"), ("accel", "accelerator image")):
         if target in report:
             lines += ["", title]
