@@ -154,9 +154,10 @@ def lower_layernorm(memory: Memory, op: ops.LayerNormOp) -> None:
     }
     folded = _folded_layernorm(memory, op, aligned_beta, np.broadcast_to(shift, (columns,)))
     if folded is not None:
-        kernel, scale, offset = folded
+        scale, offset = folded
         fields["shift_c"] = memory.vector(np.broadcast_to(shift, (columns,)))
         shape = Struct("vit_layernorm_shape", fields)
+        kernel = memory.level.best("vit_layernorm_s16")
         memory.call(kernel, [shape, source, scale, offset, y], comment)
         return
     arguments: list[Value] = [
@@ -176,19 +177,18 @@ divisor is at least 64 sqrt(V) - 1 >= 63 sqrt(V), so |N| <= 2^16 / 63 sqrt(C - 1
 
 def _folded_layernorm(
     memory: Memory, op: ops.LayerNormOp, beta: Array, shift: Array
-) -> tuple[str, Pointer, Pointer] | None:
-    """Kernel, gamma and beta of the vectorised form, None where 32 bits do not hold it.
+) -> tuple[Pointer, Pointer] | None:
+    """gamma and beta of the form for the residual stream, None where 32 bits do not hold it.
 
     The rounding constant and the zero point, on the grid of N * gamma, are part of beta.
     """
-    kernel = memory.level.variant("vit_layernorm")
     x, result = format_of(op.x), format_of(op.result)
     gamma = memory.constant(op.gamma)
     channels = shape_of(op.x)[-1]
     plain = not x.is_per_channel and not x.zero_point and op.rounding.data == "rhu"
     types = storage_name(op.x) == "S16" and storage_name(op.result) in ("S8", "U8", "S16")
     whole = result.storage.width.data >= 8
-    if kernel is None or gamma is None or not (plain and types and whole):
+    if gamma is None or not (plain and types and whole):
         return None
     variance = channels * channels * 2**30 + op.eps_q.value.data
     if (shift < 0).any() or (shift > 31).any() or variance >= 2**52:
@@ -199,7 +199,7 @@ def _folded_layernorm(
     largest = int(LARGEST_NORMAL * np.sqrt(channels - 1)) + 2
     if (np.abs(wide) * largest + np.abs(offset) >= 2**31).any():
         return None
-    return kernel, memory.vector(wide), memory.vector(offset)
+    return memory.vector(wide), memory.vector(offset)
 
 
 def _check_variance(op: ops.LayerNormOp, channels: int, spread: int) -> None:

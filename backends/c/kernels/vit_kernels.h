@@ -315,9 +315,12 @@ typedef struct {
 /* beta is aligned: codes of frac 10 + e_gamma. */
 void vit_layernorm(const vit_layernorm_shape *p, const void *x, const void *gamma,
                    const int64_t *beta, void *y, void *scratch);
-/* gamma and beta are s32, what the epilogue adds is part of beta. */
-void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x, const int32_t *gamma,
-                              const int32_t *beta, void *y);
+/* s16 codes without zero point; gamma and beta are s32, what rounding and zero point add is part of
+ * beta, shift_c is not NULL. */
+void vit_layernorm_s16(const vit_layernorm_shape *p, const void *x, const int32_t *gamma,
+                       const int32_t *beta, void *y);
+void vit_layernorm_s16_avx512vnni(const vit_layernorm_shape *p, const void *x,
+                                  const int32_t *gamma, const int32_t *beta, void *y);
 /* I-ViT's form: y = normalised value in Q.30 + bias; gamma is in the scale of the result. */
 void vit_layernorm_ivit(const vit_layernorm_shape *p, const void *x, const int64_t *bias, void *y,
                         void *scratch);

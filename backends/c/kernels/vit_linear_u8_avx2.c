@@ -7,7 +7,6 @@
  * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
  * scratch: see vit_narrow_product.h
  */
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,19 +15,7 @@ enum { ROWS = 6, GROUP = 2 };
 typedef uint8_t vit_byte;
 typedef int16_t vit_operand;
 
-typedef struct {
-    __m256i v[ROWS][2];
-} tile;
-
-static inline __attribute__((always_inline)) tile load_tile(const int32_t *init)
-{
-    tile t;
-    for (int32_t r = 0; r < ROWS; ++r) {
-        t.v[r][0] = _mm256_loadu_si256((const __m256i *)(const void *)init);
-        t.v[r][1] = _mm256_loadu_si256((const __m256i *)(const void *)(init + 8));
-    }
-    return t;
-}
+#include "vit_tile_avx2.h"
 
 static inline __attribute__((always_inline)) void dot_tile(tile *t, const int16_t *const row[ROWS],
                                                            size_t k, const int16_t *w)
@@ -41,14 +28,6 @@ static inline __attribute__((always_inline)) void dot_tile(tile *t, const int16_
         const __m256i a = _mm256_set1_epi32(two);
         t->v[r][0] = _mm256_add_epi32(t->v[r][0], _mm256_madd_epi16(a, b0));
         t->v[r][1] = _mm256_add_epi32(t->v[r][1], _mm256_madd_epi16(a, b1));
-    }
-}
-
-static inline __attribute__((always_inline)) void store_tile(const tile *t, int32_t (*acc)[16])
-{
-    for (int32_t r = 0; r < ROWS; ++r) {
-        _mm256_storeu_si256((__m256i *)(void *)acc[r], t->v[r][0]);
-        _mm256_storeu_si256((__m256i *)(void *)(acc[r] + 8), t->v[r][1]);
     }
 }
 

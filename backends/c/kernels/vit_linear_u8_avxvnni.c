@@ -6,7 +6,6 @@
  * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
  * scratch: see vit_narrow_product.h
  */
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -14,23 +13,11 @@ enum { ROWS = 6, GROUP = 4 };
 
 typedef uint8_t vit_byte, vit_operand;
 
-typedef struct {
-    __m256i v[ROWS][2];
-} tile;
+#include "vit_tile_avx2.h"
 
 /* As inline assembly with one operand that is read and written: compilers copy and spill accumulators
  * around the intrinsic. */
 #define VIT_DOT(acc, u8, s8) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u8), "x"(s8))
-
-static inline __attribute__((always_inline)) tile load_tile(const int32_t *init)
-{
-    tile t;
-    for (int32_t r = 0; r < ROWS; ++r) {
-        t.v[r][0] = _mm256_loadu_si256((const __m256i *)(const void *)init);
-        t.v[r][1] = _mm256_loadu_si256((const __m256i *)(const void *)(init + 8));
-    }
-    return t;
-}
 
 static inline __attribute__((always_inline)) void dot_tile(tile *t, const uint8_t *const row[ROWS],
                                                            size_t k, const uint8_t *w)
@@ -43,14 +30,6 @@ static inline __attribute__((always_inline)) void dot_tile(tile *t, const uint8_
         const __m256i a = _mm256_set1_epi32(four);
         VIT_DOT(t->v[r][0], a, b0);
         VIT_DOT(t->v[r][1], a, b1);
-    }
-}
-
-static inline __attribute__((always_inline)) void store_tile(const tile *t, int32_t (*acc)[16])
-{
-    for (int32_t r = 0; r < ROWS; ++r) {
-        _mm256_storeu_si256((__m256i *)(void *)acc[r], t->v[r][0]);
-        _mm256_storeu_si256((__m256i *)(void *)(acc[r] + 8), t->v[r][1]);
     }
 }
 

@@ -54,6 +54,24 @@ static inline __attribute__((always_inline)) void store_tile(const tile *t, int3
     }
 }
 
+/* Sixteen accumulators, saturated to words. */
+static inline void pack_words(const int32_t *v, int16_t *words)
+{
+    for (int32_t i = 0; i < 16; i += 8) {
+        const int16x4_t low = vqmovn_s32(vld1q_s32(v + i)), high = vqmovn_s32(vld1q_s32(v + i + 4));
+        vst1q_s16(words + i, vcombine_s16(low, high));
+    }
+}
+
+/* Sixteen words, saturated to signed or unsigned bytes. */
+static inline void pack_bytes(const int16_t *words, int is_signed, uint8_t *bytes)
+{
+    for (int32_t i = 0; i < 16; i += 8) {
+        const int16x8_t w = vld1q_s16(words + i);
+        vst1_u8(bytes + i, is_signed != 0 ? vreinterpret_u8_s8(vqmovn_s16(w)) : vqmovun_s16(w));
+    }
+}
+
 #include "vit_narrow_product.h"
 
 void vit_linear_u8_neon(const vit_packed_linear_shape *p, const void *x, const void *w,

@@ -5,7 +5,7 @@
  *   GROUP                  reduction steps of one instruction
  *   ROWS                   rows of a tile
  *   tile                   ROWS rows of 16 accumulators
- *   load_tile, dot_tile, store_tile
+ *   load_tile, dot_tile, store_tile, pack_words, pack_bytes
  * and gets vit_narrow_linear(). Weights are panels as in vit_gemm_u8_avx512vnni(), columns in order,
  * [ceil(k / GROUP)][64][GROUP] of vit_operand; a tile takes 16 of a panel's 64 columns.
  *
@@ -13,6 +13,8 @@
  *          then VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES */
 #ifndef VIT_NARROW_PRODUCT_H
 #define VIT_NARROW_PRODUCT_H
+
+#include <string.h>
 
 #include "vit_arith.h"
 
@@ -28,39 +30,39 @@ static inline size_t panel_bytes(const vit_packed_linear_shape *p)
     return COLUMNS * (8 + reduction(p) * sizeof(vit_operand));
 }
 
-/* Finished codes of up to 16 columns of one row; `acc` is the row's accumulators. */
-static inline void finish_stripe(const vit_packed_linear_shape *p, const vit_epilogue *e,
-                                 const int32_t *restrict acc, const int32_t *restrict shift,
-                                 size_t row, size_t col, int32_t cols)
+/* Finished codes of up to 16 columns of one row, `at` elements into the result. Every loop runs over
+ * a whole stripe, so that compilers turn it into vector instructions. */
+static inline void finish_stripe(vit_finish finish, const vit_epilogue *e, const int32_t *acc,
+                                 const int32_t *shift, const int16_t *other, size_t at, int32_t cols)
 {
+    const size_t size = finish == VIT_TO_S16 || finish == VIT_TO_SUM ? 2 : 1;
     int32_t v[STRIPE];
+    int16_t words[STRIPE] = {0};
+    uint8_t bytes[STRIPE];
+    if (finish == VIT_TO_SUM) {
+        memcpy(words, other, (size_t)cols * 2);
+    }
     for (int32_t c = 0; c < STRIPE; ++c) {
-        v[c] = acc[c] >> (shift[c] < 0 ? 0 : shift[c]);
+        v[c] = (acc[c] >> (shift[c] < 0 ? 0 : shift[c])) + words[c];
     }
-    const size_t at = row * (size_t)e->ld + col;
-    if (p->finish == VIT_TO_S16 || p->finish == VIT_TO_SUM) {
-        int16_t *restrict y = (int16_t *)e->y + at;
-        const int16_t *other = p->finish == VIT_TO_S16 ? NULL : (const int16_t *)e->stages[0].other;
-        for (int32_t c = 0; c < cols; ++c) {
-            const int32_t residual =
-                other == NULL ? 0 : other[row * (size_t)e->stages[0].other_ld + col + (size_t)c];
-            const int32_t left = shift[c] < 0 ? -shift[c] : 0;
-            y[c] = (int16_t)vit_clamp32(v[c] * (1 << left) + residual, -32768, 32767);
+    if (finish == VIT_TO_S16) {
+        for (int32_t c = 0; c < STRIPE; ++c) {
+            v[c] *= 1 << (shift[c] < 0 ? -shift[c] : 0);
         }
-        return;
     }
-    if (p->finish == VIT_TO_S8) {
-        int8_t *restrict y = (int8_t *)e->y + at;
-        for (int32_t c = 0; c < cols; ++c) {
-            y[c] = (int8_t)vit_clamp32(v[c], -128, 127);
+    pack_words(v, words);
+    if (size == 1) {
+        pack_bytes(words, finish == VIT_TO_S8, bytes);
+        const uint8_t *table = finish == VIT_TO_TABLE ? (const uint8_t *)e->stages[1].table : NULL;
+        for (int32_t c = 0; table != NULL && c < STRIPE; ++c) {
+            bytes[c] = table[bytes[c]];
         }
-        return;
     }
-    uint8_t *restrict y = (uint8_t *)e->y + at;
-    const uint8_t *table = p->finish == VIT_TO_TABLE ? (const uint8_t *)e->stages[1].table : NULL;
-    for (int32_t c = 0; c < cols; ++c) {
-        const int32_t code = vit_clamp32(v[c], 0, 255);
-        y[c] = table == NULL ? (uint8_t)code : table[code];
+    const void *codes = size == 2 ? (const void *)words : (const void *)bytes;
+    if (cols == STRIPE) {
+        memcpy((char *)e->y + at * size, codes, STRIPE * size);
+    } else {
+        memcpy((char *)e->y + at * size, codes, (size_t)cols * size);
     }
 }
 
@@ -79,6 +81,32 @@ static inline void multiply_stripe(const vit_packed_linear_shape *p, const vit_o
         dot_tile(&t, row, i, w + i * COLUMNS);
     }
     store_tile(&t, acc);
+}
+
+static inline void finish_row(const vit_packed_linear_shape *p, const vit_epilogue *e,
+                              const int32_t *acc, const int32_t *shift, size_t row, size_t col,
+                              int32_t cols)
+{
+    const size_t at = row * (size_t)e->ld + col;
+    const int16_t *other = NULL;
+    switch (p->finish) {
+    case VIT_TO_S8:
+        finish_stripe(VIT_TO_S8, e, acc, shift, other, at, cols);
+        break;
+    case VIT_TO_U8:
+        finish_stripe(VIT_TO_U8, e, acc, shift, other, at, cols);
+        break;
+    case VIT_TO_TABLE:
+        finish_stripe(VIT_TO_TABLE, e, acc, shift, other, at, cols);
+        break;
+    case VIT_TO_S16:
+        finish_stripe(VIT_TO_S16, e, acc, shift, other, at, cols);
+        break;
+    default:
+        other = (const int16_t *)e->stages[0].other + row * (size_t)e->stages[0].other_ld + col;
+        finish_stripe(VIT_TO_SUM, e, acc, shift, other, at, cols);
+        break;
+    }
 }
 
 /* Rows r0 to r0 + rows of the operand, which are rows row0 ... of the result. */
@@ -104,7 +132,7 @@ static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x
                             stages_tile[(r0 + r) * COLUMNS + c0 + c] = acc[r][c];
                         }
                     } else {
-                        finish_stripe(p, e, acc[r], shift + c0, row, (size_t)(col + c0), cols);
+                        finish_row(p, e, acc[r], shift + c0, row, (size_t)(col + c0), cols);
                     }
                 }
             }

@@ -144,7 +144,7 @@ static void store_bytes(const vit_layernorm_shape *p, const row_scale *s, uint8_
     }
 }
 
-void vit_layernorm_avx512vnni(const vit_layernorm_shape *p, const void *x,
+void vit_layernorm_s16_avx512vnni(const vit_layernorm_shape *p, const void *x,
                               const int32_t *gamma, const int32_t *beta, void *y)
 {
     const size_t cols = (size_t)p->cols;
