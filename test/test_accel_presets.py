@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ CALIB = EXAMPLES / "digits" / "calib.npz"
 MODELS = ("digits", "digits_swin", "digits_efficientvit")
 
 
+@cache
 def pot_module(name: str) -> tuple[Any, Any]:
-    """An example at the stage before `tile`, and its context."""
+    """An example ready for `tile`, which may be run on it again, and its context."""
     context = new_context()
     module = import_onnx(EXAMPLES / name / "model.onnx", shapes={}, context=context)
     provide_batches(module, context, CALIB, None)
