@@ -271,16 +271,16 @@ class _Folder:
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:
-        """Add a weight's SQNR to the report."""
+        """Add a weight's SQNR in dB to the report, None where rounding changed nothing."""
         import numpy as np
 
         shape = [-1, *[1] * (master.ndim - 1)] if type_.is_per_channel else []
         exact = master.astype(np.float64)
         error = codes * type_.channel_scales().reshape(shape) - exact
         signal, noise = float(np.square(exact).sum()), float(np.square(error).sum())
-        ratio = 10 * np.log10(signal / noise) if signal and noise else float("inf")
+        ratio = 10 * float(np.log10(signal / noise)) if signal and noise else None
         name = weight.node_name.data if weight.node_name is not None else "weight"
-        self.report.append({"weight": name, "sqnr_db": float(ratio)})
+        self.report.append({"weight": name, "sqnr_db": ratio})
 
     def table(self, op: ops.LutOp) -> None:
         """The same function tabulated between the new grids."""
