@@ -88,7 +88,9 @@ def test_targets() -> None:
     assert P2VIT.macs_per_cycle == 512 and P2VIT.memory_size("obuf") == 108 * 1024
     assert P2VIT.clock_mhz == 500 and P2VIT.dram_bytes_per_cycle * P2VIT.clock_mhz == 76800
     assert all(accel_target(name).name == name for name in ACCEL_TARGETS)
-    with pytest.raises(VitError, match="unknown architecture 'nope'; known: edge, p2vit, p2vit-large, trio"):
+    with pytest.raises(
+        VitError, match="unknown architecture 'nope'; known: edge, p2vit, p2vit-large, trio"
+    ):
         accel_target("nope")
     with pytest.raises(VitError, match="no memory 'zbuf'"):
         P2VIT.memory_size("zbuf")
