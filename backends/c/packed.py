@@ -33,6 +33,9 @@ TILE_ROWS = 48
 COPY_BYTES = 96 * 1024
 """Rows of an operand copied at a time."""
 
+SHORTEST_RUN = 4
+"""Neighbouring bytes of a window for which it is read from NCHW."""
+
 PackedCall = tuple[str, Struct, list[Value], int]
 """Kernel, shape, operands and scratch bytes."""
 
@@ -114,14 +117,18 @@ def block_of(rows: int, size: int) -> int:
 
 
 def reads_planar(memory: Memory, move: Operation) -> bool:
-    """Whether a transpose from NCHW has one reader, a convolution that reads NCHW itself."""
+    """Whether a transpose from NCHW has one reader, a convolution that reads NCHW itself.
+
+    Windows of `SHORTEST_RUN` columns or more are worth it; shorter ones are copied byte by byte.
+    """
     if not isinstance(move, ops.TransposeOp) or integers(move.permutation) != (0, 2, 3, 1):
         return False
     users = [use.operation for use in move.result.uses]
     reader = users[0] if len(users) == 1 else None
     if not isinstance(reader, ops.Conv2dOp) or memory.level.variant("vit_conv2d_u8") is None:
         return False
-    return _packable_convolution(memory, reader) is not None
+    wide = shape_of(reader.weight)[2] >= SHORTEST_RUN
+    return wide and _packable_convolution(memory, reader) is not None
 
 
 def _packable_convolution(memory: Memory, op: ops.Conv2dOp) -> Product | None:

@@ -263,7 +263,8 @@ def _map(memory: Memory, chain: Chain) -> None:
     source = memory.address(x)
     y = memory.allocate(chain.result)
     end = epilogue(memory, chain, columns, stages, y)
-    memory.call("vit_map", [source, element_symbol(x), rows, columns, end], chain_comment(chain))
+    kernel = memory.level.best("vit_map")
+    memory.call(kernel, [source, element_symbol(x), rows, columns, end], chain_comment(chain))
 
 
 def _depends_on_place(stage: Struct) -> bool:

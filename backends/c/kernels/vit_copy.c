@@ -2,47 +2,89 @@
  * layout: [dims] elements of `size` bytes, read and written with strides
  * in:     anything
  * out:    the same bytes
- * method: runs of consecutive elements are copied as bytes, others element by element
+ * method: runs of consecutive elements are copied as bytes, transposes in squares, others element
+ *         by element
  * scratch: none
  */
 #include <string.h>
 
 #include "vit_arith.h"
 
+/* n elements with any distances between them. */
+#define VIT_STRIDED(type)                                                                          \
+    do {                                                                                           \
+        const type *from = (const type *)(const void *)x;                                          \
+        type *to = (type *)(void *)y;                                                              \
+        for (int32_t i = 0; i < n; ++i, from += x_step, to += y_step) {                            \
+            *to = *from;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static void copy_strided(int32_t size, int32_t n, ptrdiff_t x_step, ptrdiff_t y_step, const char *x,
+                         char *y)
+{
+    switch (size) {
+    case 1:
+        VIT_STRIDED(uint8_t);
+        break;
+    case 2:
+        VIT_STRIDED(uint16_t);
+        break;
+    case 4:
+        VIT_STRIDED(uint32_t);
+        break;
+    default:
+        VIT_STRIDED(uint64_t);
+        break;
+    }
+}
+
 static void copy_row(const vit_copy_shape *p, const char *x, char *y)
 {
     const int32_t last = p->rank - 1;
-    const ptrdiff_t size = p->size;
-    const ptrdiff_t x_step = p->x_strides[last] * size, y_step = p->y_strides[last] * size;
-    if (x_step == size && y_step == size) {
-        memcpy(y, x, (size_t)p->dims[last] * (size_t)size);
-        return;
+    if (p->x_strides[last] == 1 && p->y_strides[last] == 1) {
+        memcpy(y, x, (size_t)p->dims[last] * (size_t)p->size);
+    } else {
+        copy_strided(p->size, p->dims[last], p->x_strides[last], p->y_strides[last], x, y);
     }
-    for (int32_t i = 0; i < p->dims[last]; ++i, x += x_step, y += y_step) {
-        switch (p->size) {
-        case 1:
-            *y = *x;
-            break;
-        case 2:
-            memcpy(y, x, 2);
-            break;
-        case 4:
-            memcpy(y, x, 4);
-            break;
-        default:
-            memcpy(y, x, 8);
-            break;
+}
+
+/* Elements on each side of the squares in which matrices are transposed. */
+#define VIT_SQUARE 16
+
+/* The last two dimensions where the result runs along the one and the operand along the other. */
+static void copy_transposed(const vit_copy_shape *p, const char *x, char *y)
+{
+    const int32_t column = p->rank - 1, row = column - 1;
+    const ptrdiff_t size = p->size, x_ld = p->x_strides[column], y_ld = p->y_strides[row];
+    for (int32_t r0 = 0; r0 < p->dims[row]; r0 += VIT_SQUARE) {
+        const int32_t rows = vit_min32(VIT_SQUARE, p->dims[row] - r0);
+        for (int32_t c0 = 0; c0 < p->dims[column]; c0 += VIT_SQUARE) {
+            const int32_t columns = vit_min32(VIT_SQUARE, p->dims[column] - c0);
+            for (int32_t r = r0; r < r0 + rows; ++r) {
+                copy_strided(p->size, columns, x_ld, 1, x + (r + c0 * x_ld) * size,
+                             y + (r * y_ld + c0) * size);
+            }
         }
     }
 }
 
 void vit_copy(const vit_copy_shape *p, const void *x, void *y)
 {
-    const int32_t last = p->rank - 1;
+    int32_t last = p->rank - 1;
+    const int transposed = last > 0 && p->x_strides[last - 1] == 1 && p->x_strides[last] != 1 &&
+                           p->y_strides[last] == 1;
+    last -= transposed;
     int32_t index[VIT_MAX_RANK] = {0};
     ptrdiff_t from = 0, to = 0;
     for (int32_t d = 0; d >= 0;) {
-        copy_row(p, (const char *)x + from * p->size, (char *)y + to * p->size);
+        const char *source = (const char *)x + from * p->size;
+        char *target = (char *)y + to * p->size;
+        if (transposed) {
+            copy_transposed(p, source, target);
+        } else {
+            copy_row(p, source, target);
+        }
         d = vit_next_index(p->dims, last, index);
         for (int32_t i = d; i >= 0 && i < last; ++i) {
             const ptrdiff_t step = i == d ? 1 : 1 - p->dims[i];

@@ -198,7 +198,8 @@ static void one_image(const vit_packed_conv_shape *p, const workspace *s, const 
             break;
         default:
             line_stages(p, s, taps, w, e, y);
-            vit_epilogue_apply(e, s->tile, p->channels, row, p->out_width, 0, p->channels);
+            vit_epilogue_apply_avx512vnni(e, s->tile, p->channels, row, p->out_width, 0,
+                                          p->channels);
             break;
         }
     }

@@ -115,7 +115,7 @@ static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8
     for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {
         const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);
         panel(VIT_BY_STAGES, p, r0, rows, x, w, &o);
-        vit_epilogue_apply(e, tile, VIT_COLUMNS, p->row + r0, rows, p->col + col, cols);
+        vit_epilogue_apply_avx512vnni(e, tile, VIT_COLUMNS, p->row + r0, rows, p->col + col, cols);
     }
 }
 

@@ -91,6 +91,8 @@ void vit_store_s32(const int32_t *x, int32_t n, void *y, vit_type type, size_t f
 void vit_epilogue_apply(const vit_epilogue *e, int32_t *tile, int32_t ld_tile, int32_t row0,
                         int32_t rows, int32_t col0, int32_t cols);
 size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col);
+void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int32_t *tile, int32_t ld_tile,
+                                   int32_t row0, int32_t rows, int32_t col0, int32_t cols);
 void vit_stage_apply(const vit_stage *s, int32_t *tile, int32_t ld_tile, int32_t row0,
                      int32_t rows, int32_t col0, int32_t cols);
 
@@ -244,6 +246,8 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
 /* ---- elementwise --------------------------------------------------------------------------- */
 
 void vit_map(const void *x, vit_type x_type, int32_t rows, int32_t cols, const vit_epilogue *e);
+void vit_map_avx512vnni(const void *x, vit_type x_type, int32_t rows, int32_t cols,
+                        const vit_epilogue *e);
 
 /* Broadcast view of an elementwise operation with two operands. */
 typedef struct {

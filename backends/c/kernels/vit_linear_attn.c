@@ -13,6 +13,15 @@ typedef struct {
     int32_t *key_sum, *left, *right, *out;
 } buffers;
 
+/* y += factor * (x - zp) */
+static inline void add_scaled(const int32_t *restrict x, int32_t factor, int32_t zp, int32_t n,
+                              int32_t *restrict y)
+{
+    for (int32_t j = 0; j < n; ++j) {
+        y[j] += factor * (x[j] - zp);
+    }
+}
+
 static void gather_state(const vit_linear_attn_shape *p, const void *k, const void *v,
                          int32_t batch, const buffers *s)
 {
@@ -28,12 +37,9 @@ static void gather_state(const vit_linear_attn_shape *p, const void *k, const vo
         vit_load_s32(k, p->k_type, token * dim, p->dim, s->left);
         vit_load_s32(v, p->v_type, token * value_dim, p->value_dim, s->right);
         for (int32_t i = 0; i < p->dim; ++i) {
-            int32_t *restrict row = s->state + (size_t)i * value_dim;
             const int32_t key = s->left[i];
             s->key_sum[i] += key;
-            for (int32_t j = 0; j < p->value_dim; ++j) {
-                row[j] += key * (s->right[j] - p->v_zp);
-            }
+            add_scaled(s->right, key, p->v_zp, p->value_dim, s->state + (size_t)i * value_dim);
         }
     }
     for (size_t i = 0; i < dim * value_dim; ++i) {
@@ -53,6 +59,19 @@ static int32_t rounded_log2(uint32_t x)
     return b + (((uint64_t)x << (31 - b)) > UINT64_C(0xB504F333) ? 1 : 0);
 }
 
+/* Rounding half up by a shift that 64 bits have. */
+static void divide_short(const vit_linear_attn_shape *p, int64_t factor, int32_t shift,
+                         int32_t *restrict out)
+{
+    const int32_t n = p->value_dim;
+    const int64_t zp = p->zp, lo = p->lo, hi = p->hi;
+    for (int32_t j = 0; j < n; ++j) {
+        const int64_t product = out[j] * factor; /* below 2^48 */
+        const int64_t y = (product >> shift) + ((product >> (shift - 1)) & 1) + zp;
+        out[j] = (int32_t)vit_clamp64(y, lo, hi);
+    }
+}
+
 static void divide_row(const vit_linear_attn_shape *p, uint32_t divisor, int32_t *out)
 {
     const int32_t nb = vit_blen(divisor);
@@ -60,11 +79,31 @@ static void divide_row(const vit_linear_attn_shape *p, uint32_t divisor, int32_t
         p->pot != 0 || divisor == 0 ? 1 : (int64_t)(((uint64_t)1 << (nb + 15)) / divisor);
     const int32_t shift =
         (divisor == 0 ? 0 : p->pot != 0 ? rounded_log2(divisor) : nb + 15) + p->shift;
+    if (divisor != 0 && p->rounding == VIT_RHU && shift >= 1 && shift <= 62) {
+        divide_short(p, factor, shift, out);
+        return;
+    }
     for (int32_t j = 0; j < p->value_dim; ++j) {
         const int64_t y =
             divisor == 0 ? 0 : vit_round_shift(out[j] * factor, shift, p->rounding);
         out[j] = (int32_t)vit_code(y, p->zp, p->lo, p->hi);
     }
+}
+
+/* The query in s->left times the state; returns its product with the sum of the keys. */
+static uint32_t multiply_row(const vit_linear_attn_shape *p, const buffers *s)
+{
+    const int32_t n = p->value_dim, dim = p->dim;
+    uint32_t divisor = 0;
+    for (int32_t j = 0; j < n; ++j) {
+        s->out[j] = 0;
+    }
+    for (int32_t i = 0; i < dim; ++i) {
+        const int32_t query = s->left[i];
+        divisor += (uint32_t)query * (uint32_t)s->key_sum[i];
+        add_scaled(s->state + (size_t)i * (size_t)n, query, 0, n, s->out);
+    }
+    return divisor;
 }
 
 void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
@@ -82,17 +121,7 @@ void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *
         for (int32_t t = 0; t < p->tokens; ++t) {
             const size_t token = (size_t)batch * (size_t)p->tokens + (size_t)t;
             vit_load_s32(q, p->q_type, token * dim, p->dim, s.left);
-            uint32_t divisor = 0;
-            for (size_t j = 0; j < value_dim; ++j) {
-                s.out[j] = 0;
-            }
-            for (size_t i = 0; i < dim; ++i) {
-                const int32_t query = s.left[i];
-                divisor += (uint32_t)query * (uint32_t)s.key_sum[i];
-                for (size_t j = 0; j < value_dim; ++j) {
-                    s.out[j] += query * s.state[i * value_dim + j];
-                }
-            }
+            const uint32_t divisor = multiply_row(p, &s);
             divide_row(p, divisor, s.out);
             vit_store_s32(s.out, p->value_dim, y, p->y_type, token * value_dim);
         }
