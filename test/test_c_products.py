@@ -359,3 +359,19 @@ def test_window_attention(seed, length, heads, windows, bias_frac, mask_frac):
     y = case.op(ops.NormalizeOp, [acc, p.owner.sum], FixedType("i8", 6))
     lowered = case.check(y, kernel="vit_attention_u8")
     assert len(lowered.calls) == 1
+
+
+@EXAMPLES
+@given(
+    SEEDS, st.sampled_from([1, 2, 16, 32, 64]), st.sampled_from([1, 4, 16, 20]),
+    st.sampled_from([2, 4, 8, 24]), st.sampled_from(["i8", "ui8"]),
+)  # fmt: skip
+def test_pointwise_groups(seed, columns, depth, groups, storage):
+    rng = np.random.default_rng(seed)
+    case, format_ = Case(), format_with(storage, 5, 4)
+    x = case.input(format_, codes(rng, format_, (1, 3, 5, groups * depth)))
+    w, w_format = weights(rng, case, (groups * columns, 1, 1, depth), "i8", True)
+    b = [bias(rng, case, format_, w_format, groups * columns)]
+    fields = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "groups": groups}
+    acc = case.op(ops.Conv2dOp, [x, w, b], **fields)
+    case.check(case.op(ops.PotRequantOp, [acc], FixedType("i8", 3, zp=5)))

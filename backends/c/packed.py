@@ -153,6 +153,8 @@ def packed_convolution(
         return None
     if is_depthwise(op):
         return _packed_depthwise(memory, chain, op)
+    if is_grouped(op):
+        return _packed_groups(memory, chain, op)
     product = _packable_convolution(memory, op)
     if product is None:
         return None
@@ -205,6 +207,47 @@ def _window_fields(op: ops.Conv2dOp, product: Product, finish: Finish) -> dict[s
         "x_type": element_symbol(op.x),
         "finish": Symbol(finish.name),
     }
+
+
+# ---- groups ------------------------------------------------------------------------------------
+
+
+def groups_of_panel(op: ops.Conv2dOp) -> int:
+    """Groups whose output channels make up a panel of a pointwise convolution; 0 if none do."""
+    groups = op.groups.value.data
+    columns = shape_of(op.weight)[0] // groups
+    count = COLUMNS // columns if COLUMNS % columns == 0 else 0
+    reduction = count * shape_of(op.weight)[3]
+    whole = count > 0 and groups % count == 0 and reduction % 4 == 0
+    return count if whole and reduction <= MAX_GROUPED else 0
+
+
+MAX_GROUPED = 256
+"""Input channels of a panel up to which products with its zeros are cheaper than many small ones."""
+
+
+def is_grouped(op: ops.Conv2dOp) -> bool:
+    """A pointwise convolution whose groups fill panels."""
+    several = op.groups.value.data > 1
+    return several and not is_depthwise(op) and _is_pointwise(op) and groups_of_panel(op) > 0
+
+
+def _packed_groups(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedCall | None:
+    """A pointwise convolution in groups: each panel is a dense product with zeros between groups."""
+    kernel = memory.level.variant("vit_linear_u8") if memory.level.layout.in_lanes else None
+    product = packable_product(memory, op.x, op.weight, op.bias) if kernel else None
+    if kernel is None or product is None or not is_unsigned(format_of(op.x).storage):
+        return None
+    columns, depth = product.weight.shape
+    count = groups_of_panel(op)
+    group = np.arange(columns, dtype=np.int64) * op.groups.value.data // columns % count
+    weight = np.zeros((columns, count, depth), np.int8)
+    weight[np.arange(columns), group] = product.weight
+    product = replace(product, weight=weight.reshape(columns, count * depth))
+    batch, height, width, channels = shape_of(op.x)
+    call = _rows_times_weight(memory, kernel, chain, op.x, batch * height * width, product)
+    shape = replace(call[1], fields=call[1].fields | {"ld": channels, "step": count * depth})
+    return (kernel, shape, *call[2:])
 
 
 # ---- depthwise convolution -----------------------------------------------------------------------

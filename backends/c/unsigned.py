@@ -11,7 +11,7 @@ from __future__ import annotations
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue, Use
 
-from vit_opt.backends.c.packed import is_depthwise
+from vit_opt.backends.c.packed import is_depthwise, is_grouped
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, is_unsigned
 from vit_opt.dialects.vit.ops.base import tensor_type
@@ -51,7 +51,7 @@ def _takes_unsigned(use: Use, moves: list[ops.VitOp]) -> bool:
     if isinstance(op, ops.LinearOp):
         return use.index == 0 and _is_constant(op.weight)
     if isinstance(op, ops.Conv2dOp):
-        packed = op.groups.value.data == 1 or is_depthwise(op)
+        packed = op.groups.value.data == 1 or is_depthwise(op) or is_grouped(op)
         return use.index == 0 and _is_constant(op.weight) and packed
     if isinstance(op, MOVES):
         moves.append(op)

@@ -122,7 +122,7 @@ static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile)
 {
-    for (int32_t col = 0; col < p->n; col += VIT_COLUMNS, w += panel_bytes(p)) {
+    for (int32_t col = 0; col < p->n; col += VIT_COLUMNS, w += panel_bytes(p), x += p->step) {
         switch (p->finish) {
         case VIT_TO_S8:
             panel_s8(p, x, w, col, e);

@@ -152,6 +152,7 @@ typedef enum {
 typedef struct {
     int32_t m, n, k;
     int32_t ld;       /* bytes from row to row of the u8 operand */
+    int32_t step;     /* bytes that the operand moves on for every 64 columns: grouped products */
     int32_t row, col; /* place of the product's first element in the result */
     vit_finish finish;
 } vit_packed_shape;
@@ -159,7 +160,8 @@ typedef struct {
 typedef struct {
     int32_t m, n, k;
     int32_t block;
-    vit_type x_type; /* VIT_S8 or VIT_U8 */
+    int32_t ld, step; /* grouped products of u8 codes: see vit_packed_shape; ld 0: k */
+    vit_type x_type;  /* VIT_S8 or VIT_U8 */
     vit_finish finish;
 } vit_packed_linear_shape;
 
@@ -341,6 +343,8 @@ typedef struct {
 
 void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
                      void *y, void *scratch);
+void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const void *q, const void *k,
+                                const void *v, void *y, void *scratch);
 
 /* ---- windows ------------------------------------------------------------------------------- */
 

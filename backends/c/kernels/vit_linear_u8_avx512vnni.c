@@ -2,7 +2,7 @@
  * layout: x[m][k], w panels of vit_gemm_u8_avx512vnni(), y[m][n]
  * in:     u8 codes as they are, s8 codes plus 128 (the packing folds zero point and offset)
  * out:    the epilogue's type
- * method: rows that are s8 or do not end on four bytes are copied to scratch first, `block` at a
+ * method: a grouped product takes the columns of its panel's groups only (p->step); rows that are s8 or do not end on four bytes are copied to scratch first, `block` at a
  *         time; others are read where they are
  * scratch: block * ceil(k / 4) * 4 bytes where rows are copied, then VIT_TILE_ROWS * 64 * 4 bytes,
  *         each rounded up to 64
@@ -26,6 +26,10 @@ void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, c
                               const vit_epilogue *e, void *scratch)
 {
     vit_packed_shape g = {.m = p->m, .n = p->n, .k = p->k, .ld = p->k, .finish = p->finish};
+    if (p->ld != 0) {
+        g.ld = p->ld;
+        g.step = p->step;
+    }
     const uint8_t flip = p->x_type == VIT_S8 ? 128 : 0;
     if (flip == 0 && p->k % 4 == 0) {
         vit_gemm_u8_avx512vnni(&g, (const uint8_t *)x, (const int8_t *)w, e, (int32_t *)scratch);

@@ -1,0 +1,205 @@
+/* kernel: ReLU linear attention, AVX512-VNNI
+ * layout: as vit_linear_attn(); dim a multiple of 4 up to 64, value_dim a multiple of 16
+ * in:     q, k s8 codes >= 0, v s8 with zero point
+ * out:    s8 or u8, all of it; rounding half up
+ * method: the state is a product over tokens, four at a time; a query row is a product with the state,
+ *         sixteen value columns a register, and with the key sum as unsigned bytes; then one
+ *         reciprocal (or power of two) a row and 64-bit products with it
+ * bounds: sums are those of vit_linear_attn()
+ * scratch: the arrays of carve(), each rounded up to 64 bytes
+ */
+#include "vit_avx512.h"
+
+typedef struct {
+    int32_t *sums;  /* [dim][value_dim] */
+    int32_t *total; /* [dim] */
+    int8_t *state;  /* [dim / 4][value_dim][4] */
+    uint8_t *keys;  /* [dim] key sum, then 0 up to 64 */
+    uint8_t *tile;  /* four keys: [64][4] */
+    int8_t *values; /* four values: [value_dim][4] */
+} buffers;
+
+static void *take(char **at, size_t bytes)
+{
+    void *start = *at;
+    *at += vit_align64(bytes);
+    return start;
+}
+
+static buffers carve(const vit_linear_attn_shape *p, void *scratch)
+{
+    const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
+    char *at = (char *)scratch;
+    buffers s;
+    s.sums = (int32_t *)take(&at, dim * value_dim * 4);
+    s.total = (int32_t *)take(&at, dim * 4);
+    s.state = (int8_t *)take(&at, dim * value_dim);
+    s.keys = (uint8_t *)take(&at, 64);
+    s.tile = (uint8_t *)take(&at, 256);
+    s.values = (int8_t *)take(&at, value_dim * 4);
+    return s;
+}
+
+/* Four rows of n bytes as groups of four; rows that do not exist are 0. */
+static void interleave(const int8_t *x, int32_t n, int32_t rows, uint8_t *y)
+{
+    for (int32_t c = 0; c < n; c += 16) {
+        const __mmask16 mask = (__mmask16)vit_first64(n - c);
+        __m128i row[4];
+        for (int32_t r = 0; r < 4; ++r) {
+            row[r] = r < rows ? _mm_maskz_loadu_epi8(mask, x + (size_t)r * (size_t)n + c)
+                              : _mm_setzero_si128();
+        }
+        const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]);
+        const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]);
+        const __m128i high01 = _mm_unpackhi_epi8(row[0], row[1]);
+        const __m128i high23 = _mm_unpackhi_epi8(row[2], row[3]);
+        __m128i *out = (__m128i *)(void *)(y + 4 * c);
+        _mm_store_si128(out, _mm_unpacklo_epi16(low01, low23));
+        _mm_store_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
+        _mm_store_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
+        _mm_store_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
+    }
+}
+
+static void sum_products(const vit_linear_attn_shape *p, const int8_t *k, const int8_t *v,
+                         const buffers *s)
+{
+    const __m512i ones = _mm512_set1_epi8(1);
+    memset(s->sums, 0, (size_t)p->dim * (size_t)p->value_dim * 4);
+    __m512i total[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                        _mm512_setzero_si512()};
+    for (int32_t t = 0; t < p->key_tokens; t += 4) {
+        const int32_t rows = vit_min32(4, p->key_tokens - t);
+        interleave(k + (size_t)t * (size_t)p->dim, p->dim, rows, s->tile);
+        interleave(v + (size_t)t * (size_t)p->value_dim, p->value_dim, rows, (uint8_t *)s->values);
+        for (int32_t i = 0; i < p->dim; i += 16) {
+            VIT_DOT(total[i / 16], _mm512_load_si512(s->tile + 4 * i), ones);
+        }
+        for (int32_t i = 0; i < p->dim; ++i) {
+            const __m512i key = vit_repeat4(s->tile + 4 * i);
+            int32_t *sums = s->sums + (size_t)i * (size_t)p->value_dim;
+            for (int32_t j = 0; j < p->value_dim; j += 16) {
+                __m512i acc = _mm512_load_si512(sums + j);
+                VIT_DOT(acc, key, _mm512_load_si512(s->values + 4 * j));
+                _mm512_store_si512(sums + j, acc);
+            }
+        }
+    }
+    for (int32_t i = 0; i < p->dim; i += 16) {
+        _mm512_mask_storeu_epi32(s->total + i, (__mmask16)vit_first64(p->dim - i), total[i / 16]);
+    }
+}
+
+/* round(x / 2^shift), half up, saturated; `shift` is 1 to 31 for the vectors of a compiler. */
+static void shift_values(const int32_t *restrict x, int32_t n, int32_t shift, int32_t lo, int32_t hi,
+                         int32_t *restrict y)
+{
+    if (shift >= 1 && shift <= 31) {
+        for (int32_t i = 0; i < n; ++i) {
+            y[i] = vit_clamp32((x[i] >> shift) + ((x[i] >> (shift - 1)) & 1), lo, hi);
+        }
+        return;
+    }
+    for (int32_t i = 0; i < n; ++i) {
+        y[i] = (int32_t)vit_clamp64(vit_round_shift(x[i], shift, VIT_RHU), lo, hi);
+    }
+}
+
+/* Sums to the 8-bit state and key sum. */
+static void finish_state(const vit_linear_attn_shape *p, const buffers *s)
+{
+    int32_t row[64];
+    for (int32_t i = 0; i < p->dim; ++i) {
+        int32_t *sums = s->sums + (size_t)i * (size_t)p->value_dim;
+        const int32_t constant = p->v_zp * s->total[i];
+        int8_t *state = s->state + (size_t)(i / 4) * (size_t)p->value_dim * 4 + i % 4;
+        for (int32_t j = 0; j < p->value_dim; j += 16) {
+            for (int32_t c = 0; c < 16; ++c) {
+                sums[j + c] -= constant;
+            }
+            shift_values(sums + j, 16, p->kv_shift, -128, 127, row);
+            for (int32_t c = 0; c < 16; ++c) {
+                state[4 * (j + c)] = (int8_t)row[c];
+            }
+        }
+    }
+    shift_values(s->total, p->dim, p->ksum_shift, 0, 255, row);
+    memset(s->keys, 0, 64);
+    for (int32_t i = 0; i < p->dim; ++i) {
+        s->keys[i] = (uint8_t)row[i];
+    }
+}
+
+/* round(log2 x) in the log domain: the mantissa is compared with sqrt(2) in Q.31. */
+static int32_t rounded_log2(uint32_t x)
+{
+    const int32_t b = vit_blen(x) - 1;
+    return b + (((uint64_t)x << (31 - b)) > UINT64_C(0xB504F333) ? 1 : 0);
+}
+
+/* A factor and a right shift that stand for the division by `divisor`. */
+typedef struct {
+    __m512i factor, constant;
+    __m128i shift;
+} quotient;
+
+static quotient divide_by(const vit_linear_attn_shape *p, uint32_t divisor)
+{
+    const int32_t nb = vit_blen(divisor);
+    const int32_t shift = p->shift + (p->pot != 0 ? rounded_log2(divisor) : nb + 15);
+    const int64_t factor = p->pot != 0 ? 1 : (int64_t)(((uint64_t)1 << (nb + 15)) / divisor);
+    const int64_t half = shift == 0 ? 0 : (int64_t)1 << (shift - 1);
+    quotient d;
+    d.factor = _mm512_set1_epi64(factor);
+    d.constant = _mm512_set1_epi64(half + p->zp * ((int64_t)1 << shift));
+    d.shift = _mm_cvtsi32_si128(shift);
+    return d;
+}
+
+VIT_INLINE __m512i divided(__m512i acc, const quotient *d)
+{
+    const __m512i even = _mm512_mul_epi32(acc, d->factor);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), d->factor);
+    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, d->constant), d->shift);
+    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, d->constant), d->shift);
+    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+}
+
+static void query_row(const vit_linear_attn_shape *p, const int8_t *q, const buffers *s, char *y)
+{
+    const __m512i query = _mm512_maskz_loadu_epi8(vit_first64(p->dim), q);
+    __m512i parts = _mm512_setzero_si512();
+    VIT_DOT(parts, _mm512_load_si512(s->keys), query);
+    const uint32_t divisor = (uint32_t)_mm512_reduce_add_epi32(parts);
+    const quotient d = divide_by(p, divisor == 0 ? 1 : divisor);
+    for (int32_t j = 0; j < p->value_dim; j += 16) {
+        const int8_t *state = s->state + 4 * j;
+        __m512i acc = _mm512_setzero_si512();
+        for (int32_t i = 0; i < p->dim; i += 4, state += 4 * (size_t)p->value_dim) {
+            VIT_DOT(acc, vit_repeat4((const uint8_t *)q + i), _mm512_load_si512(state));
+        }
+        acc = divisor == 0 ? _mm512_set1_epi32(p->zp) : divided(acc, &d);
+        const __m128i codes =
+            p->y_type == VIT_S8
+                ? _mm512_cvtsepi32_epi8(acc)
+                : _mm512_cvtusepi32_epi8(_mm512_max_epi32(acc, _mm512_setzero_si512()));
+        _mm_storeu_si128((__m128i *)(void *)(y + j), codes);
+    }
+}
+
+void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const void *q, const void *k,
+                                const void *v, void *y, void *scratch)
+{
+    const buffers s = carve(p, scratch);
+    const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
+    const size_t keys = (size_t)p->key_tokens, tokens = (size_t)p->tokens;
+    for (size_t batch = 0; batch < (size_t)p->batch; ++batch) {
+        sum_products(p, (const int8_t *)k + batch * keys * dim,
+                     (const int8_t *)v + batch * keys * value_dim, &s);
+        finish_state(p, &s);
+        for (size_t t = batch * tokens; t < (batch + 1) * tokens; ++t) {
+            query_row(p, (const int8_t *)q + t * dim, &s, (char *)y + t * value_dim);
+        }
+    }
+}
