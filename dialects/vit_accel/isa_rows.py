@@ -245,6 +245,9 @@ class LayerNorm(Block):
         T = max(1, isqrt(V << 12));  nb = bit length of T;  R = floor(2^(nb+16) / T)
         N_j = round((cols*X_j - S1) * R, nb)
         dst[i*dst_row][j] = sat(round(N_j*gamma[j] + (beta[j] << beta_shift), shift[j]) + zp_out)
+
+    V has 63 bits. The root is exact however wide V << 12 is: it is taken two bits a step, the last
+    six steps reading zeros, so that the radicand is never formed.
     """
 
     opcode: ClassVar[int] = 0x40

@@ -39,6 +39,9 @@ from vit_opt.dialects.vit.ops.base import (
 
 STANDARD = StringAttr("standard")
 
+MOST_CHANNELS = 32767
+"""Channels of `vit.layernorm`: C * sum X^2 of 16 bits stays below 2^60."""
+
 
 def check_mode(mode: StringAttr) -> None:
     """`standard` is the hardware form, `ivit` the form of I-ViT's published code."""
@@ -316,8 +319,10 @@ class LayerNormOp(VitOp):
                 raise VerifyException(
                     f"{what} has shape {list(shape_of(value))}, expected {list(x[-1:])}"
                 )
-        if x[-1] > 2047:
-            raise VerifyException(f"x has {x[-1]} channels; the variance fits 64 bits up to 2047")
+        if x[-1] > MOST_CHANNELS:
+            raise VerifyException(
+                f"x has {x[-1]} channels; sums fit 64 bits up to {MOST_CHANNELS} of them"
+            )
         return [x]
 
     def verify_formats(self) -> None:

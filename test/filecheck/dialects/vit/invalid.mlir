@@ -931,9 +931,9 @@ func.func @f(%0 : tensor<2x4x!vit.fixed<i8, 5>>, %1 : tensor<4x!vit.fixed<i8, 6>
 // -----
 
 // Rows are limited.
-// CHECK: x has 2048 channels; the variance fits 64 bits up to 2047
-func.func @f(%0 : tensor<1x2048x!vit.fixed<i8, 5>>, %1 : tensor<2048x!vit.fixed<i8, 6>>, %2 : tensor<2048x!vit.fixed<i32, 10>>) {
-  %r0 = vit.layernorm %0, %1, %2 : (tensor<1x2048x!vit.fixed<i8, 5>>, tensor<2048x!vit.fixed<i8, 6>>, tensor<2048x!vit.fixed<i32, 10>>) -> tensor<1x2048x!vit.fixed<i8, 5>>
+// CHECK: x has 32768 channels; sums fit 64 bits up to 32767 of them
+func.func @f(%0 : tensor<1x32768x!vit.fixed<i8, 5>>, %1 : tensor<32768x!vit.fixed<i8, 6>>, %2 : tensor<32768x!vit.fixed<i32, 10>>) {
+  %r0 = vit.layernorm %0, %1, %2 : (tensor<1x32768x!vit.fixed<i8, 5>>, tensor<32768x!vit.fixed<i8, 6>>, tensor<32768x!vit.fixed<i32, 10>>) -> tensor<1x32768x!vit.fixed<i8, 5>>
   return
 }
 
