@@ -130,11 +130,13 @@ class Case:
     def check(self, *outputs: SSAValue, kernel: str | None = None) -> Lowered:
         """Compare the C kernels with the definition, bit for bit, for every level that runs here.
 
-        `kernel` is one that the portable form must call; that form is returned.
+        The work is that of one to three workers, depending on the inputs' size. `kernel` is one that
+        the portable form must call; that form is returned.
         """
         function = self.function(*outputs)
+        workers = 1 + sum(array.size for array in self.inputs) % 3
         for level in HOST_LEVELS:
-            lowered = lower(function, self.store, level)
+            lowered = lower(function, self.store, level, workers)
             if kernel is not None and level.name == "portable":
                 assert kernel in [call.kernel for call in lowered.calls]
             results = Machine(lowered, cpu=level.name).run(self.inputs)

@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_opt.backends.c.build import BuildOptions, kernel_objects, link_library
 from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
-from vit_opt.backends.c.levels import KERNELS, LEVELS, runs_here
+from vit_opt.backends.c.levels import KERNELS, LEVELS, runs_here, shared_shapes
 from vit_opt.backends.c.lowering import Lowered
 
 _SCALARS: dict[str, Any] = {
@@ -89,7 +89,7 @@ def library(compiler: str | None = None, cpu: str = "portable") -> ctypes.CDLL:
 
 
 class Machine:
-    """Memory for a lowered model, and its calls made through ctypes.
+    """Memory for a lowered model, and its calls made through ctypes, for one worker after the other.
 
     Every buffer has an allocation of its own with guard bytes behind it, so that a kernel that
     writes too far is noticed whatever the plan would have put there.
@@ -101,6 +101,7 @@ class Machine:
         self, lowered: Lowered, compiler: str | None = None, cpu: str = "portable"
     ) -> None:
         self.lowered = lowered
+        self.part = 0
         self.library = library(compiler, cpu)
         self.memory: dict[Buffer, np.ndarray] = {}
         self.kept: list[Any] = []
@@ -121,16 +122,19 @@ class Machine:
             raw = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
             self.bytes_of(port.buffer)[: raw.size] = raw
         for call in self.lowered.calls:
-            self.kept.clear()
-            arguments = [self.argument(value) for value in call.arguments]
-            getattr(self.library, call.kernel)(*arguments)
+            for part in range(self.lowered.threads if call.is_shared else 1):
+                self.part = part
+                self.kept.clear()
+                arguments = [self.argument(value) for value in call.arguments]
+                getattr(self.library, call.kernel)(*arguments)
         for buffer, block in self.memory.items():
             if not (block[buffer.size : buffer.size + self.GUARD] == 0xA5).all():
                 raise AssertionError(f"a kernel wrote behind {buffer.space} {buffer.name}")
         return [self.bytes_of(p.buffer)[: p.buffer.size] for p in self.lowered.outputs]
 
     def pointer(self, pointer: Pointer) -> int:
-        return self.bytes_of(pointer.buffer).ctypes.data + pointer.offset
+        own = self.part * pointer.buffer.per_worker
+        return self.bytes_of(pointer.buffer).ctypes.data + pointer.offset + own
 
     def argument(self, value: Value) -> Any:
         if value is None:
@@ -149,6 +153,8 @@ class Machine:
     def struct(self, value: Struct) -> ctypes.Structure:
         built = header().structs[value.type]()
         names = {name for name, _ in built._fields_}
+        if value.type in shared_shapes():
+            built.part, built.parts = self.part, self.lowered.threads
         for name, field in value.fields.items():
             assert name in names, f"{value.type} has no field {name}"
             setattr(built, name, self.field(field))

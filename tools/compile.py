@@ -56,6 +56,9 @@ class CompileOptions:
     cpu: str = "host"
     """Instruction level of the C project: its kernels and the layout of its weights."""
 
+    threads: int = 1
+    """Threads that share an inference of the C project, at most."""
+
     scales: str = "pot"
     """pot, or dyadic (multiplier and shift, not for the accelerator)."""
 
@@ -143,7 +146,7 @@ def compile_model(
             run_pipeline(module, context, options.tiling(target, overrides), timer.step)
             timer.step(f"emit {target}")
             report[target] = (
-                build_c(module, context, artefact.c, options.cpu)
+                build_c(module, context, artefact.c, options.cpu, options.threads)
                 if target == "c"
                 else build_accel(module, context, artefact.accel, options.arch)
             )
@@ -213,12 +216,12 @@ def compare_on_batches(
 
 
 def build_c(
-    module: ModuleOp, context: VitContext, folder: Path, cpu: str = "host"
+    module: ModuleOp, context: VitContext, folder: Path, cpu: str = "host", threads: int = 1
 ) -> dict[str, Any]:
     """Write the C project of a module into a folder; returns what the report says of it."""
     from vit_opt.backends.c.emit import EmitOptions, emit_c
 
-    project = emit_c(module, context.assets, folder, EmitOptions(cpu=cpu))
+    project = emit_c(module, context.assets, folder, EmitOptions(cpu=cpu, threads=threads))
     return {
         "cpu": project.cpu,
         "weight_bytes": project.weight_bytes,
@@ -318,6 +321,7 @@ def _options(args: argparse.Namespace) -> CompileOptions:
         target=args.target,
         arch=args.arch,
         cpu=args.cpu,
+        threads=args.threads,
         scales=args.scales,
         passes=args.passes,
     )
@@ -327,11 +331,13 @@ def _compile(args: argparse.Namespace) -> None:
     def warn(note: str) -> None:
         print(f"vit-compile: warning: {note}", file=sys.stderr)
 
+    from vit_opt.backends.c.levels import check_threads
     from vit_opt.tools.architectures import read_arch
 
     model, folder, options = Path(args.model), Path(args.output), _options(args)
     read_arch(options.arch)  # a wrong name is an error before the work, not after it
     options.targets()
+    check_threads(options.threads)
     if not model.exists():
         raise VitError(f"{model}: no such file")
     report = compile_model(model, folder, options, warn)
@@ -346,6 +352,7 @@ def _compile(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from vit_opt.backends.c.levels import LEVELS
     from vit_opt.tools.opt import add_model_arguments
 
     result = argparse.ArgumentParser(prog="vit-compile", description=DESCRIPTION)
@@ -358,9 +365,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--cpu",
-        choices=("host", "portable", "x86-64-v3", "avxvnni", "avx512vnni", "neon"),
+        choices=("host", *reversed(LEVELS)),
         default="host",
         help="instructions of the C project (default: host)",
+    )
+    result.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="of the C project (default: 1)"
     )
     result.add_argument(
         "--scales", choices=("pot", "dyadic"), default="pot", help="kind of scales (default: pot)"

@@ -129,7 +129,8 @@ def link_library(objects: Sequence[Path], target: Path, options: BuildOptions) -
     """A shared library from sources and objects, written in one step."""
     part = target.with_name(target.name + ".part")
     files = [str(path) for path in objects]
-    command = [*options.command(), "-fPIC", "-shared", *files, "-o", str(part)]
+    threads = ["-pthread"] if any(path.stem.startswith("vit_team") for path in objects) else []
+    command = [*options.command(), "-fPIC", "-shared", *files, *threads, "-o", str(part)]
     compile_c(command, target.name)
     part.replace(target)
     return target

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from vit_opt.backends.c.levels import shared_shapes
+
 ALIGNMENT = 64
 """Bytes that every buffer, and every pointer the caller passes, is aligned to."""
 
@@ -28,6 +30,8 @@ class Buffer:
     """Bytes from the start of its space, once planned; index of an input or output."""
     home: Buffer | None = None
     """The buffer of an operand whose memory this one takes over, if it is computed in place."""
+    per_worker: int = 0
+    """Bytes from one worker's piece to the next one's in scratch memory; 0 in any other."""
 
     def root(self) -> Buffer:
         """The buffer that stands for the memory this one is in."""
@@ -80,6 +84,12 @@ class Call:
     in_place: tuple[Buffer, Buffer] | None = None
     """A result and an operand of equal size that the kernel may have in one place."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several workers can compute a piece of it each."""
+        first = self.arguments[0] if self.arguments else None
+        return isinstance(first, Struct) and first.type in shared_shapes()
+
     def pointers(self) -> list[Pointer]:
         """Every pointer among the arguments, also inside structs."""
         found: list[Pointer] = []
@@ -115,6 +125,8 @@ class CWriter:
 
     lines: list[str] = field(default_factory=list[str])
     indent: int = 1
+    workers: bool = False
+    """Whether calls are made by several workers, each of which knows its `part` of `parts`."""
 
     def line(self, text: str = "") -> None:
         """One line at the current indentation."""
@@ -124,10 +136,11 @@ class CWriter:
         """A comment and a call; structs and arrays become constants in a block of their own."""
         self.line(f"/* {comment_text(call.comment)} */")
         names: dict[int, str] = {}
-        if not any(isinstance(argument, Struct) for argument in call.arguments):
+        alone = self.workers and not call.is_shared
+        if not alone and not any(isinstance(argument, Struct) for argument in call.arguments):
             self._statement(call, names)
             return
-        self.line("{")
+        self.line("if (part == 0) {" if alone else "{")
         self.indent += 1
         for argument in call.arguments:
             if isinstance(argument, Struct):
@@ -149,18 +162,39 @@ class CWriter:
             self.line(f"const {value.type} {name}[] = {{")
             self.indent += 1
             for item in value.items:
-                self.wrapped("{", _fields(item, names), "},")
+                self.wrapped("{", self._fields(item, names), "},")
             self.indent -= 1
             self.line("};")
         else:
-            self.wrapped(f"const {value.type} {name} = {{", _fields(value, names), "};")
+            fields = self._fields(value, names)
+            if self.workers and value.type in shared_shapes():
+                fields += [".part = part", ".parts = parts"]
+            self.wrapped(f"const {value.type} {name} = {{", fields, "};")
 
     def _statement(self, call: Call, names: dict[int, str]) -> None:
         arguments = [
-            f"&{names[id(value)]}" if isinstance(value, Struct) else _text(value, names)
+            f"&{names[id(value)]}" if isinstance(value, Struct) else self._text(value, names)
             for value in call.arguments
         ]
         self.wrapped(f"{call.kernel}(", arguments, ");")
+
+    def _fields(self, struct: Struct, names: dict[int, str]) -> list[str]:
+        """Designated initialisers."""
+        return [f".{key} = {self._text(value, names)}" for key, value in struct.fields.items()]
+
+    def _text(self, value: Value, names: dict[int, str]) -> str:
+        """C text of an argument or field."""
+        if value is None:
+            return "NULL"
+        if isinstance(value, int):
+            return _integer(value)
+        if isinstance(value, Symbol):
+            return value.name
+        if isinstance(value, Pointer):
+            return _pointer(value, self.workers)
+        if isinstance(value, Struct | Array):
+            return names[id(value)]
+        return "{" + ", ".join(map(str, value)) + "}"
 
     def wrapped(self, head: str, parts: Sequence[str], tail: str) -> None:
         """`head part, part, ... tail`, broken between parts where a line gets too long."""
@@ -177,26 +211,6 @@ class CWriter:
         self.line(current if parts else head + tail)
 
 
-def _fields(struct: Struct, names: dict[int, str]) -> list[str]:
-    """Designated initialisers."""
-    return [f".{key} = {_text(value, names)}" for key, value in struct.fields.items()]
-
-
-def _text(value: Value, names: dict[int, str]) -> str:
-    """C text of an argument or field."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, int):
-        return _integer(value)
-    if isinstance(value, Symbol):
-        return value.name
-    if isinstance(value, Pointer):
-        return _pointer(value)
-    if isinstance(value, Struct | Array):
-        return names[id(value)]
-    return "{" + ", ".join(map(str, value)) + "}"
-
-
 def _integer(value: int) -> str:
     """A C integer constant; the smallest negative numbers have no literal of their own."""
     if value == -(2**31):
@@ -210,7 +224,7 @@ def _integer(value: int) -> str:
     return str(value)
 
 
-def _pointer(pointer: Pointer) -> str:
+def _pointer(pointer: Pointer, workers: bool) -> str:
     buffer = pointer.buffer
     if buffer.space in ("input", "output"):
         base = buffer.name
@@ -221,4 +235,5 @@ def _pointer(pointer: Pointer) -> str:
     offset = buffer.root().offset + pointer.offset
     base = _SPACES[buffer.space]
     kind = "const void" if buffer.space == "weights" else "void"
-    return f"({kind} *)({base} + {offset})"
+    own = f" + (size_t)part * {buffer.per_worker}" if workers and buffer.per_worker else ""
+    return f"({kind} *)({base} + {offset}{own})"

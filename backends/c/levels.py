@@ -17,6 +17,7 @@ everything above the kernels is the same C for all levels.
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -131,6 +132,14 @@ def kernel_names() -> frozenset[str]:
 
 
 @lru_cache
+def shared_shapes() -> frozenset[str]:
+    """Shapes of kernels whose work several workers can share: those with `part` and `parts`."""
+    text = (KERNELS / "vit_kernels.h").read_text(encoding="utf-8")
+    bodies = re.findall(r"typedef struct \{([^}]*)\} (\w+);", text)
+    return frozenset(name for body, name in bodies if "int32_t part, parts;" in body)
+
+
+@lru_cache
 def host_features() -> frozenset[str]:
     """Features of this machine's processor; none where the system does not say."""
     info = Path("/proc/cpuinfo")
@@ -149,6 +158,16 @@ def runs_here(level: Level) -> bool:
 def host_level() -> Level:
     """The best level that this machine runs."""
     return next(level for level in LEVELS.values() if runs_here(level))
+
+
+MAX_THREADS = 64
+"""VIT_MOST_THREADS of vit_team.c."""
+
+
+def check_threads(count: int) -> None:
+    """Raises VitError for a number of threads that a project cannot have."""
+    if not 1 <= count <= MAX_THREADS:
+        raise VitError(f"{count} threads: a C project takes 1 to {MAX_THREADS}")
 
 
 def find_level(name: str) -> Level:

@@ -72,17 +72,23 @@ class Lowered:
     weights: Weights
     arena: int
     """Bytes of the caller's arena, scratch included."""
+    threads: int = 1
+    """Workers at most."""
 
 
-def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lowered:
+def lower(
+    function: FuncOp, store: AssetStore, level: Level = PORTABLE, threads: int = 1
+) -> Lowered:
     """Kernel calls for a function of `vit` operations, for an instruction level.
+
+    `threads` is the number of workers that may share a call, at most.
 
     Raises VitError for an operation or a combination of types without a kernel.
     """
     if level.variant("vit_linear_u8") is not None and level.layout.direct:
         function = with_unsigned_operands(function)
     graph = build_graph(function)
-    memory = Memory(graph, store, level)
+    memory = Memory(graph, store, level, threads)
     inputs = _inputs(function, graph, memory)
     outputs = _outputs(function, graph, memory)
     for step in graph.steps:
@@ -94,7 +100,7 @@ def lower(function: FuncOp, store: AssetStore, level: Level = PORTABLE) -> Lower
             _lower_operation(memory, step)
     _copy_outputs(memory, outputs)
     arena = plan(memory.calls)
-    return Lowered(inputs, outputs, memory.calls, memory.weights, arena)
+    return Lowered(inputs, outputs, memory.calls, memory.weights, arena, threads)
 
 
 def _lower_operation(memory: Memory, op: Operation) -> None:

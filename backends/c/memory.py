@@ -105,6 +105,8 @@ class Memory:
     graph: Graph
     store: AssetStore
     level: Level = PORTABLE
+    threads: int = 1
+    """Workers at most, each of which needs scratch of its own."""
     weights: Weights = field(default_factory=Weights)
     calls: list[Call] = field(default_factory=list[Call])
     places: dict[SSAValue, Pointer] = field(default_factory=dict["SSAValue", Pointer])
@@ -164,10 +166,14 @@ class Memory:
 
         None is for kernels without that argument, 0 passes a null pointer.
         """
+        call = Call(kernel, arguments, comment, in_place)
         if scratch is not None:
-            block = Pointer(Buffer("scratch", scratch, "arena")) if scratch else None
-            arguments = [*arguments, block]
-        self.calls.append(Call(kernel, arguments, comment, in_place))
+            count = self.threads if call.is_shared else 1
+            own = aligned(scratch)
+            size = scratch + (count - 1) * own
+            block = Buffer("scratch", size, "arena", per_worker=own if count > 1 else 0)
+            call.arguments = [*arguments, Pointer(block) if scratch else None]
+        self.calls.append(call)
 
 
 def zero_point(value: SSAValue) -> int:

@@ -263,8 +263,9 @@ def _map(memory: Memory, chain: Chain) -> None:
     source = memory.address(x)
     y = memory.allocate(chain.result)
     end = epilogue(memory, chain, columns, stages, y)
+    shape: dict[str, Value] = {"rows": rows, "cols": columns, "x_type": element_symbol(x)}
     kernel = memory.level.best("vit_map")
-    memory.call(kernel, [source, element_symbol(x), rows, columns, end], chain_comment(chain))
+    memory.call(kernel, [Struct("vit_map_shape", shape), source, end], chain_comment(chain))
 
 
 def _depends_on_place(stage: Struct) -> bool:

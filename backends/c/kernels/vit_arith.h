@@ -143,6 +143,33 @@ static inline int32_t vit_round_up16(int32_t n)
     return (n + 15) & ~15;
 }
 
+/* Indices from `first` to `last`, the latter not included. */
+typedef struct {
+    int32_t first, last;
+} vit_range;
+
+/* The share of a worker in n indices, in whole runs of `unit`; all of them if it is alone. */
+static inline vit_range vit_share(int32_t n, int32_t unit, int32_t part, int32_t parts)
+{
+    vit_range range = {0, n};
+    if (parts > 1) {
+        const int64_t runs = (n + unit - 1) / unit;
+        range.first = vit_min32(n, (int32_t)(runs * part / parts) * unit);
+        range.last = vit_min32(n, (int32_t)(runs * (part + 1) / parts) * unit);
+    }
+    return range;
+}
+
+/* Whether workers share the columns of a matrix rather than its rows, since that is more even. */
+static inline int vit_shares_columns(int32_t rows, int32_t columns, int32_t parts)
+{
+    if (parts <= 1) {
+        return 0;
+    }
+    const int64_t by_rows = (int64_t)((rows + parts - 1) / parts) * columns;
+    return (int64_t)((columns + parts - 1) / parts) * rows < by_rows;
+}
+
 /* Elements from row to row of a weight matrix with k columns: int4 rows end on a byte. */
 static inline size_t vit_weight_stride(vit_type type, int32_t k)
 {

@@ -137,10 +137,13 @@ void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *k
                       const vit_epilogue *e, void *scratch)
 {
     const buffers s = carve(p, scratch);
-    for (int32_t batch = 0; batch < p->batch; ++batch) {
-        widen_head(p, key, value, batch, &s);
-        for (int32_t r0 = 0; r0 < p->m; r0 += p->block) {
-            rows_of_head(p, q, batch, r0, vit_min32(p->block, p->m - r0), table, scores, e, &s);
+    const int32_t blocks = (p->m + p->block - 1) / p->block;
+    const vit_range range = vit_share(p->batch * blocks, 1, p->part, p->parts);
+    for (int32_t i = range.first; i < range.last; ++i) {
+        const int32_t batch = i / blocks, r0 = i % blocks * p->block;
+        if (i == range.first || r0 == 0) {
+            widen_head(p, key, value, batch, &s);
         }
+        rows_of_head(p, q, batch, r0, vit_min32(p->block, p->m - r0), table, scores, e, &s);
     }
 }

@@ -409,13 +409,17 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
     for (size_t i = 0; i < ROWS * keys; i += 16) {
         _mm512_store_si512(h.score + i, _mm512_set1_epi32(PADDING));
     }
-    for (int32_t batch = 0; batch < p->batch; ++batch) {
+    const int32_t blocks = (p->m + ROWS - 1) / ROWS;
+    const vit_range range = vit_share(p->batch * blocks, 1, p->part, p->parts);
+    for (int32_t i = range.first; i < range.last;) {
+        const int32_t batch = i / blocks;
         const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
         const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
         char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
         pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, &h);
         pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head, &h);
-        for (int32_t r0 = 0; r0 < p->m; r0 += ROWS) {
+        for (; i < range.last && i / blocks == batch; ++i) {
+            const int32_t r0 = i % blocks * ROWS;
             const int32_t count = vit_min32(ROWS, p->m - r0);
             copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, &h);
             all_scores(&h);

@@ -26,6 +26,12 @@ VIT_INLINE size_t vit_round_up4(int32_t n)
     return ((size_t)n + 3) & ~(size_t)3;
 }
 
+/* Bytes of a panel of 64 columns, with what starts and shifts its accumulators. */
+VIT_INLINE size_t vit_panel_bytes(int32_t k)
+{
+    return 64 * (8 + vit_round_up4(k));
+}
+
 /* The first n of 64 (or more) elements. */
 VIT_INLINE __mmask64 vit_first64(int32_t n)
 {

@@ -71,9 +71,10 @@ void vit_conv2d_s16(const vit_conv2d_shape *p, const void *x, const void *w, con
     int16_t *a = (int16_t *)scratch;
     int16_t *b = a + (size_t)p->block * (size_t)ld;
     int32_t *acc = (int32_t *)(void *)(b + (size_t)VIT_PANEL * (size_t)ld);
+    const vit_range range = vit_share(pixels, 4, p->part, p->parts);
     for (int32_t group = 0; group < p->groups; ++group) {
-        for (int32_t r0 = 0; r0 < pixels; r0 += p->block) {
-            const int32_t rows = vit_min32(p->block, pixels - r0);
+        for (int32_t r0 = range.first; r0 < range.last; r0 += p->block) {
+            const int32_t rows = vit_min32(p->block, range.last - r0);
             for (int32_t r = 0; r < rows; ++r) {
                 gather_window(p, x, r0 + r, group, x_offset, ld, a + (size_t)r * (size_t)ld);
             }

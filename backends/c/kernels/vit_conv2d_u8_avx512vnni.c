@@ -98,8 +98,9 @@ void vit_conv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, con
     g.ld = (int32_t)vit_round_up4(g.k);
     uint8_t *rows = (uint8_t *)scratch;
     int32_t *tile = (int32_t *)(void *)(rows + vit_align64((size_t)p->block * (size_t)g.ld));
-    for (g.row = 0; g.row < pixels; g.row += p->block) {
-        g.m = vit_min32(p->block, pixels - g.row);
+    const vit_range range = vit_share(pixels, 6, p->part, p->parts);
+    for (g.row = range.first; g.row < range.last; g.row += p->block) {
+        g.m = vit_min32(p->block, range.last - g.row);
         copy_block(p, (const uint8_t *)x, g.row, g.m, rows);
         vit_gemm_u8_avx512vnni(&g, rows, (const int8_t *)w, e, tile);
     }

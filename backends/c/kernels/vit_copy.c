@@ -69,7 +69,8 @@ static void copy_transposed(const vit_copy_shape *p, const char *x, char *y)
     }
 }
 
-void vit_copy(const vit_copy_shape *p, const void *x, void *y)
+/* One worker's share of the outermost dimension. */
+static void copy_all(const vit_copy_shape *p, const void *x, void *y)
 {
     int32_t last = p->rank - 1;
     const int transposed = last > 0 && p->x_strides[last - 1] == 1 && p->x_strides[last] != 1 &&
@@ -91,6 +92,17 @@ void vit_copy(const vit_copy_shape *p, const void *x, void *y)
             from += step * p->x_strides[i];
             to += step * p->y_strides[i];
         }
+    }
+}
+
+void vit_copy(const vit_copy_shape *p, const void *x, void *y)
+{
+    vit_copy_shape own = *p;
+    const vit_range range = vit_share(p->dims[0], 1, p->part, p->parts);
+    own.dims[0] = range.last - range.first;
+    if (own.dims[0] > 0) {
+        copy_all(&own, (const char *)x + (ptrdiff_t)range.first * p->x_strides[0] * p->size,
+                 (char *)y + (ptrdiff_t)range.first * p->y_strides[0] * p->size);
     }
 }
 

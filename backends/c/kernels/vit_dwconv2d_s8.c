@@ -59,8 +59,9 @@ void vit_dwconv2d_s8(const vit_conv2d_shape *p, const void *x, const int8_t *w,
     const int32_t pixels = p->batch * p->out_height * p->out_width;
     int32_t *acc = (int32_t *)scratch;
     int32_t *row = acc + (size_t)p->block * (size_t)p->channels;
-    for (int32_t r0 = 0; r0 < pixels; r0 += p->block) {
-        const int32_t rows = vit_min32(p->block, pixels - r0);
+    const vit_range range = vit_share(pixels, 1, p->part, p->parts);
+    for (int32_t r0 = range.first; r0 < range.last; r0 += p->block) {
+        const int32_t rows = vit_min32(p->block, range.last - r0);
         for (int32_t r = 0; r < rows; ++r) {
             int32_t *out = acc + (size_t)r * (size_t)p->channels;
             for (int32_t c = 0; c < p->channels; ++c) {

@@ -173,11 +173,15 @@ VIT_LINE_OF(line_u8, VIT_TO_U8)
 VIT_LINE_OF(line_table, VIT_TO_TABLE)
 VIT_LINE_OF(line_stages, VIT_BY_STAGES)
 
-static void one_image(const vit_packed_conv_shape *p, const workspace *s, const uint8_t *x,
-                      const int8_t *w, const vit_epilogue *e, int32_t row)
+/* Output lines of an image; `row` is the first output pixel of the image in the result. */
+static void lines_of_image(const vit_packed_conv_shape *p, const workspace *s, const uint8_t *x,
+                           const int8_t *w, const vit_epilogue *e, vit_range lines, int32_t row)
 {
-    int32_t next = 0; /* first input line that is not in the ring */
-    for (int32_t oy = 0; oy < p->out_height; ++oy, row += p->out_width) {
+    /* first input line that is not in the ring */
+    int32_t next = lines.first * p->stride_h - p->pad_top;
+    next = next < 0 ? 0 : next;
+    row += lines.first * p->out_width;
+    for (int32_t oy = lines.first; oy < lines.last; ++oy, row += p->out_width) {
         const int32_t last = oy * p->stride_h - p->pad_top + s->window_h - 1;
         for (; next <= last && next < p->height; ++next) {
             copy_line(p, s, x + (size_t)next * (size_t)p->width * (size_t)p->channels,
@@ -212,7 +216,8 @@ void vit_dwconv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, c
     const size_t image = (size_t)p->height * (size_t)p->width * (size_t)p->channels;
     memset(s.lines, p->padding, (size_t)(s.window_h + 1) * s.line_bytes);
     for (int32_t b = 0; b < p->batch; ++b) {
-        one_image(p, &s, (const uint8_t *)x + (size_t)b * image, (const int8_t *)w, e,
-                  b * p->out_height * p->out_width);
+        const vit_range lines = vit_share(p->out_height, 1, p->part, p->parts);
+        lines_of_image(p, &s, (const uint8_t *)x + (size_t)b * image, (const int8_t *)w, e, lines,
+                       b * p->out_height * p->out_width);
     }
 }

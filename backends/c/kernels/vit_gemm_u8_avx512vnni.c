@@ -17,11 +17,6 @@ enum { ROWS = 6 };
 
 typedef __m512i accumulators[ROWS][4];
 
-VIT_INLINE size_t panel_bytes(const vit_packed_shape *p)
-{
-    return (size_t)VIT_COLUMNS * (8 + vit_round_up4(p->k));
-}
-
 /* `ahead` bytes behind the weights in use, one line a step is fetched into the second-level cache. */
 VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS], const int8_t *w,
                          size_t ahead, accumulators acc)
@@ -83,7 +78,7 @@ VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, int32_t r0, 
             row[i] = x + (size_t)(r0 + vit_min32(r + i, rows - 1)) * (size_t)p->ld;
         }
         accumulators acc;
-        multiply(p, row, w, r < 4 * ROWS ? panel_bytes(p) + 64 * (size_t)(r / ROWS) : 0, acc);
+        multiply(p, row, w, r < 4 * ROWS ? vit_panel_bytes(p->k) + 64 * (size_t)(r / ROWS) : 0, acc);
         for (int32_t i = 0; i < ROWS; ++i) {
             if (r + i < rows) {
                 vit_finish_row(finish, o, (size_t)(r + i), acc[i]);
@@ -122,7 +117,7 @@ static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile)
 {
-    for (int32_t col = 0; col < p->n; col += VIT_COLUMNS, w += panel_bytes(p), x += p->step) {
+    for (int32_t col = 0; col < p->n; col += VIT_COLUMNS, w += vit_panel_bytes(p->k), x += p->step) {
         switch (p->finish) {
         case VIT_TO_S8:
             panel_s8(p, x, w, col, e);

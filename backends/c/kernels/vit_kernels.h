@@ -10,6 +10,9 @@
  * Accumulators never reach memory as whole tensors: every kernel that sums products computes a
  * tile of them and hands it to vit_epilogue_apply(), which runs a short list of stages
  * (requantise, add a residual, normalise, table) over the tile and stores the final type.
+ *
+ * Several workers can share a call: with `part` of `parts` in the shape, a kernel computes that piece
+ * of the result only, with scratch of its own. Without (0 parts) it computes all of it.
  */
 #ifndef VIT_KERNELS_H
 #define VIT_KERNELS_H
@@ -127,6 +130,7 @@ typedef struct {
     int32_t block; /* rows widened at a time */
     vit_type x_type, w_type;
     int32_t x_zp, w_zp;
+    int32_t part, parts;
 } vit_linear_shape;
 
 void vit_linear_s16(const vit_linear_shape *p, const void *x, const void *w,
@@ -163,6 +167,7 @@ typedef struct {
     int32_t ld, step; /* grouped products of u8 codes: see vit_packed_shape; ld 0: k */
     vit_type x_type;  /* VIT_S8 or VIT_U8 */
     vit_finish finish;
+    int32_t part, parts;
 } vit_packed_linear_shape;
 
 void vit_linear_u8_avxvnni(const vit_packed_linear_shape *p, const void *x, const void *w,
@@ -182,6 +187,7 @@ typedef struct {
     int32_t patterns; /* depthwise: 64 outputs each, before the channels repeat */
     vit_type x_type;
     vit_finish finish;
+    int32_t part, parts;
 } vit_packed_conv_shape;
 
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
@@ -202,6 +208,7 @@ typedef struct {
     int32_t a_zp, b_zp;
     int32_t a_ld, b_ld;     /* elements from row to row */
     int32_t a_batch, b_batch; /* elements from matrix to matrix */
+    int32_t part, parts;
 } vit_matmul_shape;
 
 void vit_matmul_s16(const vit_matmul_shape *p, const void *a, const void *b,
@@ -216,6 +223,7 @@ typedef struct {
     int32_t block;      /* output pixels gathered at a time */
     vit_type x_type, w_type;
     int32_t x_zp, w_zp;
+    int32_t part, parts;
 } vit_conv2d_shape;
 
 void vit_conv2d_s16(const vit_conv2d_shape *p, const void *x, const void *w, const int32_t *bias,
@@ -236,6 +244,7 @@ typedef struct {
     vit_type q_type, key_type, value_type;
     int32_t q_zp, key_zp, value_zp;
     int32_t frac; /* of the scores that enter the exponentials */
+    int32_t part, parts;
 } vit_attention_shape;
 
 void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *key,
@@ -247,9 +256,14 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
 
 /* ---- elementwise --------------------------------------------------------------------------- */
 
-void vit_map(const void *x, vit_type x_type, int32_t rows, int32_t cols, const vit_epilogue *e);
-void vit_map_avx512vnni(const void *x, vit_type x_type, int32_t rows, int32_t cols,
-                        const vit_epilogue *e);
+typedef struct {
+    int32_t rows, cols;
+    vit_type x_type;
+    int32_t part, parts;
+} vit_map_shape;
+
+void vit_map(const vit_map_shape *p, const void *x, const vit_epilogue *e);
+void vit_map_avx512vnni(const vit_map_shape *p, const void *x, const vit_epilogue *e);
 
 /* Broadcast view of an elementwise operation with two operands. */
 typedef struct {
@@ -316,6 +330,7 @@ typedef struct {
     const int32_t *align;   /* left shift of every input channel, or NULL */
     int32_t shift;          /* 10 + e_gamma - e_out */
     const int32_t *shift_c; /* the same per channel, or NULL */
+    int32_t part, parts;
 } vit_layernorm_shape;
 
 /* beta is aligned: codes of frac 10 + e_gamma. */
@@ -339,6 +354,7 @@ typedef struct {
     int32_t kv_shift, ksum_shift;
     int32_t shift; /* ksum_shift - kv_shift + e_v - e_out */
     int32_t pot;   /* 1: divisor rounded to a power of two */
+    int32_t part, parts;
 } vit_linear_attn_shape;
 
 void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
@@ -356,6 +372,7 @@ typedef struct {
     vit_type x_type, y_type;
     int32_t x_zp, zp, lo, hi;
     int32_t shift; /* e_out - e_in */
+    int32_t part, parts;
 } vit_mean_shape;
 
 void vit_mean(const vit_mean_shape *p, const void *x, void *y);
@@ -394,6 +411,7 @@ typedef struct {
     int32_t size; /* bytes of an element: 1, 2, 4, 8 */
     int32_t dims[VIT_MAX_RANK];
     int32_t x_strides[VIT_MAX_RANK], y_strides[VIT_MAX_RANK]; /* elements, may be negative */
+    int32_t part, parts;
 } vit_copy_shape;
 
 void vit_copy(const vit_copy_shape *p, const void *x, void *y);

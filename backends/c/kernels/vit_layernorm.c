@@ -41,7 +41,8 @@ void vit_layernorm(const vit_layernorm_shape *p, const void *x, const void *gamm
     int32_t *row = (int32_t *)scratch;
     const int8_t *g8 = (const int8_t *)gamma;
     const int16_t *g16 = (const int16_t *)gamma;
-    for (int32_t r = 0; r < p->rows; ++r) {
+    const vit_range rows = vit_share(p->rows, 1, p->part, p->parts);
+    for (int32_t r = rows.first; r < rows.last; ++r) {
         const size_t first = (size_t)r * (size_t)p->cols;
         load_row(p, x, first, row);
         int64_t sum = 0;

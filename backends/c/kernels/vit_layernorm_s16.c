@@ -69,7 +69,8 @@ static void block_of_row(const row_scale *s, const int16_t *restrict x,
 void vit_layernorm_s16(const vit_layernorm_shape *p, const void *x, const int32_t *gamma,
                        const int32_t *beta, void *y)
 {
-    for (int32_t r = 0; r < p->rows; ++r) {
+    const vit_range rows = vit_share(p->rows, 1, p->part, p->parts);
+    for (int32_t r = rows.first; r < rows.last; ++r) {
         const size_t first = (size_t)r * (size_t)p->cols;
         const int16_t *row = (const int16_t *)x + first;
         const row_scale s = scale_of(p, row);

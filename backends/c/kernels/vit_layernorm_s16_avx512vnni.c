@@ -148,8 +148,9 @@ void vit_layernorm_s16_avx512vnni(const vit_layernorm_shape *p, const void *x,
                               const int32_t *gamma, const int32_t *beta, void *y)
 {
     const size_t cols = (size_t)p->cols;
-    for (int32_t r0 = 0; r0 < p->rows; r0 += BLOCK) {
-        const int32_t rows = vit_min32(BLOCK, p->rows - r0);
+    const vit_range range = vit_share(p->rows, 1, p->part, p->parts);
+    for (int32_t r0 = range.first; r0 < range.last; r0 += BLOCK) {
+        const int32_t rows = vit_min32(BLOCK, range.last - r0);
         const int16_t *in = (const int16_t *)x + (size_t)r0 * cols;
         statistics s = {.radicand = {0}};
         for (int32_t i = 0; i < rows; ++i) {

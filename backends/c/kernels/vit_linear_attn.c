@@ -116,7 +116,8 @@ void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *
     s.left = s.key_sum + dim;
     s.right = s.left + dim;
     s.out = s.right + value_dim;
-    for (int32_t batch = 0; batch < p->batch; ++batch) {
+    const vit_range range = vit_share(p->batch, 1, p->part, p->parts);
+    for (int32_t batch = range.first; batch < range.last; ++batch) {
         gather_state(p, k, v, batch, &s);
         for (int32_t t = 0; t < p->tokens; ++t) {
             const size_t token = (size_t)batch * (size_t)p->tokens + (size_t)t;

@@ -194,7 +194,8 @@ void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const void *q, c
     const buffers s = carve(p, scratch);
     const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
     const size_t keys = (size_t)p->key_tokens, tokens = (size_t)p->tokens;
-    for (size_t batch = 0; batch < (size_t)p->batch; ++batch) {
+    const vit_range range = vit_share(p->batch, 1, p->part, p->parts);
+    for (size_t batch = (size_t)range.first; batch < (size_t)range.last; ++batch) {
         sum_products(p, (const int8_t *)k + batch * keys * dim,
                      (const int8_t *)v + batch * keys * value_dim, &s);
         finish_state(p, &s);

@@ -18,13 +18,17 @@ void vit_linear_s16(const vit_linear_shape *p, const void *x, const void *w,
     int16_t *a = (int16_t *)scratch;
     int16_t *b = a + (size_t)p->block * (size_t)ld;
     int32_t *acc = (int32_t *)(void *)(b + (size_t)VIT_PANEL * (size_t)ld);
-    for (int32_t r0 = 0; r0 < p->m; r0 += p->block) {
-        const int32_t rows = vit_min32(p->block, p->m - r0);
+    const int by_columns =
+        vit_shares_columns((p->m + 3) / 4, (p->n + VIT_PANEL - 1) / VIT_PANEL, p->parts);
+    const vit_range all_rows = vit_share(p->m, 4, p->part, by_columns ? 0 : p->parts);
+    const vit_range cols = vit_share(p->n, VIT_PANEL, p->part, by_columns ? p->parts : 0);
+    for (int32_t r0 = all_rows.first; r0 < all_rows.last; r0 += p->block) {
+        const int32_t rows = vit_min32(p->block, all_rows.last - r0);
         vit_widen_rows(x, p->x_type, (size_t)r0 * (size_t)p->k, (size_t)p->k, rows, p->k, ld,
                        x_offset, a);
-        for (int32_t c0 = 0; c0 < p->n; c0 += VIT_PANEL) {
+        for (int32_t c0 = cols.first; c0 < cols.last; c0 += VIT_PANEL) {
             const vit_gemm_shape g = {.m = rows,
-                                      .n = vit_min32(VIT_PANEL, p->n - c0),
+                                      .n = vit_min32(VIT_PANEL, cols.last - c0),
                                       .k = p->k,
                                       .ld = ld,
                                       .ca = x_offset - p->x_zp,

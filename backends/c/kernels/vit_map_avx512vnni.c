@@ -10,19 +10,21 @@
 enum { BLOCK = 1024 };
 
 /* Rows are taken together where they are short, pieces of one row where it is long. */
-void vit_map_avx512vnni(const void *x, vit_type x_type, int32_t rows, int32_t cols,
-                        const vit_epilogue *e)
+void vit_map_avx512vnni(const vit_map_shape *p, const void *x, const vit_epilogue *e)
 {
     int32_t tile[BLOCK];
-    const int32_t width = vit_min32(cols, BLOCK), height = BLOCK / width;
-    for (int32_t r0 = 0; r0 < rows; r0 += height) {
-        const int32_t n = vit_min32(height, rows - r0);
-        for (int32_t c0 = 0; c0 < cols; c0 += width) {
-            const int32_t count = vit_min32(width, cols - c0);
-            if (count == cols) {
-                vit_load_s32(x, x_type, (size_t)r0 * (size_t)cols, n * cols, tile);
+    const int32_t width = vit_min32(p->cols, BLOCK), height = BLOCK / width;
+    const vit_range rows = vit_share(p->rows, 1, p->part, p->rows > 1 ? p->parts : 0);
+    const vit_range cols = vit_share(p->cols, width, p->part, p->rows > 1 ? 0 : p->parts);
+    const size_t ld = (size_t)p->cols;
+    for (int32_t r0 = rows.first; r0 < rows.last; r0 += height) {
+        const int32_t n = vit_min32(height, rows.last - r0);
+        for (int32_t c0 = cols.first; c0 < cols.last; c0 += width) {
+            const int32_t count = vit_min32(width, cols.last - c0);
+            if (count == p->cols) {
+                vit_load_s32(x, p->x_type, (size_t)r0 * ld, n * p->cols, tile);
             } else {
-                vit_load_s32(x, x_type, (size_t)r0 * (size_t)cols + (size_t)c0, count, tile);
+                vit_load_s32(x, p->x_type, (size_t)r0 * ld + (size_t)c0, count, tile);
             }
             vit_epilogue_apply_avx512vnni(e, tile, width, r0, n, c0, count);
         }

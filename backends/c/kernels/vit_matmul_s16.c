@@ -46,11 +46,12 @@ void vit_matmul_s16(const vit_matmul_shape *p, const void *a, const void *b,
     int16_t *wa = (int16_t *)scratch;
     int16_t *wb = wa + (size_t)p->block * (size_t)ld;
     int32_t *acc = (int32_t *)(void *)(wb + (size_t)VIT_PANEL * (size_t)ld);
+    const vit_range range = vit_share(p->m, 4, p->part, p->parts);
     for (int32_t batch = 0; batch < p->batch; ++batch) {
         const size_t a_first = (size_t)batch * (size_t)p->a_batch;
         const size_t b_first = (size_t)batch * (size_t)p->b_batch;
-        for (int32_t r0 = 0; r0 < p->m; r0 += p->block) {
-            const int32_t rows = vit_min32(p->block, p->m - r0);
+        for (int32_t r0 = range.first; r0 < range.last; r0 += p->block) {
+            const int32_t rows = vit_min32(p->block, range.last - r0);
             vit_widen_rows(a, p->a_type, a_first + (size_t)r0 * (size_t)p->a_ld, (size_t)p->a_ld,
                            rows, p->k, ld, a_offset, wa);
             for (int32_t c0 = 0; c0 < p->n; c0 += VIT_PANEL) {

@@ -29,7 +29,8 @@ void vit_mean(const vit_mean_shape *p, const void *x, void *y)
             count *= (size_t)p->dims[d];
         }
     }
-    for (size_t i = 0; i < results; ++i) {
+    const vit_range range = vit_share((int32_t)results, 1, p->part, p->parts);
+    for (size_t i = (size_t)range.first; i < (size_t)range.last; ++i) {
         const size_t base = offset_of(p, i, 0, kept);
         int64_t sum = 0;
         for (size_t j = 0; j < count; ++j) {

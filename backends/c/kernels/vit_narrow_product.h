@@ -109,12 +109,13 @@ static inline void finish_row(const vit_packed_linear_shape *p, const vit_epilog
     }
 }
 
-/* Rows r0 to r0 + rows of the operand, which are rows row0 ... of the result. */
+/* Some rows of the operand, which are rows row0 ... of the result, times some columns. */
 static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x, size_t ld,
-                          int32_t row0, int32_t rows, const uint8_t *w, const vit_epilogue *e,
-                          int32_t *stages_tile)
+                          int32_t row0, int32_t rows, vit_range all, const uint8_t *w,
+                          const vit_epilogue *e, int32_t *stages_tile)
 {
-    for (int32_t col = 0; col < p->n; col += COLUMNS, w += panel_bytes(p)) {
+    w += (size_t)(all.first / COLUMNS) * panel_bytes(p);
+    for (int32_t col = all.first; col < all.last; col += COLUMNS, w += panel_bytes(p)) {
         const int32_t *init = (const int32_t *)(const void *)w, *shift = init + COLUMNS;
         const vit_operand *panel = (const vit_operand *)(const void *)(shift + COLUMNS);
         const int32_t width = vit_min32(COLUMNS, p->n - col);
@@ -165,14 +166,18 @@ static void vit_narrow_linear(const vit_packed_linear_shape *p, const uint8_t *x
     const size_t bytes = copied ? vit_align64((size_t)p->block * ld * sizeof(vit_operand)) : 0;
     int32_t *stages_tile = (int32_t *)(void *)(scratch + bytes);
     const int32_t step = p->finish == VIT_BY_STAGES ? vit_min32(p->block, VIT_TILE_ROWS) : p->block;
-    for (int32_t r0 = 0; r0 < p->m; r0 += step) {
-        const int32_t count = vit_min32(step, p->m - r0);
+    const int by_columns =
+        vit_shares_columns((p->m + ROWS - 1) / ROWS, (p->n + COLUMNS - 1) / COLUMNS, p->parts);
+    const vit_range all = vit_share(p->m, ROWS, p->part, by_columns ? 0 : p->parts);
+    const vit_range cols = vit_share(p->n, COLUMNS, p->part, by_columns ? p->parts : 0);
+    for (int32_t r0 = all.first; r0 < all.last; r0 += step) {
+        const int32_t count = vit_min32(step, all.last - r0);
         const uint8_t *from = x + (size_t)r0 * (size_t)p->k;
         for (int32_t r = 0; copied && r < count; ++r) {
             copy_row(p, from + (size_t)r * (size_t)p->k, flip, rows + (size_t)r * ld);
         }
         const vit_operand *operand = copied ? rows : (const vit_operand *)(const void *)from;
-        multiply_rows(p, operand, ld, r0, count, w, e, stages_tile);
+        multiply_rows(p, operand, ld, r0, count, cols, w, e, stages_tile);
     }
 }
 
