@@ -165,7 +165,7 @@ class _Observer:
         statistics = self.statistics.get(value)
         if statistics is None:
             channels = ChannelRange.empty(array.shape[-1])
-            wanted = SecondMoments.empty(array.shape[-1]) if self.moments and feeds_linear else None
+            wanted = SecondMoments(array.shape[-1]) if self.moments and feeds_linear else None
             statistics = self.statistics[value] = ValueStatistics(channels, wanted)
         statistics.channels.update(array)
         if statistics.moments is not None:

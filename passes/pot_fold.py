@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -18,6 +19,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
 from vit_opt.dialects.vit.ops.base import ROUNDINGS, VitOp, format_of
 from vit_opt.dialects.vit.ops.linear import ConvBase
+from vit_opt.passes.calibrate import STATISTICS, named_statistics
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.stage import require_stage, set_stage
 
@@ -113,10 +115,16 @@ class _Folder:
     exponents: str
     rounding: str
     scales: dict[Operation, list[float]] = field(default_factory=dict["Operation", "list[float]"])
+    readers: Counter[str] = field(default_factory=Counter[str])
+    """Weights still to be rounded by the statistics under a key; then its moments are given up."""
+
     report: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def remember(self, op: VitOp) -> None:
         """Keep the first operand's scale, which folding of its producer will change."""
+        key = op.attributes.get(STATISTICS)
+        if isinstance(op, ops.ConstantOp) and isinstance(key, StringAttr):
+            self.readers[key.data] += 1
         if isinstance(op, ops.LayerNormOp) and not format_of(op.x).is_per_channel:
             self.scales[op] = [float(format_of(op.x).channel_scales())]
 
@@ -216,16 +224,18 @@ class _Folder:
 
     def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
         """Second moments of the inputs of a weight [N, K], if they were gathered."""
-        from vit_opt.passes.calibrate import STATISTICS, named_statistics
-
         key = weight.attributes.get(STATISTICS)
         wanted = self.weights == "compensated" or self.exponents == "search"
         if not isinstance(key, StringAttr) or not wanted:
             return None
-        moments = named_statistics(key.data, self.constants.store).moments
-        if moments is None or master.ndim != 2 or moments.matrix.shape[0] != master.shape[1]:
+        statistics = named_statistics(key.data, self.constants.store)
+        moments = statistics.moments
+        self.readers[key.data] -= 1
+        if not self.readers[key.data]:
+            statistics.moments = None
+        if moments is None or master.ndim != 2 or moments.size != master.shape[1]:
             return None
-        return moments.matrix
+        return moments.matrix()
 
     def weight_type(
         self,

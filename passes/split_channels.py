@@ -16,7 +16,6 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx.base import shape_of
 from vit_opt.passes.algorithms.observers import ChannelRange
-from vit_opt.passes.algorithms.rounding import SecondMoments
 from vit_opt.passes.calibrate import (
     STATISTICS,
     ValueStatistics,
@@ -173,15 +172,12 @@ class _Hidden:
 
     def note(self, value: OpResult, statistics: ValueStatistics, channels: Ints) -> None:
         """Record the statistics of some of a value's channels for their own value."""
-        import numpy as np
 
         all_, moments = statistics.channels, statistics.moments
         picked = ChannelRange(
             all_.minimum[channels], all_.maximum[channels], all_.squares[channels], all_.rows
         )
-        block = None
-        if moments is not None:
-            block = SecondMoments(moments.matrix[np.ix_(channels, channels)], moments.rows)
+        block = None if moments is None else moments.pick(channels)
         key = label(value.op)
         self.constants.store.statistics[key] = ValueStatistics(picked, block)
         value.op.attributes[STATISTICS] = StringAttr(key)

@@ -25,12 +25,12 @@ def problem(rows: int, size: int, samples: int, seed: int = 0):
     x[:, 2] = 0.0
     weight = generator.normal(size=(rows, size)) * 0.05
     weight[0] = 0.0
-    moments = SecondMoments.empty(size)
+    moments = SecondMoments(size)
     moments.update(x[: samples // 2])
     moments.update(x[samples // 2 :])
-    np.testing.assert_allclose(moments.matrix, x.T @ x, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(moments.matrix(), x.T @ x, rtol=1e-9, atol=1e-6)
     assert moments.rows == samples
-    return weight, moments.matrix
+    return weight, moments.matrix()
 
 
 def errors(weight, moments, frac, codes):

@@ -43,7 +43,7 @@ def test_inputs_of_linear_layers_have_moments() -> None:
     statistics = statistics_of(relu.results[0], ctx.assets)
     assert statistics is not None and statistics.moments is not None
     rows = np.array([[1.0, 0.0, 3.0], [0.0, 5.0, 0.5]])
-    assert np.array_equal(statistics.moments.matrix, rows.T @ rows)
+    assert np.array_equal(statistics.moments.matrix(), rows.T @ rows)
     assert statistics.channels.maximum.tolist() == [1.0, 5.0, 3.0]
 
 

@@ -112,7 +112,7 @@ def test_weight_exponents(layer: str) -> None:
         stride = tuple(golden["conv/stride"].tolist())
         x = unfold(x.transpose(0, 2, 3, 1), weight.shape[2:], stride)
         weight = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)
-    moments = SecondMoments.empty(weight.shape[1])
+    moments = SecondMoments(weight.shape[1])
     moments.update(x)
     replayed = 0
     for bits in ("int8", "int4"):
@@ -120,7 +120,7 @@ def test_weight_exponents(layer: str) -> None:
             key = f"{layer}_{bits}_{granularity}/exp"
             if key in golden:
                 per_channel = granularity == "channel_wise"
-                fracs = search_weight(weight, moments.matrix, *LIMITS[bits], per_channel)
+                fracs = search_weight(weight, moments.matrix(), *LIMITS[bits], per_channel)
                 assert_equal(-fracs, golden[key])
                 replayed += 1
     assert replayed >= 3
@@ -140,9 +140,9 @@ def test_smoothing(case: str) -> None:
 
     smooth_x, smooth_w = np.ldexp(x, -exponents), np.ldexp(weight, exponents)
     assert search_tensor(smooth_x, *I8) == -golden.number(f"{case}/act_exp")
-    moments = SecondMoments.empty(weight.shape[1])
+    moments = SecondMoments(weight.shape[1])
     moments.update(smooth_x)
     for bits in ("int8", "int4"):
         per_channel = bits == "int4"
-        fracs = search_weight(smooth_w, moments.matrix, *LIMITS[bits], per_channel)
+        fracs = search_weight(smooth_w, moments.matrix(), *LIMITS[bits], per_channel)
         assert_equal(-fracs, golden[f"{case}/wexp_{bits}"])

@@ -7,7 +7,7 @@ gathered by `SecondMoments`.  Written with the Cholesky factor of H itself (Baba
 which gives GPTQ's result without an inverse.  Fixed order, no randomness.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,23 +26,60 @@ DAMPING = 0.01
 """Added to the diagonal of H, as a fraction of itself: bounds the compensation."""
 
 
-@dataclass
+PANEL = 512
+"""Rows of a symmetric matrix that are kept together, up to their diagonal block."""
+
+
 class SecondMoments:
-    """Running sum ``H = X^T X`` [K, K] over batches of inputs, with the number of rows seen."""
+    """Running sum ``H = X^T X`` [K, K] over batches of inputs, with the number of rows seen.
 
-    matrix: Reals
-    rows: int = 0
+    H is symmetric and the largest thing that calibration keeps (four matrices of 4096 columns take
+    as much as a whole DeiT-B), so only its lower triangle is held, in panels of `PANEL` rows, with
+    the precision of the inputs.
+    """
 
-    @staticmethod
-    def empty(size: int) -> "SecondMoments":
-        """No rows yet, for inputs of ``size`` features."""
-        return SecondMoments(np.zeros((size, size)))
+    def __init__(self, size: int):
+        self.size = size
+        """Features K."""
+        self.rows = 0
+        """Rows of X so far."""
+        self._panels: list[RealInput] = []
+
+    def _spans(self) -> Iterator[slice]:
+        return (slice(k, min(k + PANEL, self.size)) for k in range(0, self.size, PANEL))
 
     def update(self, x: RealInput) -> None:
-        """Add a batch [..., K]."""
-        flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
-        self.matrix += flat.T @ flat
+        """Add a batch [..., K] of float32 or float64, always the same."""
+        flat = x.reshape(-1, self.size)
+        products = (flat[:, span].T @ flat[:, : span.stop] for span in self._spans())
+        if not self._panels:
+            self._panels = list(products)
+        else:
+            for panel, product in zip(self._panels, products, strict=True):
+                panel += product
         self.rows += flat.shape[0]
+
+    def matrix(self) -> Reals:
+        """H in full."""
+        full = np.zeros((self.size, self.size))
+        for span, panel in zip(self._spans(), self._panels, strict=bool(self._panels)):
+            full[span, : span.stop] = panel
+            full[: span.start, span] = panel[:, : span.start].T
+        return full
+
+    def divide(self, factor: Reals) -> None:
+        """As if each input feature had been divided by its entry of ``factor`` [K]."""
+        for span, panel in zip(self._spans(), self._panels, strict=bool(self._panels)):
+            panel /= np.outer(factor[span], factor[: span.stop])
+
+    def pick(self, features: Int64) -> "SecondMoments":
+        """The moments of some of the features, in the order given."""
+        picked = SecondMoments(len(features))
+        picked.rows = self.rows
+        if self._panels:
+            block = self.matrix()[np.ix_(features, features)].astype(self._panels[0].dtype)
+            picked._panels = [block[span, : span.stop].copy() for span in picked._spans()]
+        return picked
 
 
 def unfold(
@@ -110,18 +147,18 @@ def round_compensated(
 
 
 def _factor(hessian: Reals, damping: float) -> Reals:
-    """Lower triangular L with ``H + damping * diag(H) = L L^T``.
+    """Lower triangular L with ``H + damping * diag(H) = L L^T``; overwrites the diagonal of H.
 
     Damping in proportion to each feature's own energy, not to the mean, keeps one huge feature
     from switching off the compensation of all others.  It grows tenfold while H is numerically
     singular.
     """
-    diagonal = np.diag(hessian)
+    diagonal = np.diag(hessian).copy()
     scale = np.where(diagonal > 0.0, diagonal, np.median(diagonal[diagonal > 0.0]))
     for attempt in range(12):
-        damped: Reals = hessian + np.diag(scale * (damping * 10.0**attempt))
+        np.fill_diagonal(hessian, diagonal + scale * (damping * 10.0**attempt))
         try:
-            return np.linalg.cholesky(np.asarray(damped, np.float64)).astype(np.float64)
+            return np.linalg.cholesky(hessian).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             continue
     raise ValueError("second moments are not positive semidefinite")

@@ -63,7 +63,7 @@ def divide_statistics(value: SSAValue, factor: Reals, constants: Constants) -> N
     channels.minimum, channels.maximum = channels.minimum / factor, channels.maximum / factor
     channels.squares = channels.squares / np.square(factor)
     if statistics.moments is not None:
-        statistics.moments.matrix /= np.outer(factor, factor)
+        statistics.moments.divide(factor)
     copy_range([value], float(channels.minimum.min()), float(channels.maximum.max()))
 
 
