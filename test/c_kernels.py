@@ -40,7 +40,7 @@ class Header:
             _SCALARS[name] = ctypes.c_int
             for index, symbol in enumerate(re.findall(r"VIT_\w+", body)):
                 self.symbols[symbol] = index
-        for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, flags=re.S):
+        for body, name in re.findall(r"typedef struct (?:\w+ )?\{(.*?)\} (\w+);", text, flags=re.S):
             fields: list[tuple[str, Any]] = []
             for declaration in body.split(";"):
                 fields += self._fields(declaration.strip(), defines)
@@ -50,7 +50,9 @@ class Header:
     def _fields(declaration: str, defines: dict[str, str]) -> list[tuple[str, Any]]:
         if not declaration:
             return []
-        base, names = re.match(r"(?:const )?(\w+) (.*)", declaration, flags=re.S).groups()
+        base, names = re.match(
+            r"(?:const )?(?:struct )?(\w+) (.*)", declaration, flags=re.S
+        ).groups()
         found: list[tuple[str, Any]] = []
         for name in names.split(","):
             name = name.strip()

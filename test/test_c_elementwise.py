@@ -161,3 +161,34 @@ def test_a_chain_on_a_stored_tensor_is_one_pass():
     y = case.op(ops.ClampOp, [y], min=-100, max=4000)
     lowered = case.check(y)
     assert [call.kernel for call in lowered.calls] == ["vit_map"]
+
+
+@EXAMPLES
+@given(
+    SEEDS,
+    st.integers(1, 5),
+    st.sampled_from([3, 16, 33, 64]),
+    st.sampled_from("lrn"),
+    st.booleans(),
+)
+def test_branches(seed, rows, columns, head, stored):
+    """One value in several formats: they are stored by the kernel that computes it."""
+    rng = np.random.default_rng(seed)
+    case, eight = Case(), FixedType("i8", 4)
+    x = case.input(eight, codes(rng, eight, (rows, columns)))
+    residual = case.input(FixedType("i16", 7), rng.integers(-(2**15), 2**15, (rows, columns)))
+    if head == "l":
+        weight = case.constant(FixedType("i8", 6), rng.integers(-128, 128, (columns, columns)))
+        value = case.op(ops.LinearOp, [x, weight, []])
+    elif head == "r":
+        value = case.op(ops.AddOp, [x, residual], FixedType("i16", 6))
+    else:
+        value = case.op(ops.PotRequantOp, [x], FixedType("i16", rng.integers(2, 9)))
+    ends = [case.op(ops.PotRequantOp, [value], FixedType("ui8", 3, zp=9))]
+    wide = case.op(ops.PotRequantOp, [value], FixedType("i16", rng.integers(4, 9, columns), axis=1))
+    ends.append(case.op(ops.ClampOp, [wide], min=-500, max=9000))
+    ends.append(case.op(ops.AddOp, [value, residual], FixedType("i16", 5)))
+    if stored:
+        ends.append(case.op(ops.TransposeOp, [value], permutation=(1, 0)))
+    lowered = case.check(*ends)
+    assert len(lowered.calls) == 1 + stored

@@ -151,8 +151,8 @@ class CWriter:
 
     def _declare(self, value: Struct | Array, names: dict[int, str]) -> None:
         """A constant for a struct or array, those it points to first."""
-        if isinstance(value, Struct):
-            for inner in value.fields.values():
+        for item in (value,) if isinstance(value, Struct) else value.items:
+            for inner in item.fields.values():
                 if isinstance(inner, Array):
                     self._declare(inner, names)
         stem = value.type.rsplit("_", 1)[-1] + ("s" if isinstance(value, Array) else "")

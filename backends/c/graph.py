@@ -9,7 +9,8 @@ Pipelines are flattened (their schedule never changes a result). Then operations
 * an elementwise chain on a stored tensor runs as one pass over it.
 
 A chain goes on as long as the value has one reader, the reader works on the same rows and columns,
-and its parameters vary along the columns only.
+and its parameters vary along the columns only. Where several such readers need no more than what is
+there already, the chain ends in branches, one for each of them.
 """
 
 from __future__ import annotations
@@ -65,6 +66,16 @@ class Chain:
     stages: list[tuple[Stage, int]] = field(default_factory=list[tuple[Stage, int]])
     """Stage operations, each with the index of the operand that is the chain's value."""
     result: SSAValue | None = None
+    is_stored: bool = True
+    """Whether the result is needed in memory, and not by the branches alone."""
+    branches: list[Chain] = field(default_factory=list["Chain"])
+    """Chains of stages that go on from the result while it is at hand."""
+
+    def members(self) -> list[Operation]:
+        """All operations that it computes."""
+        stages: list[Operation] = [stage for stage, _ in self.stages]
+        own = stages if stages and stages[0] is self.head else [self.head, *stages]
+        return own + [op for branch in self.branches for op in branch.members()]
 
 
 @dataclass
@@ -244,6 +255,7 @@ class _Grouping:
     def __init__(self, graph: Graph, flat: list[Operation]):
         self.graph = graph
         self.flat = flat
+        self.order = {op: place for place, op in enumerate(flat)}
         self.readers: dict[SSAValue, list[tuple[Operation, int]]] = {}
         for op in flat:
             for index, operand in enumerate(op.operands):
@@ -259,8 +271,8 @@ class _Grouping:
                 continue
             attention = self._attention(op)
             if attention is not None:
-                members = [*self._members(attention.scores), attention.softmax]
-                members += self._members(attention.product)
+                members = [*attention.scores.members(), attention.softmax]
+                members += attention.product.members()
                 self.taken.update(members)
                 self._store_transposed(attention)
                 last[members[-1]] = attention
@@ -270,9 +282,10 @@ class _Grouping:
                 continue
             chain = self._chain(op)
             if chain is not None:
-                members = self._members(chain)
+                self._branch(chain)
+                members = chain.members()
                 self.taken.update(members)
-                last[members[-1]] = chain
+                last[members[0] if chain.branches else members[-1]] = chain
         steps: list[Step] = []
         for op in self.flat:
             if op in last:
@@ -280,11 +293,6 @@ class _Grouping:
             elif op not in self.taken:
                 steps.append(op)
         return steps
-
-    @staticmethod
-    def _members(chain: Chain) -> list[Operation]:
-        stages: list[Operation] = [stage for stage, _ in chain.stages]
-        return stages if stages and stages[0] is chain.head else [chain.head, *stages]
 
     def _single_reader(self, value: SSAValue) -> tuple[Operation, int] | None:
         """The only reader of a value, and the operand it reads it as."""
@@ -311,14 +319,42 @@ class _Grouping:
         self._extend(chain, op.results[0])
         return chain
 
-    def _extend(self, chain: Chain, value: SSAValue) -> None:
+    def _extend(self, chain: Chain, value: SSAValue, ready_at: Operation | None = None) -> None:
+        """Append stages; with `ready_at`, such whose operands are computed before that operation."""
         while (reader := self._single_reader(value)) is not None:
             op, index = reader
             if not isinstance(op, STAGES) or not can_be_stage(op, index):
                 break
+            if ready_at is not None and not self._is_ready(op, index, ready_at):
+                break
             chain.stages.append((op, index))
             value = op.results[0]
         chain.result = value
+
+    def _branch(self, chain: Chain) -> None:
+        """Let a chain go on to several readers, which are then computed at the place of its head."""
+        value = chain.result
+        assert value is not None
+        if not all(self._is_ready(op, index, chain.head) for op, index in chain.stages):
+            return
+        readers = self.readers.get(value, [])
+        for op, index in readers:
+            alone = sum(reader is op for reader, _ in readers) == 1
+            same_columns = shape_of(op.operands[index])[-1:] == shape_of(value)[-1:]
+            if not (isinstance(op, STAGES) and alone and same_columns) or op in self.taken:
+                continue
+            if can_be_stage(op, index) and self._is_ready(op, index, chain.head):
+                branch = Chain(op, [(op, index)])
+                self._extend(branch, op.results[0], chain.head)
+                chain.branches.append(branch)
+        chain.is_stored = len(chain.branches) < len(readers) or value in self.returned
+
+    def _is_ready(self, op: Operation, index: int, head: Operation) -> bool:
+        """Whether the other operand of a stage is computed before `head` is."""
+        if not isinstance(op, ops.AddOp | ops.MulOp):
+            return True
+        owner = self.graph.root(op.operands[1 - index]).owner
+        return not isinstance(owner, Operation) or self.order.get(owner, -1) < self.order[head]
 
     def _attention(self, scores: ops.MatmulOp) -> Attention | None:
         """The attention whose scores `scores` computes, if nothing else reads its parts."""

@@ -86,7 +86,7 @@ def _rows_times_weight(
     memory: Memory, kernel: str, chain: Chain, x: SSAValue, m: int, product: Product
 ) -> PackedCall:
     """`m` rows of x, one after the other in memory, times a weight matrix."""
-    finish = choose_finish(product, chain.stages)
+    finish = choose_finish(product, chain)
     layout = memory.level.layout
     n, k = product.weight.shape
     row = row_bytes(k, layout)
@@ -167,7 +167,7 @@ def packed_convolution(
     out_height, out_width, out_channels = shape_of(op.result)[1:]
     row = row_bytes(product.weight.shape[1], memory.level.layout)
     block = block_of(batch * out_height * out_width, row)
-    finish = choose_finish(product, chain.stages)
+    finish = choose_finish(product, chain)
     fields = _window_fields(op, product, finish) | {"block": block}
     fields |= without_zeros({"planar": int(planar)})
     source = op.x
@@ -267,7 +267,7 @@ def _packed_depthwise(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedC
     product = packable_product(memory, op.x, op.weight, op.bias) if kernel else None
     if kernel is None or product is None or product.weight.shape[1] > MAX_TAPS:
         return None
-    finish = choose_finish(product, chain.stages, BYTE_FINISHES)
+    finish = choose_finish(product, chain, BYTE_FINISHES)
     channels = shape_of(op.x)[3]
     patterns = math.lcm(channels, COLUMNS) // COLUMNS
     fields = _window_fields(op, product, finish) | {"patterns": patterns}

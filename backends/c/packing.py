@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.ir import SSAValue
 
-from vit_opt.backends.c.graph import Stage
+from vit_opt.backends.c.graph import Chain, Stage
 from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import zero_point
 from vit_opt.dialects.vit import ops
@@ -93,17 +93,15 @@ def product_of(x: SSAValue, weight: Array, bias: Array | None, layout: Layout) -
     return Product(weight, values, (low - zp, high - zp), zp + offset)
 
 
-def choose_finish(
-    product: Product, stages: list[tuple[Stage, int]], allowed: tuple[str, ...] | None = None
-) -> Finish:
-    """The finish of a product followed by `stages`; by stages if no other one is exact.
+def choose_finish(product: Product, chain: Chain, allowed: tuple[str, ...] | None = None) -> Finish:
+    """The finish of a chain that starts with a product; by stages if no other one is exact.
 
     `allowed` are the finishes that the kernel has, None for all.
     """
-    columns = product.weight.shape[0]
+    columns, stages = product.weight.shape[0], chain.stages
     none = np.zeros(columns, np.int64)
     plain = Finish("VIT_BY_STAGES", 0, none, none, none.astype(bool))
-    found = _folded(columns, stages)
+    found = None if chain.branches else _folded(columns, stages)
     if found is None or (allowed is not None and found[0] not in allowed):
         return plain
     name, shift, zp = found

@@ -172,20 +172,30 @@ def stages_of(memory: Memory, chain: Chain, normalizer: bool = True) -> Array | 
 
 
 def epilogue(
-    memory: Memory, chain: Chain, columns: int, stages: Array | None, y: Pointer
+    memory: Memory, chain: Chain, columns: int, stages: Array | None, y: Pointer | None
 ) -> Struct:
-    """The epilogue that stores a chain's result."""
+    """The epilogue that stores a chain's result and those of its branches."""
     assert chain.result is not None
-    return Struct(
-        "vit_epilogue",
-        {
-            "stages": stages,
-            "count": len(stages.items) if stages else 0,
-            "type": element_symbol(chain.result),
-            "y": y,
-            "ld": columns,
-        },
+    branches = tuple(
+        epilogue(memory, each, columns, stages_of(memory, each), _stored(memory, each))
+        for each in chain.branches
     )
+    fields: dict[str, Value] = {
+        "stages": stages,
+        "count": len(stages.items) if stages else 0,
+        "type": element_symbol(chain.result),
+        "y": y,
+        "ld": columns,
+    }
+    if branches:
+        fields |= {"branch": Array("vit_epilogue", branches), "branches": len(branches)}
+    return Struct("vit_epilogue", fields)
+
+
+def _stored(memory: Memory, chain: Chain) -> Pointer | None:
+    """Memory for a chain's result, if it is needed there."""
+    assert chain.result is not None
+    return memory.allocate(chain.result) if chain.is_stored else None
 
 
 def chain_comment(*parts: Chain | ops.VitOp) -> str:
@@ -193,7 +203,7 @@ def chain_comment(*parts: Chain | ops.VitOp) -> str:
     members: list[Operation] = []
     for part in parts:
         if isinstance(part, Chain):
-            members += dict.fromkeys([part.head, *(op for op, _ in part.stages)])
+            members += part.members()
         else:
             members.append(part)
     names: list[str] = []
@@ -226,10 +236,8 @@ def lower_chain(memory: Memory, chain: Chain) -> None:
     else:
         _map(memory, chain)
         return
-    stages = stages_of(memory, chain)
-    y = memory.allocate(chain.result)
-    end = epilogue(memory, chain, columns, stages, y)
-    in_place = _residual(memory, chain)
+    end = epilogue(memory, chain, columns, stages_of(memory, chain), _stored(memory, chain))
+    in_place = _residual(memory, chain) if chain.is_stored else None
     memory.call(kernel, [shape, *operands, end], chain_comment(chain), scratch, in_place)
 
 
@@ -258,18 +266,42 @@ def _map(memory: Memory, chain: Chain) -> None:
     rows, columns = rows_and_columns(shape_of(x))
     stages = stages_of(memory, chain)
     assert stages is not None
-    if not any(_depends_on_place(stage) for stage in stages.items):
-        rows, columns = 1, rows * columns
     source = memory.address(x)
-    y = memory.allocate(chain.result)
-    end = epilogue(memory, chain, columns, stages, y)
+    end = epilogue(memory, chain, columns, stages, _stored(memory, chain))
+    if not _depends_on_place(end):
+        total = rows * columns
+        columns = next((n for n in MAP_COLUMNS if total % n == 0), total)
+        rows, end = total // columns, _with_row_distance(end, columns)
     shape: dict[str, Value] = {"rows": rows, "cols": columns, "x_type": element_symbol(x)}
     kernel = memory.level.best("vit_map")
     memory.call(kernel, [Struct("vit_map_shape", shape), source, end], chain_comment(chain))
 
 
-def _depends_on_place(stage: Struct) -> bool:
-    return any(key == "other" or key.endswith("_c") for key in stage.fields)
+MAP_COLUMNS = (64, 32, 16)
+"""Lengths of rows that suit kernels where any will do."""
+
+
+def _parts_of(end: Struct, name: str) -> tuple[Struct, ...]:
+    """Stages or branches of an epilogue."""
+    value = end.fields.get(name)
+    return value.items if isinstance(value, Array) else ()
+
+
+def _depends_on_place(end: Struct) -> bool:
+    """Whether stages of an epilogue or its branches treat elements by their row or column."""
+    own = (key for stage in _parts_of(end, "stages") for key in stage.fields)
+    return any(key == "other" or key.endswith("_c") for key in own) or any(
+        map(_depends_on_place, _parts_of(end, "branch"))
+    )
+
+
+def _with_row_distance(end: Struct, distance: int) -> Struct:
+    """An epilogue with another distance from row to row of all that it stores."""
+    fields = end.fields | {"ld": distance}
+    if branches := _parts_of(end, "branch"):
+        each = tuple(_with_row_distance(branch, distance) for branch in branches)
+        fields["branch"] = Array("vit_epilogue", each)
+    return Struct(end.type, fields)
 
 
 def _weight(memory: Memory, op: Operation, weight: SSAValue) -> tuple[Pointer, Symbol]:

@@ -176,6 +176,34 @@ static inline size_t vit_weight_stride(vit_type type, int32_t k)
     return type == VIT_S4 ? (size_t)((k + 1) & ~1) : (size_t)k;
 }
 
+/* Bytes of an element in memory. */
+static inline size_t vit_type_size(vit_type type)
+{
+    switch (type) {
+    case VIT_S16:
+    case VIT_U16:
+        return 2;
+    case VIT_S32:
+    case VIT_U32:
+        return 4;
+    case VIT_S64:
+        return 8;
+    default:
+        return 1;
+    }
+}
+
+/* Index of the first element of `other` that meets row `row`, column `col`. */
+static inline size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col)
+{
+    int32_t r = row;
+    if (s->other_repeat > 1) {
+        r = row / (s->other_inner * s->other_repeat) * s->other_inner + row % s->other_inner;
+    }
+    r = s->other_rows > 0 ? r % s->other_rows : r;
+    return (size_t)r * (size_t)s->other_ld + (size_t)col;
+}
+
 /* Steps an index over dims[rank] to the next one in row-major order; returns the dimension that
  * was raised (those behind it went back to 0), or -1 after the last index. */
 static inline int32_t vit_next_index(const int32_t *dims, int32_t rank, int32_t *index)

@@ -8,22 +8,6 @@
  */
 #include "vit_arith.h"
 
-size_t vit_type_size(vit_type type)
-{
-    switch (type) {
-    case VIT_S16:
-    case VIT_U16:
-        return 2;
-    case VIT_S32:
-    case VIT_U32:
-        return 4;
-    case VIT_S64:
-        return 8;
-    default:
-        return 1;
-    }
-}
-
 void vit_load_s32(const void *x, vit_type type, size_t first, int32_t n, int32_t *restrict y)
 {
 #define VIT_LOAD(ctype)                                                                            \
@@ -172,17 +156,6 @@ static void dyadic(const vit_stage *s, int32_t *tile, int32_t ld, int32_t rows, 
 }
 
 #define VIT_OTHER_BLOCK 256
-
-/* Index of the first element of `other` that meets row `row`, column `col`. */
-size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col)
-{
-    int32_t r = row;
-    if (s->other_repeat > 1) {
-        r = row / (s->other_inner * s->other_repeat) * s->other_inner + row % s->other_inner;
-    }
-    r = s->other_rows > 0 ? r % s->other_rows : r;
-    return (size_t)r * (size_t)s->other_ld + (size_t)col;
-}
 
 static int64_t add_one(const vit_stage *s, int32_t v, int32_t o, int32_t col)
 {
@@ -431,14 +404,33 @@ void vit_stage_apply(const vit_stage *s, int32_t *tile, int32_t ld_tile, int32_t
     }
 }
 
+/* A branch on a copy of the tile, piece by piece. */
+static void apply_to_copy(const vit_epilogue *e, const int32_t *tile, int32_t ld_tile, int32_t row0,
+                          int32_t rows, int32_t col0, int32_t cols)
+{
+    int32_t piece[VIT_OTHER_BLOCK];
+    for (int32_t r = 0; r < rows; ++r) {
+        for (int32_t c0 = 0; c0 < cols; c0 += VIT_OTHER_BLOCK) {
+            const int32_t n = vit_min32(VIT_OTHER_BLOCK, cols - c0);
+            for (int32_t c = 0; c < n; ++c) {
+                piece[c] = tile[(size_t)r * (size_t)ld_tile + (size_t)(c0 + c)];
+            }
+            vit_epilogue_apply(e, piece, n, row0 + r, 1, col0 + c0, n);
+        }
+    }
+}
+
 void vit_epilogue_apply(const vit_epilogue *e, int32_t *tile, int32_t ld_tile, int32_t row0,
                         int32_t rows, int32_t col0, int32_t cols)
 {
     for (int32_t i = 0; i < e->count; ++i) {
         vit_stage_apply(&e->stages[i], tile, ld_tile, row0, rows, col0, cols);
     }
-    for (int32_t r = 0; r < rows; ++r) {
+    for (int32_t r = 0; e->y != NULL && r < rows; ++r) {
         const size_t first = (size_t)(row0 + r) * (size_t)e->ld + (size_t)col0;
         vit_store_s32(tile + (size_t)r * (size_t)ld_tile, cols, e->y, e->type, first);
+    }
+    for (int32_t i = 0; i < e->branches; ++i) {
+        apply_to_copy(&e->branch[i], tile, ld_tile, row0, rows, col0, cols);
     }
 }

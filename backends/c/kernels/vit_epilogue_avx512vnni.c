@@ -1,25 +1,34 @@
-/* kernel: the stages of an epilogue on a tile of s32, AVX-512
+/* kernel: an epilogue on a tile of s32, AVX-512
  * layout: tile[rows][ld_tile], columns col0 .. col0 + cols of the result
  * in:     accumulators or loaded codes
- * out:    e->y[row * e->ld + column] of type e->type
- * method: one pass over the tile per stage, sixteen columns at a time; what 32 bits do not hold, and
- *         stages that are rare, are left to vit_stage_apply()
+ * out:    e->y[row * e->ld + column] of type e->type, and what the branches store
+ * method: stages become a short list of steps whose parameters are vectors; sixteen columns of four
+ *         rows go through all of them in registers. What 32 bits do not hold, and stages that are
+ *         rare, are left to vit_epilogue_apply()
  * scratch: none
  */
 #include "vit_avx512.h"
 
-/* A tile on its way through the stages. */
-typedef struct {
-    int32_t *v;
-    size_t ld;
-    int32_t row0, rows, col0, cols;
-    int64_t bound; /* no value is further from 0 */
-} pass;
+enum { MAX_STEPS = 12, ROWS = 4 };
 
-VIT_INLINE __mmask16 columns_from(const pass *t, int32_t c)
-{
-    return (__mmask16)vit_first64(t->cols - c);
-}
+typedef enum { ROUND_ANY, ROUND, EITHER_WAY, ADD, LUT, LUT16, CLAMP, STORE, KEEP, BACK } step_kind;
+
+/* A stage, or a store, or the start of a branch (KEEP sets aside what is there, BACK returns to it). */
+typedef struct {
+    step_kind kind;
+    const vit_stage *stage;
+    const vit_epilogue *target; /* of a store */
+    vit_bytes256 table;         /* LUT */
+    __m512i shift, constant;    /* constant: added before the shift, with the zero point on its grid */
+    __m512i left_v, left_o;     /* ADD */
+    __m512i lo, hi;
+} step;
+
+typedef struct {
+    int32_t count;
+    step steps[MAX_STEPS];
+    int32_t row0, col0, cols;
+} plan;
 
 VIT_INLINE __m512i load_lanes(const int32_t *per_column, int32_t scalar, int32_t at, __mmask16 mask)
 {
@@ -27,31 +36,25 @@ VIT_INLINE __m512i load_lanes(const int32_t *per_column, int32_t scalar, int32_t
                               : _mm512_maskz_loadu_epi32(mask, per_column + at);
 }
 
-/* Sixteen values of the tile; masks only where fewer are left, since masked stores are slow. */
-VIT_INLINE __m512i load_values(const int32_t *v, __mmask16 mask)
-{
-    return mask == 0xffff ? _mm512_loadu_si512(v) : _mm512_maskz_loadu_epi32(mask, v);
-}
-
-VIT_INLINE void store_values(int32_t *v, __mmask16 mask, __m512i values)
-{
-    if (mask == 0xffff) {
-        _mm512_storeu_si512(v, values);
-    } else {
-        _mm512_mask_storeu_epi32(v, mask, values);
-    }
-}
-
 /* Least and greatest of a parameter over the columns of the tile. */
-static void range_of(const int32_t *per_column, int32_t scalar, const pass *t, int32_t range[2])
+static void range_of(const int32_t *per_column, int32_t scalar, const plan *p, int32_t range[2])
 {
-    range[0] = range[1] = per_column == NULL ? scalar : per_column[t->col0];
-    for (int32_t c = 1; per_column != NULL && c < t->cols; ++c) {
-        const int32_t value = per_column[t->col0 + c];
-        range[0] = value < range[0] ? value : range[0];
-        range[1] = value > range[1] ? value : range[1];
+    range[0] = range[1] = scalar;
+    if (per_column == NULL) {
+        return;
     }
+    __m512i least = _mm512_set1_epi32(per_column[p->col0]), most = least;
+    for (int32_t c = 0; c < p->cols; c += 16) {
+        const __mmask16 mask = (__mmask16)vit_first64(p->cols - c);
+        const __m512i v = _mm512_mask_loadu_epi32(least, mask, per_column + p->col0 + c);
+        least = _mm512_min_epi32(least, v);
+        most = _mm512_max_epi32(most, v);
+    }
+    range[0] = _mm512_reduce_min_epi32(least);
+    range[1] = _mm512_reduce_max_epi32(most);
 }
+
+/* ---- which stages 32 bits hold -------------------------------------------------------------- */
 
 static int result_is_narrow(const vit_stage *s)
 {
@@ -59,9 +62,152 @@ static int result_is_narrow(const vit_stage *s)
     return s->lo >= -limit && s->hi <= limit && s->zp >= -limit && s->zp <= limit;
 }
 
-static void set_bound(const vit_stage *s, pass *t)
+static int64_t magnitude(int64_t x)
 {
-    t->bound = vit_max64(s->hi, -(int64_t)s->lo);
+    return x < 0 ? -x : x;
+}
+
+/* Shifts to the right only may have their rounding constant and zero point added before. */
+static int plan_requant(const vit_stage *s, const plan *p, int64_t bound, step *to)
+{
+    int32_t shift[2];
+    range_of(s->shift_c, s->shift, p, shift);
+    if (s->rounding != VIT_RHU || s->zp_in != 0 || shift[0] < -8 || shift[1] > 31 ||
+        !result_is_narrow(s)) {
+        return 0;
+    }
+    const int64_t added = (magnitude(s->zp) + 1) * ((int64_t)1 << (shift[1] < 0 ? 0 : shift[1]));
+    to->kind = shift[0] < 1 ? EITHER_WAY : (bound + added < (int64_t)1 << 31 ? ROUND : ROUND_ANY);
+    return 1;
+}
+
+/* A sum must fit on its common grid, with rounding constant and zero point. */
+static int plan_add(const vit_stage *s, const plan *p, int64_t bound, step *to)
+{
+    int32_t left_v[2], left_o[2], shift[2];
+    range_of(s->left_v_c, s->left_v, p, left_v);
+    range_of(s->left_o_c, s->left_o, p, left_o);
+    range_of(s->shift_c, s->shift, p, shift);
+    if (s->rounding != VIT_RHU || !result_is_narrow(s) || magnitude(s->other_zp) > 65536 ||
+        magnitude(s->zp_in) > 65536 ||
+        (s->other_type != VIT_S16 && s->other_type != VIT_S8 && s->other_type != VIT_U8) ||
+        bound > 1 << 30 || left_v[0] < 0 || left_v[1] > 30 || left_o[0] < 0 || left_o[1] > 30 ||
+        shift[0] < 0 || shift[1] > 30) {
+        return 0;
+    }
+    to->kind = ADD;
+    return (bound + magnitude(s->zp_in)) * ((int64_t)1 << left_v[1]) +
+               (65536 + magnitude(s->other_zp)) * ((int64_t)1 << left_o[1]) +
+               (magnitude(s->zp) + 1) * ((int64_t)1 << shift[1]) <
+           (int64_t)1 << 31;
+}
+
+static int plan_lut(const vit_stage *s, step *to)
+{
+    if (s->table_type != VIT_S8 && s->table_type != VIT_U8) {
+        return 0;
+    }
+    to->kind = LUT;
+    to->table = vit_load_table(s->table);
+    return 1;
+}
+
+/* Whether a stage is one of the steps; `bound`: no value before, then after, is further from 0. */
+static int plan_stage(const vit_stage *s, const plan *p, int64_t *bound, step *to)
+{
+    const int64_t before = *bound;
+    *bound = vit_max64(s->hi, -(int64_t)s->lo);
+    to->stage = s;
+    switch (s->kind) {
+    case VIT_REQUANT:
+        return plan_requant(s, p, before, to);
+    case VIT_ADD:
+        return plan_add(s, p, before, to);
+    case VIT_LUT:
+        *bound = 255;
+        return plan_lut(s, to);
+    case VIT_LUT16:
+        *bound = 1 << 16;
+        to->kind = LUT16;
+        return 1;
+    case VIT_CLAMP:
+        to->kind = CLAMP;
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/* Appends the stages of an epilogue and its store. */
+static int plan_epilogue(const vit_epilogue *e, plan *p, int64_t *bound)
+{
+    for (int32_t i = 0; i < e->count; ++i) {
+        if (p->count == MAX_STEPS || !plan_stage(&e->stages[i], p, bound, &p->steps[p->count++])) {
+            return 0;
+        }
+    }
+    if (e->y == NULL) {
+        return 1;
+    }
+    if (p->count == MAX_STEPS) {
+        return 0;
+    }
+    p->steps[p->count].kind = STORE;
+    p->steps[p->count++].target = e;
+    return 1;
+}
+
+static int plan_all(const vit_epilogue *e, plan *p)
+{
+    int64_t bound = INT64_C(1) << 31;
+    if (!plan_epilogue(e, p, &bound)) {
+        return 0;
+    }
+    for (int32_t i = 0; i < e->branches; ++i) {
+        if (p->count == MAX_STEPS || e->branch[i].branches > 0) {
+            return 0;
+        }
+        if (i > 0 || e->branches > 1) {
+            p->steps[p->count++].kind = i == 0 ? KEEP : BACK;
+        }
+        int64_t own = bound;
+        if (!plan_epilogue(&e->branch[i], p, &own)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* ---- the steps ------------------------------------------------------------------------------ */
+
+/* The parameters of all steps for sixteen columns. */
+static void load_parameters(plan *p, int32_t c, __mmask16 mask)
+{
+    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);
+    const int32_t at = p->col0 + c;
+    for (int32_t i = 0; i < p->count; ++i) {
+        step *to = &p->steps[i];
+        const vit_stage *s = to->stage;
+        if (to->kind >= STORE) {
+            continue;
+        }
+        to->lo = _mm512_set1_epi32(s->lo);
+        to->hi = _mm512_set1_epi32(s->hi);
+        to->shift = load_lanes(s->shift_c, s->shift, at, mask);
+        const __m512i whole = _mm512_sllv_epi32(_mm512_set1_epi32(s->zp), to->shift);
+        const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(one, to->shift), 1);
+        to->constant = _mm512_add_epi32(whole, half);
+        if (to->kind == ROUND_ANY || to->kind == EITHER_WAY) {
+            to->constant = _mm512_set1_epi32(s->zp);
+        } else if (to->kind == ADD) {
+            to->left_v = load_lanes(s->left_v_c, s->left_v, at, mask);
+            to->left_o = load_lanes(s->left_o_c, s->left_o, at, mask);
+            const __m512i own = _mm512_sllv_epi32(_mm512_set1_epi32(s->zp_in), to->left_v);
+            const __m512i other = _mm512_sllv_epi32(_mm512_set1_epi32(s->other_zp), to->left_o);
+            const __m512i points = _mm512_sub_epi32(zero, _mm512_add_epi32(own, other));
+            to->constant = _mm512_add_epi32(to->constant, points);
+        }
+    }
 }
 
 /* Rounding half up without a sum that could leave 32 bits. */
@@ -72,10 +218,9 @@ VIT_INLINE __m512i round_half_up(__m512i v, __m512i shift)
     return _mm512_add_epi32(_mm512_srav_epi32(v, shift), _mm512_and_si512(half, one));
 }
 
-VIT_INLINE __m512i saturate(__m512i v, const vit_stage *s)
+VIT_INLINE __m512i saturate(__m512i v, const step *s)
 {
-    const __m512i lo = _mm512_set1_epi32(s->lo), hi = _mm512_set1_epi32(s->hi);
-    return _mm512_min_epi32(_mm512_max_epi32(v, lo), hi);
+    return _mm512_min_epi32(_mm512_max_epi32(v, s->lo), s->hi);
 }
 
 /* round(v / 2^shift) for shifts of -8 to 31, right up to 2^22; what lies beyond stays beyond. */
@@ -89,31 +234,6 @@ VIT_INLINE __m512i shift_either_way(__m512i v, __m512i shift)
     return _mm512_sllv_epi32(near, _mm512_max_epi32(_mm512_sub_epi32(zero, shift), zero));
 }
 
-/* Zero point and limits are no more than 2^20, so that 32 bits hold what is added after the shift. */
-static int requant(const vit_stage *s, pass *t)
-{
-    int32_t shift[2];
-    range_of(s->shift_c, s->shift, t, shift);
-    if (s->rounding != VIT_RHU || s->zp_in != 0 || shift[0] < -8 || shift[1] > 31 ||
-        !result_is_narrow(s)) {
-        return 0;
-    }
-    const __m512i zp = _mm512_set1_epi32(s->zp);
-    for (int32_t c = 0; c < t->cols; c += 16) {
-        const __mmask16 mask = columns_from(t, c);
-        const __m512i by = load_lanes(s->shift_c, s->shift, t->col0 + c, mask);
-        int32_t *v = t->v + c;
-        for (int32_t r = 0; r < t->rows; ++r, v += t->ld) {
-            const __m512i value = load_values(v, mask);
-            const __m512i shifted =
-                shift[0] >= 1 ? round_half_up(value, by) : shift_either_way(value, by);
-            store_values(v, mask, saturate(_mm512_add_epi32(shifted, zp), s));
-        }
-    }
-    set_bound(s, t);
-    return 1;
-}
-
 VIT_INLINE __m512i load_other(const vit_stage *s, size_t at, __mmask16 mask)
 {
     if (s->other_type == VIT_S16) {
@@ -124,177 +244,123 @@ VIT_INLINE __m512i load_other(const vit_stage *s, size_t at, __mmask16 mask)
     return s->other_type == VIT_S8 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
 }
 
-/* Whether a sum can be formed on its common grid within 31 bits. */
-static int sum_fits(const vit_stage *s, const pass *t)
+VIT_INLINE __m512i add_other(const step *s, size_t at, __mmask16 mask, __m512i v)
 {
-    int32_t left_v[2], left_o[2], shift[2];
-    range_of(s->left_v_c, s->left_v, t, left_v);
-    range_of(s->left_o_c, s->left_o, t, left_o);
-    range_of(s->shift_c, s->shift, t, shift);
-    if (left_v[0] < 0 || left_v[1] > 30 || left_o[0] < 0 || left_o[1] > 30 || shift[0] < 0 ||
-        shift[1] > 30) {
-        return 0;
-    }
-    const int64_t zp = vit_max64(s->zp_in, -(int64_t)s->zp_in);
-    const int64_t other_zp = vit_max64(s->other_zp, -(int64_t)s->other_zp);
-    return (t->bound + zp) * ((int64_t)1 << left_v[1]) +
-               (65536 + other_zp) * ((int64_t)1 << left_o[1]) + ((int64_t)1 << 29) <
-           (int64_t)1 << 31;
-}
-
-static int add(const vit_stage *s, pass *t)
-{
-    if (s->rounding != VIT_RHU || !result_is_narrow(s) || s->other_zp < -65536 ||
-        s->other_zp > 65536 ||
-        (s->other_type != VIT_S16 && s->other_type != VIT_S8 && s->other_type != VIT_U8) ||
-        t->bound > 1 << 30 || !sum_fits(s, t)) {
-        return 0;
-    }
-    const __m512i zp = _mm512_set1_epi32(s->zp), one = _mm512_set1_epi32(1);
-    const __m512i zp_in = _mm512_set1_epi32(s->zp_in), other_zp = _mm512_set1_epi32(s->other_zp);
-    for (int32_t c = 0; c < t->cols; c += 16) {
-        const __mmask16 mask = columns_from(t, c);
-        const int32_t col = t->col0 + c;
-        const __m512i shift = load_lanes(s->shift_c, s->shift, col, mask);
-        const __m512i left_v = load_lanes(s->left_v_c, s->left_v, col, mask);
-        const __m512i left_o = load_lanes(s->left_o_c, s->left_o, col, mask);
-        const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(one, shift), 1);
-        int32_t *v = t->v + c;
-        for (int32_t r = 0; r < t->rows; ++r, v += t->ld) {
-            const size_t at = vit_other_index(s, t->row0 + r, col);
-            const __m512i mine = _mm512_sub_epi32(load_values(v, mask), zp_in);
-            const __m512i other = _mm512_sub_epi32(load_other(s, at, mask), other_zp);
-            const __m512i sum = _mm512_add_epi32(_mm512_sllv_epi32(mine, left_v),
-                                                 _mm512_sllv_epi32(other, left_o));
-            const __m512i shifted = _mm512_srav_epi32(_mm512_add_epi32(sum, half), shift);
-            store_values(v, mask, saturate(_mm512_add_epi32(shifted, zp), s));
-        }
-    }
-    set_bound(s, t);
-    return 1;
+    const __m512i other = _mm512_sllv_epi32(load_other(s->stage, at, mask), s->left_o);
+    const __m512i sum = _mm512_add_epi32(_mm512_sllv_epi32(v, s->left_v), other);
+    return saturate(_mm512_srav_epi32(_mm512_add_epi32(sum, s->constant), s->shift), s);
 }
 
 /* Tables of bytes: the lowest byte of a lane is the index. */
-static int lut(const vit_stage *s, pass *t)
+VIT_INLINE __m512i look_up(const step *s, __m512i v)
 {
-    if (s->table_type != VIT_S8 && s->table_type != VIT_U8) {
-        return 0;
-    }
-    const vit_bytes256 table = vit_load_table(s->table);
-    const __m512i least = _mm512_set1_epi32(s->lut_min), low = _mm512_set1_epi32(255);
-    for (int32_t c = 0; c < t->cols; c += 16) {
-        const __mmask16 mask = columns_from(t, c);
-        int32_t *v = t->v + c;
-        for (int32_t r = 0; r < t->rows; ++r, v += t->ld) {
-            const __m512i index = _mm512_sub_epi32(load_values(v, mask), least);
-            const __m512i found = vit_lookup(&table, _mm512_and_si512(index, low));
-            const __m512i code =
-                s->table_type == VIT_U8
-                    ? _mm512_and_si512(found, low)
-                    : _mm512_srai_epi32(_mm512_slli_epi32(found, 24), 24);
-            store_values(v, mask, code);
-        }
-    }
-    t->bound = 255;
-    return 1;
+    const __m512i low = _mm512_set1_epi32(255);
+    const __m512i index = _mm512_sub_epi32(v, _mm512_set1_epi32(s->stage->lut_min));
+    const __m512i found = vit_lookup(&s->table, _mm512_and_si512(index, low));
+    return s->stage->table_type == VIT_U8 ? _mm512_and_si512(found, low)
+                                          : _mm512_srai_epi32(_mm512_slli_epi32(found, 24), 24);
 }
 
 /* Interpolation: an entry and the next one come with one 32-bit access. */
-static int lut16(const vit_stage *s, pass *t)
+VIT_INLINE __m512i interpolate(const step *s, __mmask16 mask, __m512i v)
 {
-    const __m512i least = _mm512_set1_epi32(s->lut_min), low = _mm512_set1_epi32(255);
-    for (int32_t c = 0; c < t->cols; c += 16) {
-        const __mmask16 mask = columns_from(t, c);
-        int32_t *v = t->v + c;
-        for (int32_t r = 0; r < t->rows; ++r, v += t->ld) {
-            const __m512i code = _mm512_sub_epi32(load_values(v, mask), least);
-            const __m512i index = _mm512_and_si512(_mm512_srli_epi32(code, 8), low);
-            const __m512i pair = _mm512_mask_i32gather_epi32(code, mask, index, s->table, 2);
-            const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pair, 16), 16);
-            const __m512i slope = _mm512_sub_epi32(_mm512_srai_epi32(pair, 16), first);
-            const __m512i part = _mm512_mullo_epi32(slope, _mm512_and_si512(code, low));
-            const __m512i rounded = round_half_up(part, _mm512_set1_epi32(8));
-            store_values(v, mask, _mm512_add_epi32(first, rounded));
-        }
-    }
-    t->bound = 1 << 16;
-    return 1;
+    const __m512i low = _mm512_set1_epi32(255);
+    const __m512i code = _mm512_sub_epi32(v, _mm512_set1_epi32(s->stage->lut_min));
+    const __m512i index = _mm512_and_si512(_mm512_srli_epi32(code, 8), low);
+    const __m512i pair = _mm512_mask_i32gather_epi32(code, mask, index, s->stage->table, 2);
+    const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pair, 16), 16);
+    const __m512i slope = _mm512_sub_epi32(_mm512_srai_epi32(pair, 16), first);
+    const __m512i part = _mm512_mullo_epi32(slope, _mm512_and_si512(code, low));
+    return _mm512_add_epi32(first, round_half_up(part, _mm512_set1_epi32(8)));
 }
 
-static int clamp(const vit_stage *s, pass *t)
-{
-    for (int32_t c = 0; c < t->cols; c += 16) {
-        const __mmask16 mask = columns_from(t, c);
-        int32_t *v = t->v + c;
-        for (int32_t r = 0; r < t->rows; ++r, v += t->ld) {
-            store_values(v, mask, saturate(load_values(v, mask), s));
-        }
-    }
-    set_bound(s, t);
-    return 1;
-}
-
-static int apply(const vit_stage *s, pass *t)
-{
-    switch (s->kind) {
-    case VIT_REQUANT:
-        return requant(s, t);
-    case VIT_ADD:
-        return add(s, t);
-    case VIT_LUT:
-        return lut(s, t);
-    case VIT_LUT16:
-        return lut16(s, t);
-    case VIT_CLAMP:
-        return clamp(s, t);
-    default:
-        return 0;
-    }
-}
-
-static void store(const vit_epilogue *e, const pass *t)
+VIT_INLINE void store(const vit_epilogue *e, size_t at, __mmask16 mask, __m512i v)
 {
     const size_t size = vit_type_size(e->type);
-    for (int32_t r = 0; r < t->rows; ++r) {
-        const int32_t *v = t->v + (size_t)r * t->ld;
-        const size_t first = (size_t)(t->row0 + r) * (size_t)e->ld + (size_t)t->col0;
-        if (size > 2) {
-            vit_store_s32(v, t->cols, e->y, e->type, first);
-            continue;
-        }
-        char *y = (char *)e->y + first * size;
-        for (int32_t c = 0; c < t->cols; c += 16) {
-            const __mmask16 mask = columns_from(t, c);
-            const __m512i code = load_values(v + c, mask);
-            if (size == 1 && mask == 0xffff) {
-                _mm_storeu_si128((__m128i *)(void *)(y + c), _mm512_cvtepi32_epi8(code));
-            } else if (size == 1) {
-                _mm_mask_storeu_epi8(y + c, mask, _mm512_cvtepi32_epi8(code));
-            } else if (mask == 0xffff) {
-                _mm256_storeu_si256((__m256i *)(void *)(y + 2 * c), _mm512_cvtepi32_epi16(code));
-            } else {
-                _mm256_mask_storeu_epi16(y + 2 * c, mask, _mm512_cvtepi32_epi16(code));
+    char *y = (char *)e->y + at * size;
+    if (size == 1 && mask == 0xffff) {
+        _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(v));
+    } else if (size == 1) {
+        _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(v));
+    } else if (size == 2 && mask == 0xffff) {
+        _mm256_storeu_si256((__m256i *)(void *)y, _mm512_cvtepi32_epi16(v));
+    } else if (size == 2) {
+        _mm256_mask_storeu_epi16(y, mask, _mm512_cvtepi32_epi16(v));
+    } else {
+        _mm512_mask_storeu_epi32(y, mask, v);
+    }
+}
+
+/* Sixteen columns of `rows` rows, from row r and column c of the tile on. */
+VIT_INLINE void run(const plan *p, const int32_t *tile, size_t ld, int32_t r, int32_t c,
+                    __mmask16 mask, int32_t rows)
+{
+    __m512i v[ROWS], kept[ROWS];
+    const int32_t row0 = p->row0 + r, col = p->col0 + c;
+    for (int32_t i = 0; i < rows; ++i) {
+        kept[i] = v[i] = _mm512_maskz_loadu_epi32(mask, tile + (size_t)(r + i) * ld + (size_t)c);
+    }
+#define VIT_EACH(expression)                                                                       \
+    for (int32_t i = 0; i < rows; ++i) {                                                           \
+        v[i] = expression;                                                                         \
+    }                                                                                              \
+    break
+    for (const step *s = p->steps, *end = s + p->count; s < end; ++s) {
+        switch (s->kind) {
+        case ROUND_ANY:
+            VIT_EACH(saturate(_mm512_add_epi32(round_half_up(v[i], s->shift), s->constant), s));
+        case ROUND:
+            VIT_EACH(saturate(_mm512_srav_epi32(_mm512_add_epi32(v[i], s->constant), s->shift), s));
+        case EITHER_WAY:
+            VIT_EACH(saturate(_mm512_add_epi32(shift_either_way(v[i], s->shift), s->constant), s));
+        case ADD:
+            VIT_EACH(add_other(s, vit_other_index(s->stage, row0 + i, col), mask, v[i]));
+        case LUT:
+            VIT_EACH(look_up(s, v[i]));
+        case LUT16:
+            VIT_EACH(interpolate(s, mask, v[i]));
+        case CLAMP:
+            VIT_EACH(saturate(v[i], s));
+        case STORE:
+            for (int32_t i = 0; i < rows; ++i) {
+                store(s->target, (size_t)(row0 + i) * (size_t)s->target->ld + (size_t)col, mask,
+                      v[i]);
             }
+            break;
+        case KEEP:
+            for (int32_t i = 0; i < rows; ++i) {
+                kept[i] = v[i];
+            }
+            break;
+        default:
+            VIT_EACH(kept[i]);
         }
     }
+#undef VIT_EACH
 }
 
 void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int32_t *tile, int32_t ld_tile,
                                    int32_t row0, int32_t rows, int32_t col0, int32_t cols)
 {
-    pass t = {.v = tile,
-              .ld = (size_t)ld_tile,
-              .row0 = row0,
-              .rows = rows,
-              .col0 = col0,
-              .cols = cols,
-              .bound = INT64_C(1) << 31};
-    for (int32_t i = 0; i < e->count; ++i) {
-        const vit_stage *s = &e->stages[i];
-        if (!apply(s, &t)) {
-            vit_stage_apply(s, tile, ld_tile, row0, rows, col0, cols);
-            t.bound = s->lo < s->hi ? vit_max64(s->hi, -(int64_t)s->lo) : INT64_C(1) << 31;
+    plan p;
+    p.count = 0;
+    p.row0 = row0;
+    p.col0 = col0;
+    p.cols = cols;
+    if (!plan_all(e, &p)) {
+        vit_epilogue_apply(e, tile, ld_tile, row0, rows, col0, cols);
+        return;
+    }
+    const size_t ld = (size_t)ld_tile;
+    for (int32_t c = 0; c < cols; c += 16) {
+        const __mmask16 mask = (__mmask16)vit_first64(cols - c);
+        load_parameters(&p, c, mask);
+        int32_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS) {
+            run(&p, tile, ld, r, c, mask, ROWS);
+        }
+        for (; r < rows; ++r) {
+            run(&p, tile, ld, r, c, mask, 1);
         }
     }
-    store(e, &t);
 }

@@ -77,23 +77,24 @@ typedef struct {
     int32_t lut_min;
 } vit_stage;
 
-/* What happens to accumulators: `count` stages, then a store as `type` to y[row * ld + column]. */
-typedef struct {
+/* What happens to accumulators: `count` stages, then a store as `type` to y[row * ld + column],
+ * unless y is NULL. Each of the branches goes on from there. */
+typedef struct vit_epilogue {
     const vit_stage *stages;
     int32_t count;
     vit_type type;
     void *y;
     int32_t ld;
+    int32_t branches;
+    const struct vit_epilogue *branch;
 } vit_epilogue;
 
-size_t vit_type_size(vit_type type);
 int64_t vit_load_one(const void *x, vit_type type, size_t at);
 void vit_store_one(int64_t value, void *y, vit_type type, size_t at);
 void vit_load_s32(const void *x, vit_type type, size_t first, int32_t n, int32_t *y);
 void vit_store_s32(const int32_t *x, int32_t n, void *y, vit_type type, size_t first);
 void vit_epilogue_apply(const vit_epilogue *e, int32_t *tile, int32_t ld_tile, int32_t row0,
                         int32_t rows, int32_t col0, int32_t cols);
-size_t vit_other_index(const vit_stage *s, int32_t row, int32_t col);
 void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int32_t *tile, int32_t ld_tile,
                                    int32_t row0, int32_t rows, int32_t col0, int32_t cols);
 void vit_stage_apply(const vit_stage *s, int32_t *tile, int32_t ld_tile, int32_t row0,

@@ -7,7 +7,7 @@
  */
 #include "vit_avx512.h"
 
-enum { BLOCK = 1024 };
+enum { BLOCK = 4096 };
 
 /* Rows are taken together where they are short, pieces of one row where it is long. */
 void vit_map_avx512vnni(const vit_map_shape *p, const void *x, const vit_epilogue *e)
