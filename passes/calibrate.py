@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.context import Context
@@ -19,9 +22,11 @@ from vit_opt.dialects.evaluation import input_names, main_function, run_main
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from vit_opt.passes.algorithms.observers import ChannelRange
+    from vit_opt.passes.algorithms.observers import ChannelHistogram, ChannelRange, Histogram
+    from vit_opt.passes.algorithms.ranges import Observer
     from vit_opt.passes.algorithms.rounding import SecondMoments
 
     Array: TypeAlias = NDArray[Any]
@@ -38,6 +43,12 @@ FLOAT_GRAPH = "float graph"
 STATE = "vit.state"
 """Attribute of linear attention: the largest |K^T V| and the largest sum of K over the tokens."""
 
+CLIP = "vit.clip"
+"""Like `vit.range`, but what a format of 8 bits should cover: the choice of the observer."""
+
+INPUT_CLIPS = "vit.input_clips"
+"""The same for the function's arguments, on the function."""
+
 STATISTICS = "vit.stats"
 """Attribute of an operation: key of its first result's `ValueStatistics` in the asset store."""
 
@@ -51,6 +62,14 @@ class ValueStatistics:
 
     moments: SecondMoments | None = None
     """X^T X over the last dimension, for inputs of linear layers."""
+
+    reach: NDArray[np.float64] | None = None
+    """Largest magnitude per channel that the observer wants covered; None: all of it."""
+
+    @property
+    def magnitude(self) -> NDArray[np.float64]:
+        """Largest magnitude per channel [C], without what the observer leaves out."""
+        return self.channels.magnitude if self.reach is None else self.reach
 
 
 @dataclass(frozen=True)
@@ -68,15 +87,45 @@ class CalibratePass(ModulePass):
 
     name = "calibrate"
 
+    observer: str = "minmax"
+    """What a format of 8 bits covers: "minmax" (everything seen), "percentile", "mse" or "entropy".
+    Formats of 16 bits always cover everything."""
+
+    fraction: float = 0.9999
+    """Share of the values that "percentile" keeps, half of the rest is left out at each end."""
+
+    power: float = 2.0
+    """The exponent p of the mean |error|^p that "mse" makes smallest."""
+
+    grid: str = "pot"
+    """Scales that "mse" and "entropy" choose among: powers of two ("pot"), or any ("real")."""
+
+    augment: str = "none"
+    """Altered copies of images to calibrate on as well: "flip" (left to right), or "flips" (also
+    upside down, and both)."""
+
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        calibrate(op, assets_of(ctx), moments=self.moments)
+        from vit_opt.passes.algorithms.ranges import Observer
+
+        try:
+            observer = Observer(self.observer, self.fraction, self.power, self.grid)
+        except ValueError as error:
+            raise VitError(f"calibrate: {error}") from error
+        calibrate(op, assets_of(ctx), observer, augment=self.augment, moments=self.moments)
 
 
-def calibrate(module: ModuleOp, store: AssetStore, *, moments: bool = True) -> None:
-    """Record ranges and statistics; see `CalibratePass`.
+def calibrate(
+    module: ModuleOp,
+    store: AssetStore,
+    observer: Observer | None = None,
+    *,
+    augment: str = "none",
+    moments: bool = True,
+) -> None:
+    """Record ranges and statistics; see `CalibratePass`. `observer` None: everything seen.
 
     Raises VitError if there are no batches, or if a value is not finite on one of them.
     """
@@ -85,32 +134,88 @@ def calibrate(module: ModuleOp, store: AssetStore, *, moments: bool = True) -> N
     require_stage(module, "calibrate", "float")
     if not store.batches:
         raise VitError("calibrate needs calibration data; give it with --calib")
-    observer = _Observer(main_function(module), store, moments)
+    watch = _Watch(main_function(module), store, moments, observer)
 
     def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
         if isinstance(op, onnx.LinearAttention):
-            observer.state(op, args[1], args[2])
+            watch.state(op, args[1], args[2])
         return evaluate(op, args, store)
 
-    for batch in store.batches:
-        observer.inputs(batch)
-        run_main(module, batch, run, observer.results)
-    observer.annotate()
+    copies = copies_of(augment)
+    with progress_bar("calibrate", len(store.batches) * len(copies)) as advance:
+        for batch in store.batches:
+            for copy in copies:
+                altered = {name: copy(array) for name, array in batch.items()}
+                watch.inputs(altered)
+                run_main(module, altered, run, watch.results)
+                advance()
+    watch.annotate()
     set_stage(module, "calibrated")
 
 
+def copies_of(augment: str) -> list[Callable[[Array], Array]]:
+    """What makes the altered copies of an input, the unaltered one first.
+
+    Only images, float32 of shape [1, C, H, W], are altered. Raises VitError for an unknown name.
+    """
+    axes: dict[str, list[tuple[int, ...]]] = {
+        "none": [()],
+        "flip": [(), (3,)],
+        "flips": [(), (3,), (2,), (2, 3)],
+    }
+    if augment not in axes:
+        raise VitError(f"calibrate: augment '{augment}' is not one of {', '.join(axes)}")
+    return [partial(_flipped, flipped) for flipped in axes[augment]]
+
+
+def _flipped(axes: tuple[int, ...], array: Array) -> Array:
+    import numpy as np
+
+    if array.ndim != 4 or array.dtype.kind != "f" or not axes:
+        return array
+    return np.ascontiguousarray(np.flip(array, axes))
+
+
+@contextmanager
+def progress_bar(what: str, count: int) -> Generator[Callable[[], None]]:
+    """A bar on stderr, on a terminal only; call the value after each of `count` steps."""
+    if not sys.stderr.isatty() or count < 2:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.errors import LiveError
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    try:
+        bar.start()
+    except LiveError:  # another display is already there
+        yield lambda: None
+        return
+    task = bar.add_task(what, total=count)
+    try:
+        yield lambda: bar.advance(task)
+    finally:
+        bar.stop()
+
+
 @dataclass
-class _Observer:
+class _Watch:
     """Ranges by value while batches run."""
 
     func: FuncOp
     store: AssetStore
     moments: bool
+    observer: Observer | None = None
     ranges: dict[SSAValue, tuple[float, float]] = field(
         default_factory=dict["SSAValue", "tuple[float, float]"]
     )
     statistics: dict[SSAValue, ValueStatistics] = field(
         default_factory=dict["SSAValue", "ValueStatistics"]
+    )
+    histograms: dict[SSAValue, Histogram] = field(default_factory=dict["SSAValue", "Histogram"])
+    channels: dict[SSAValue, ChannelHistogram] = field(
+        default_factory=dict["SSAValue", "ChannelHistogram"]
     )
 
     states: dict[Operation, tuple[float, float]] = field(
@@ -140,21 +245,30 @@ class _Observer:
             if array.dtype.kind == "f":
                 self.value(value, array, cast("onnx.OnnxOp", op).label)
 
+    @property
+    def clips(self) -> bool:
+        """Whether the observer may leave something out, and needs histograms for that."""
+        return self.observer is not None and self.observer.kind != "minmax"
+
     def value(self, value: SSAValue, array: Array, what: str) -> None:
         """Widen the range of a value."""
         import numpy as np
+
+        from vit_opt.passes.algorithms.observers import Histogram
 
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise VitError(f"{what}: calibration gives a value that is not finite; check the data")
         before = self.ranges.get(value, (low, high))
         self.ranges[value] = min(low, before[0]), max(high, before[1])
+        if self.clips:
+            self.histograms.setdefault(value, Histogram()).update(array)
         if array.ndim:
             self.detail(value, array)
 
     def detail(self, value: SSAValue, array: Array) -> None:
         """Widen per-channel ranges, add to second moments where they are wanted."""
-        from vit_opt.passes.algorithms.observers import ChannelRange
+        from vit_opt.passes.algorithms.observers import ChannelHistogram, ChannelRange
         from vit_opt.passes.algorithms.rounding import SecondMoments
 
         users = [use.operation for use in value.uses]
@@ -168,25 +282,52 @@ class _Observer:
             wanted = SecondMoments(array.shape[-1]) if self.moments and feeds_linear else None
             statistics = self.statistics[value] = ValueStatistics(channels, wanted)
         statistics.channels.update(array)
+        if self.clips:
+            if value not in self.channels:
+                self.channels[value] = ChannelHistogram.empty(array.shape[-1])
+            self.channels[value].update(array)
         if statistics.moments is not None:
             statistics.moments.update(array)
 
     def annotate(self) -> None:
         """Write what was seen into the IR and the store."""
-        self.func.attributes[INPUT_RANGES] = _numbers(
-            [bound for a in self.func.args for bound in self.ranges.get(a, (0.0, 0.0))]
-        )
+        self.settle()
+        self.func.attributes[INPUT_RANGES] = self.bounds(self.func.args, self.ranges)
+        clips = {v: self.clip(seen) for v, seen in self.histograms.items()}
+        if clips:
+            self.func.attributes[INPUT_CLIPS] = self.bounds(self.func.args, clips)
         for index, op in enumerate(self.func.walk()):
             if any(result in self.ranges for result in op.results):
-                op.attributes[RANGE] = _numbers(
-                    [bound for r in op.results for bound in self.ranges.get(r, (0.0, 0.0))]
-                )
+                op.attributes[RANGE] = self.bounds(op.results, self.ranges)
+            if any(result in clips for result in op.results):
+                op.attributes[CLIP] = self.bounds(op.results, clips)
             if op in self.states:
                 op.attributes[STATE] = _numbers(self.states[op])
             if op.results and op.results[0] in self.statistics:
                 key = f"{op.name.rpartition('.')[2].lower()}_{index}"
                 op.attributes[STATISTICS] = StringAttr(key)
                 self.store.statistics[key] = self.statistics[op.results[0]]
+
+    def settle(self) -> None:
+        """The observer's choice for every channel."""
+        import numpy as np
+
+        for value, seen in self.channels.items():
+            assert self.observer is not None
+            low, high = self.observer.channel_ranges(seen)
+            self.statistics[value].reach = np.maximum(-low, high)
+
+    def clip(self, seen: Histogram) -> tuple[float, float]:
+        """The observer's choice for a value."""
+        assert self.observer is not None
+        return self.observer.range(seen)
+
+    @staticmethod
+    def bounds(
+        values: Sequence[SSAValue], found: Mapping[SSAValue, tuple[float, float]]
+    ) -> DenseArrayBase[Any]:
+        """Both ends for each of some values, one after the other."""
+        return _numbers([bound for value in values for bound in found.get(value, (0.0, 0.0))])
 
 
 def _numbers(values: Sequence[float]) -> DenseArrayBase[Any]:
@@ -202,23 +343,39 @@ def state_of(op: onnx.LinearAttention) -> tuple[float, float] | None:
     return float(state), float(total)
 
 
-def range_of(value: SSAValue) -> tuple[float, float] | None:
-    """The recorded range of a float value, None where nothing was recorded."""
+def _bounds_of(value: SSAValue, name: str, input_name: str) -> tuple[float, float] | None:
     if isinstance(value, OpResult):
-        index, attribute = value.index, value.op.attributes.get(RANGE)
+        index, attribute = value.index, value.op.attributes.get(name)
     else:
         argument = cast("BlockArgument", value)
         func = argument.block.parent_op()
         assert func is not None
-        index, attribute = argument.index, func.attributes.get(INPUT_RANGES)
+        index, attribute = argument.index, func.attributes.get(input_name)
     if not isinstance(attribute, DenseArrayBase):
         return None
     numbers = cast("tuple[float, ...]", cast("DenseArrayBase[Any]", attribute).get_values())
     return numbers[2 * index], numbers[2 * index + 1]
 
 
+def range_of(value: SSAValue) -> tuple[float, float] | None:
+    """The recorded range of a float value, None where nothing was recorded."""
+    return _bounds_of(value, RANGE, INPUT_RANGES)
+
+
+def clip_of(value: SSAValue) -> tuple[float, float] | None:
+    """What 8 bits should cover of a float value: the observer's choice, else the whole range."""
+    found = _bounds_of(value, CLIP, INPUT_CLIPS)
+    return range_of(value) if found is None else found
+
+
 def set_range(value: OpResult, low: float, high: float) -> None:
-    """Replace the recorded range of an operation's only result."""
+    """Replace the recorded range of an operation's only result; its clipped part scales along."""
+    before, clip = range_of(value), clip_of(value)
+    if CLIP in value.op.attributes and before is not None and clip is not None:
+        ratios = (c / b if b else 1.0 for c, b in zip(clip, before, strict=True))
+        shares = (min(max(ratio, 0.0), 1.0) for ratio in ratios)
+        ends = [end * share for end, share in zip((low, high), shares, strict=True)]
+        value.op.attributes[CLIP] = _numbers(ends)
     value.op.attributes[RANGE] = _numbers([low, high])
 
 

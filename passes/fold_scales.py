@@ -98,7 +98,7 @@ def _projected(value: SSAValue, constants: Constants) -> _Projected | None:
     if values is None or statistics is None:
         return None
     channels = element_numbers(path, constants) % shape_of(layer.y)[-1]
-    return _Projected(layer, values, channels, statistics.channels.magnitude)
+    return _Projected(layer, values, channels, statistics.magnitude)
 
 
 def _way(path: Path, value: SSAValue) -> tuple[SSAValue, ...] | None:

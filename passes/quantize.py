@@ -14,7 +14,7 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function
 from vit_opt.dialects.vit import ops
-from vit_opt.passes.calibrate import FLOAT_GRAPH, INPUT_RANGES
+from vit_opt.passes.calibrate import FLOAT_GRAPH, INPUT_CLIPS, INPUT_RANGES
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.stage import require_stage, set_stage
 
@@ -89,4 +89,5 @@ def remove(func: FuncOp, floats: list[onnx.OnnxOp]) -> None:
     for op in reversed(floats):
         op.detach()
         op.erase()
-    func.attributes.pop(INPUT_RANGES, None)
+    for name in (INPUT_RANGES, INPUT_CLIPS):
+        func.attributes.pop(name, None)

@@ -72,7 +72,7 @@ def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: flo
         return False
     columns = [np.abs(cast("NDArray[np.float32]", weight)).max(axis=0) for weight in weights]
     exponents = smoothing_exponents(
-        statistics.channels.magnitude, np.max(columns, axis=0).astype(np.float64), alpha
+        statistics.magnitude, np.max(columns, axis=0).astype(np.float64), alpha
     )
     if not exponents.any():
         return False

@@ -2,8 +2,9 @@
 
 `ChannelRange` keeps minimum and maximum of each channel.  `Histogram` keeps 4096 equal bins between
 ``-2**k`` and ``2**k``; a value outside doubles the range and merges bins in pairs, which is exact in
-the counts and independent of how the data was cut into batches, up to the range itself.  From the
-histogram come percentiles and the exponent of least squared error.
+the counts and independent of how the data was cut into batches, up to the range itself.
+`ChannelHistogram` does the same for every channel, with fewer bins.  From a histogram come
+percentiles and the exponents of least error; `ranges` has the observers as calibration offers them.
 """
 
 import math
@@ -20,6 +21,9 @@ RealInput: TypeAlias = npt.NDArray[Any]
 
 BINS = 4096
 """Bins of a histogram: at least 8 a code of an 8-bit grid that covers the range."""
+
+CHANNEL_BINS = 512
+"""Bins of each channel of a `ChannelHistogram`: at least one a code of an 8-bit grid."""
 
 
 def _check_finite(x: RealInput) -> None:
@@ -110,13 +114,24 @@ class Histogram:
         return int(self.counts.sum()) + self.zeros
 
     @property
+    def bins(self) -> int:
+        """Number of bins."""
+        return self.counts.size
+
+    @property
     def range(self) -> tuple[float, float]:
         """Smallest and largest value seen, and zero."""
         return min(self.minimum, 0.0), max(self.maximum, 0.0)
 
-    def _edges(self) -> Reals:
-        width = math.ldexp(2.0 / BINS, self.exponent or 0)
-        return ((np.arange(BINS + 1) - BINS // 2) * width).astype(np.float64)
+    def edges(self) -> Reals:
+        """The bins' ends [bins + 1]."""
+        width = math.ldexp(2.0 / self.bins, self.exponent or 0)
+        return ((np.arange(self.bins + 1) - self.bins // 2) * width).astype(np.float64)
+
+    def centres(self) -> Reals:
+        """The middle of each bin [bins], within the values that were seen."""
+        edges = self.edges()
+        return np.clip((edges[:-1] + edges[1:]) / 2.0, *self.range)
 
     def percentile(self, fraction: float) -> tuple[float, float]:
         """The range that leaves out ``1 - fraction`` of the values, half of it at each end.
@@ -128,25 +143,28 @@ class Histogram:
         if fraction == 1.0 or self.exponent is None:
             return self.range
         counts = self.counts.copy()
-        counts[BINS // 2] += self.zeros
+        counts[self.bins // 2] += self.zeros
         drop = math.floor((1.0 - fraction) / 2.0 * self.total)
-        edges = self._edges()
+        edges = self.edges()
         below = int(np.searchsorted(np.cumsum(counts), drop, side="right"))
-        above = BINS - int(np.searchsorted(np.cumsum(counts[::-1]), drop, side="right"))
+        above = self.bins - int(np.searchsorted(np.cumsum(counts[::-1]), drop, side="right"))
         low, high = self.range
         return max(low, min(float(edges[below]), 0.0)), min(high, max(float(edges[above]), 0.0))
 
-    def quantization_error(self, frac: int, zero_point: int, low: int, high: int) -> float:
-        """Estimated sum of squared errors on the grid ``2**-frac``, from the bins' centres.
+    def quantization_error(
+        self, frac: int, zero_point: int, low: int, high: int, power: float = 2.0
+    ) -> float:
+        """Estimated sum of ``|error| ** power`` on the grid ``2**-frac``, from the bins' centres."""
+        return self.grid_error(math.ldexp(1.0, -frac), zero_point, low, high, power)
 
-        A bin adds its own width's variance where it is coarser than a code.
-        """
-        edges = self._edges()
-        centres = (edges[:-1] + edges[1:]) / 2.0
-        centres = np.clip(centres, self.minimum, self.maximum)
-        codes = np.clip(np.floor(np.ldexp(centres, frac) + 0.5) + zero_point, low, high)
-        difference = np.ldexp(codes - zero_point, -frac) - centres
-        return float((np.square(difference) * self.counts).sum())
+    def grid_error(
+        self, scale: float, zero_point: int, low: int, high: int, power: float = 2.0
+    ) -> float:
+        """`quantization_error` for any scale."""
+        centres = self.centres()
+        codes = np.clip(np.floor(centres / scale + 0.5) + zero_point, low, high)
+        difference = np.abs((codes - zero_point) * scale - centres)
+        return float((difference**power * self.counts).sum())
 
     def minmax_frac(self, low: int, high: int) -> int:
         """The covering frac for codes without a zero point."""
@@ -167,3 +185,60 @@ class Histogram:
     def asymmetric(self, low: int, high: int, fraction: float = 1.0) -> tuple[int, int]:
         """Covering frac and zero point of the (percentile) range."""
         return covering_asymmetric(*self.percentile(fraction), low, high)
+
+
+@dataclass
+class ChannelHistogram:
+    """A histogram for every channel (last axis): `CHANNEL_BINS` bins each, ranges of their own."""
+
+    counts: npt.NDArray[np.int64]
+    exponents: npt.NDArray[np.int64]
+    ranges: ChannelRange
+    zeros: npt.NDArray[np.int64]
+
+    @staticmethod
+    def empty(channels: int) -> "ChannelHistogram":
+        """Nothing seen."""
+        return ChannelHistogram(
+            np.zeros((channels, CHANNEL_BINS), np.int64),
+            np.full(channels, UNSEEN, np.int64),
+            ChannelRange.empty(channels),
+            np.zeros(channels, np.int64),
+        )
+
+    def update(self, x: RealInput) -> None:
+        """Add a batch [..., C]."""
+        self.ranges.update(x)
+        flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        if not flat.size:
+            return
+        needed = np.frexp(np.abs(flat).max(axis=0))[1].astype(np.int64)
+        needed = np.where((flat != 0).any(axis=0), needed, UNSEEN)
+        fresh = self.exponents == UNSEEN
+        self.exponents = np.where(fresh, needed, self.exponents)
+        while (late := self.exponents < needed).any():
+            merged = self.counts[late].reshape(-1, CHANNEL_BINS // 2, 2).sum(axis=2)
+            self.counts[late] = np.pad(merged, ((0, 0), (CHANNEL_BINS // 4, CHANNEL_BINS // 4)))
+            self.exponents[late] += 1
+        half = CHANNEL_BINS // 2
+        scaled = np.ldexp(flat, -np.maximum(self.exponents, UNSEEN // 2)) * half + half
+        index = np.clip(np.floor(scaled).astype(np.int64), 0, CHANNEL_BINS - 1)
+        index += np.arange(flat.shape[1]) * CHANNEL_BINS
+        self.zeros += (flat == 0).sum(axis=0)
+        found = np.bincount(index[flat != 0], minlength=self.counts.size)
+        self.counts += found.reshape(self.counts.shape)
+
+    def channel(self, index: int) -> Histogram:
+        """The histogram of one channel."""
+        exponent = int(self.exponents[index])
+        return Histogram(
+            self.counts[index],
+            None if exponent == UNSEEN else exponent,
+            float(self.ranges.minimum[index]),
+            float(self.ranges.maximum[index]),
+            int(self.zeros[index]),
+        )
+
+
+UNSEEN = -(1 << 20)
+"""Exponent of a channel that has only been zero."""

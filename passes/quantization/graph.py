@@ -20,7 +20,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of, i64_array, is_fixed, shape_of
-from vit_opt.passes.calibrate import range_of
+from vit_opt.passes.calibrate import clip_of, range_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.formats import covering_type, quantized_array
 
@@ -109,6 +109,13 @@ class IntegerGraph:
             raise VitError(f"{label_of(value)}: no calibrated range; run calibrate first")
         return found
 
+    def span(self, value: SSAValue, bits: int) -> tuple[float, float]:
+        """The calibrated range, in 8 bits the part of it that the observer of `calibrate` chose."""
+        found = self.range(value)
+        if bits == 8 and self.constants.array(value) is None:
+            return clip_of(value) or found
+        return found
+
     def record(self, value: SSAValue) -> Record:
         """The record of a value that is not constant."""
         found = self.records.get(value)
@@ -119,8 +126,11 @@ class IntegerGraph:
     def type_for(
         self, value: SSAValue, bits: int, *, symmetric: bool = False, pot: bool = False
     ) -> QuantizedType:
-        """A format that covers the calibrated range of a value, with headroom in 16 bits."""
-        low, high = self.range(value)
+        """A format that covers the calibrated range of a value, with headroom in 16 bits.
+
+        In 8 bits the part of the range that the observer of `calibrate` chose.
+        """
+        low, high = self.span(value, bits)
         if bits == 16:
             low, high = HEADROOM * low, HEADROOM * high
         return covering_type(low, high, bits, symmetric=symmetric, pot=pot)

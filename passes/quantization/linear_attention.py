@@ -29,7 +29,7 @@ def covering_shift(largest: float, top: int) -> int:
 
 def rectified(graph: IntegerGraph, value: SSAValue) -> SSAValue:
     """The ReLU of a value as i8 codes 0..127, on a power-of-two grid."""
-    high = max(graph.range(value)[1], 0.0)
+    high = max(graph.span(value, 8)[1], 0.0)
     type_ = covering_type(0.0, high, 8, symmetric=True, pot=True)
     codes = graph.typed(value, type_)
     return graph.emit(ops.ClampOp.of(codes, min=0, max=type_.bounds[1])).result
@@ -48,7 +48,7 @@ def linear_attention(graph: IntegerGraph, op: onnx.LinearAttention) -> None:
     v = graph.codes(op.v, 8, symmetric=True, pot=True)
     k_type, v_type = format_of(k), format_of(v)
     assert isinstance(k_type, FixedType) and isinstance(v_type, FixedType)
-    low, high = graph.range(op.y)
+    low, high = graph.span(op.y, 8)
     attention = ops.LinearAttnOp.of(
         q,
         k,

@@ -138,8 +138,8 @@ def matmul(graph: IntegerGraph, op: onnx.MatMul) -> None:
     if record is not None and record.total is not None:
         v = graph.codes(op.b, 8, symmetric=True)
         acc = graph.emit(ops.MatmulOp.of(record.raw, v), op).result
-        low, high = graph.range(op.y)
-        type_ = mean_type(format_of(v), low, high, wanted_bits(op.y))
+        bits = wanted_bits(op.y)
+        type_ = mean_type(format_of(v), *graph.span(op.y, bits), bits)
         normalized = ops.NormalizeOp.of(acc, record.total, type=type_)
         graph.define(op.y, graph.emit(normalized, op).result)
         return
@@ -288,8 +288,8 @@ def reduce_mean(graph: IntegerGraph, op: onnx.ReduceMean | onnx.GlobalAveragePoo
     pooled = isinstance(op, onnx.GlobalAveragePool)
     rank = len(shape_of(op.x))
     axes = (2, 3) if pooled else tuple(axis % rank for axis in integers(op.axes))
-    low, high = graph.range(op.y)
-    type_ = mean_type(format_of(x), low, high, 16 if wanted_bits(op.y) == 16 else 8)
+    bits = 16 if wanted_bits(op.y) == 16 else 8
+    type_ = mean_type(format_of(x), *graph.span(op.y, bits), bits)
     keep = pooled or bool(integer(op.keepdims))
     mean = ops.MeanOp.of(x, type=type_, axes=axes, keepdims=keep)
     graph.define(op.y, graph.emit(mean, op).result)
@@ -338,10 +338,10 @@ def conv_transpose(graph: IntegerGraph, op: onnx.ConvTranspose) -> None:
 def average_pool(graph: IntegerGraph, op: onnx.AveragePool) -> None:
     """Average pooling, channels last."""
     x = graph.codes(op.x, 16, channels_last=True)
-    low, high = graph.range(op.y)
+    bits = wanted_bits(op.y)
     pooled = ops.AvgPool2dOp.of(
         x,
-        type=mean_type(format_of(x), low, high, wanted_bits(op.y)),
+        type=mean_type(format_of(x), *graph.span(op.y, bits), bits),
         kernel=integers(op.kernel_shape),
         strides=integers(op.strides),
         pads=integers(op.pads),
@@ -405,8 +405,8 @@ def dequantize_linear(graph: IntegerGraph, op: onnx.DequantizeLinear) -> None:
 
 def activation_type(graph: IntegerGraph, value: SSAValue) -> QuantizedType:
     """The format of a model input."""
-    low, high = graph.range(value)
-    return covering_type(low, high, wanted_bits(value), symmetric=True, pot=False)
+    bits = wanted_bits(value)
+    return covering_type(*graph.span(value, bits), bits, symmetric=True, pot=False)
 
 
 RULES: dict[type[Operation], Rule] = {

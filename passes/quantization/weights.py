@@ -1,0 +1,198 @@
+"""Layers of the float graph as the choice of their weights' bits sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.ir import Operation
+
+from vit_opt.dialects import onnx
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.evaluation import main_function, run_main
+from vit_opt.dialects.onnx.base import integer, integers, shape_of
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.passes.algorithms.rounding import SecondMoments
+from vit_opt.passes.calibrate import ValueStatistics, statistics_of
+from vit_opt.passes.float_graph import Constants
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Reals: TypeAlias = NDArray[np.float64]
+
+Product: TypeAlias = onnx.Linear | onnx.Conv | onnx.ConvTranspose
+
+WEIGHT_BITS = "vit.weight_bits"
+"""Attribute of a product: the bits of its weights, 8 where it is absent."""
+
+MOMENTS = "vit.moments"
+"""Attribute of a convolution: key of the second moments of its windows in the asset store."""
+
+LARGEST_WINDOW = 2400
+"""Values of a window up to which its second moments are gathered."""
+
+SCALE_BYTES = 1
+"""Bytes of a scale: the exponent of an output channel."""
+
+
+def weight_bits(op: Operation) -> int:
+    """Bits of a product's weights."""
+    found = op.attributes.get(WEIGHT_BITS)
+    return cast("IntegerAttr[Any]", found).value.data if isinstance(found, IntegerAttr) else 8
+
+
+def weight_bytes(channels: int, reduction: int, bits: int) -> int:
+    """Bytes of a weight [channels, reduction] with its scales; int4 rows end on a byte."""
+    return channels * (-(-reduction * bits // 8) + SCALE_BYTES)
+
+
+def in_rows(op: Product, weight: Array) -> Array:
+    """A product's weight as [output channels, reduction], the reduction ordered as in `vit`."""
+    if isinstance(op, onnx.Conv):
+        weight = weight.transpose(0, 2, 3, 1)
+    elif isinstance(op, onnx.ConvTranspose):
+        weight = weight.transpose(1, 2, 3, 0)
+    return weight.reshape(weight.shape[0], -1)
+
+
+def from_rows(op: Product, rows: Array, shape: Sequence[int]) -> Array:
+    """The inverse of `in_rows`, for a weight of this shape in the float graph."""
+    if isinstance(op, onnx.Linear):
+        return rows.reshape(shape)
+    first, second, height, width = shape
+    if isinstance(op, onnx.Conv):
+        return rows.reshape(first, height, width, second).transpose(0, 3, 1, 2)
+    return rows.reshape(second, height, width, first).transpose(3, 0, 1, 2)
+
+
+@dataclass
+class Layer:
+    """A product whose weights may have 4 bits."""
+
+    op: Product
+    weight: Array
+    """As in the float graph."""
+
+    moments: SecondMoments | None = field(default=None, repr=False)
+    """Of the product's input rows, or windows."""
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.weight.size
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return shape_of(self.op.y)[-1 if isinstance(self.op, onnx.Linear) else 1]
+
+    def bytes(self, bits: int) -> int:
+        """Bytes of the weights with their scales."""
+        return weight_bytes(self.channels, self.size // self.channels, bits)
+
+    def cycles(self, arch: AccelTarget, bits: int) -> int:
+        """Cycles of the MAC array, as if the product were one instruction."""
+        from vit_opt.dialects.vit_accel import isa
+        from vit_opt.dialects.vit_accel.enums import DType, MacMap
+
+        rows = prod(shape_of(self.op.y)) // self.channels
+        size = (rows, self.channels, self.size // self.channels)
+        types = (DType.I8, DType.I4X2 if bits == 4 else DType.I8)
+        return min(isa.array_cycles(arch, size, mapping, types) for mapping in MacMap)
+
+    def narrowed(self) -> Array:
+        """The weight rounded to 4 bits, as real values in its own shape."""
+        import numpy as np
+
+        from vit_opt.passes.algorithms.narrow import round_narrow
+
+        moments = None if self.moments is None else self.moments.matrix()
+        fracs, codes = round_narrow(in_rows(self.op, self.weight), moments, -8, 7)
+        rows = np.ldexp(codes.astype(np.float32), -fracs[:, None].astype(np.int32))
+        return from_rows(self.op, rows, self.weight.shape)
+
+    def keep_moments(self, store: AssetStore) -> str | None:
+        """Put a convolution's moments into the store; the key, None where there is nothing."""
+        from vit_opt.passes.algorithms.observers import ChannelRange
+
+        if self.moments is None or isinstance(self.op, onnx.Linear):
+            return None
+        key = f"{self.op.label}.windows"
+        store.statistics[key] = ValueStatistics(ChannelRange.empty(0), self.moments)
+        return key
+
+
+def layers_of(module: ModuleOp, constants: Constants) -> tuple[list[Layer], int]:
+    """The layers whose bits are a choice, with moments; bytes of the weights that keep 8 bits."""
+    layers: list[Layer] = []
+    fixed = 0
+    for op in main_function(module).body.block.ops:
+        if not isinstance(op, onnx.Linear | onnx.Conv | onnx.ConvTranspose):
+            continue
+        weight = constants.array(op.w)
+        if weight is None:
+            continue
+        grouped = not isinstance(op, onnx.Linear) and integer(op.group) != 1
+        layer = Layer(op, weight)
+        if grouped:
+            fixed += layer.bytes(8)
+            continue
+        layers.append(layer)
+        if isinstance(op, onnx.Linear):
+            statistics = statistics_of(op.x, constants.store)
+            layer.moments = None if statistics is None else statistics.moments
+    gather_moments(module, constants.store, layers)
+    return layers, fixed
+
+
+def gather_moments(module: ModuleOp, store: AssetStore, layers: Sequence[Layer]) -> None:
+    """Second moments of the windows of convolutions, on the calibration batches."""
+    from vit_opt.dialects.onnx.semantics import evaluate
+
+    wanted = {
+        layer.op: layer
+        for layer in layers
+        if isinstance(layer.op, onnx.Conv) and layer.size // layer.channels <= LARGEST_WINDOW
+    }
+    if not wanted:
+        return
+
+    def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
+        if op in wanted:
+            _add_windows(wanted[op], args[0])
+        return evaluate(op, args, store)
+
+    for batch in store.batches:
+        run_main(module, batch, run)
+
+
+def _add_windows(layer: Layer, x: Array) -> None:
+    """Add the windows of one input [B, C, H, W] of a convolution to its moments."""
+    from vit_opt.passes.algorithms.rounding import unfold
+
+    op = cast("onnx.Conv", layer.op)
+    kernel = cast("tuple[int, int]", layer.weight.shape[2:])
+    parameters: list[Any] = [integers(v) for v in (op.strides, op.pads, op.dilations)]
+    windows = unfold(x.transpose(0, 2, 3, 1), kernel, *parameters)
+    if layer.moments is None:
+        layer.moments = SecondMoments(windows.shape[-1])
+    layer.moments.update(windows)
+
+
+__all__: Sequence[str] = [
+    "MOMENTS",
+    "WEIGHT_BITS",
+    "Layer",
+    "from_rows",
+    "gather_moments",
+    "in_rows",
+    "layers_of",
+    "weight_bits",
+    "weight_bytes",
+]
