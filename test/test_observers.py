@@ -25,7 +25,7 @@ builtin.module attributes {vit.stage = "float"} {
     func.return %z : tensor<1x64x8xf32>
   }
 }
-"""  # noqa: E501
+"""
 
 
 def tailed(seed: int, spike: float) -> dict[str, np.ndarray]:
@@ -168,7 +168,7 @@ builtin.module attributes {vit.stage = "float"} {
     func.return %y : tensor<1x1x2x1xf32>
   }
 }
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.parametrize(("augment", "high"), [("none", 5.0), ("flip", 7.0), ("flips", 7.0)])
