@@ -59,6 +59,8 @@ class VitOptMain(xDSLOptMain):
         super().__init__(DESCRIPTION, args)
         if self.args.import_only and self.args.passes:
             raise UsageError("--import-only stops after the import; leave -p out")
+        if self.args.import_only and self.args.export_qdq is not None:
+            raise UsageError("--import-only quantises nothing that --export-qdq could write")
 
     @property
     def context(self) -> VitContext:
@@ -109,6 +111,12 @@ class VitOptMain(xDSLOptMain):
             "--weights-out",
             metavar="FILE",
             help="where weights go (default: OUT.weights.npz beside an .mlir output)",
+        )
+        group.add_argument(
+            "--export-qdq",
+            metavar="OUT.onnx",
+            help="write the quantised model as ONNX with QuantizeLinear/DequantizeLinear pairs; "
+            "the text is then written only with -o",
         )
 
     def setup_pipeline(self) -> None:
@@ -167,6 +175,8 @@ class VitOptMain(xDSLOptMain):
         self._apply(prog, (*before, *named))
         if self.args.target.partition("{")[0] in ("vit-c", "vit-asm"):
             self._apply(prog, passes_of(remaining(prog)))
+        elif self.args.export_qdq is not None:
+            self._apply(prog, passes_of(remaining(prog, "verify-integer")))
 
     def _from_onnx(self) -> bool:
         name = str(self.args.input_file or "")
@@ -194,6 +204,12 @@ class VitOptMain(xDSLOptMain):
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         """The text of the target; notes which weights the text refers to."""
+        if self.args.export_qdq is not None:
+            from vit_opt.backends.onnx_qdq import export_qdq
+
+            export_qdq(prog, self.context.assets, Path(self.args.export_qdq))
+            if self.args.output_file is None:
+                return ""
         if parse_spec(self.args.target).name == "mlir":
             from vit_opt.tools.weights import referenced_digests
 
@@ -202,6 +218,8 @@ class VitOptMain(xDSLOptMain):
 
     def prepare_output(self) -> IO[str]:
         """Standard output, or a buffer that becomes the output file at the end."""
+        if self.args.export_qdq is not None:
+            require_folder(Path(self.args.export_qdq))
         if self.args.output_file is None:
             return super().prepare_output()
         require_folder(Path(self.args.output_file))
