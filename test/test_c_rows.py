@@ -185,3 +185,40 @@ def test_linear_attn(seed, tokens, dim, kv_shift, ksum_shift, frac, pot, roundin
     divisor = "pot" if pot else "recip"
     y = case.op(ops.LinearAttnOp, [q, k, v], FixedType("i8", frac, zp=2), divisor=divisor, **fields)
     case.check(y, kernel="vit_linear_attn")
+
+
+@EXAMPLES
+@given(
+    SEEDS, st.sampled_from([1, 4, 7]), st.sampled_from([4, 16, 20]), st.integers(1, 3),
+    st.integers(1, 6), st.booleans(),
+)  # fmt: skip
+def test_linear_attn_in_place(seed, side, dim, groups, shift, read_again):
+    """EfficientViT's: two tensors joined along channels, heads cut out, requantised one by one."""
+    rng = np.random.default_rng(seed)
+    case, wide, heads = Case(), FixedType("i16", 9), 2 * groups
+    half, tokens = groups * 3 * dim, side * side
+    parts = []
+    for _ in range(2):
+        x = case.input(FixedType("i8", 4), codes(rng, FixedType("i8", 4), (1, side, side, 8)))
+        weight = case.constant(FixedType("i8", 7), rng.integers(-128, 128, (half, 8)))
+        value = case.op(ops.PotRequantOp, [case.op(ops.LinearOp, [x, weight, []])], wide)
+        parts.append(case.op(ops.TransposeOp, [value], permutation=(0, 3, 1, 2)))
+    x = case.op(ops.ConcatOp, [parts], axis=1)
+    x = case.op(ops.ReshapeOp, [x], shape=(1, heads, 3 * dim, tokens))
+    x = case.op(ops.TransposeOp, [x], permutation=(0, 1, 3, 2))
+    operands = []
+    for i in range(3):
+        size = (1, heads, tokens, dim)
+        cut = {"offsets": (0, 0, 0, i * dim), "sizes": size, "strides": (1,) * 4}
+        value = case.op(ops.SliceOp, [x], **cut)
+        value = case.op(ops.PotRequantOp, [value], FixedType("i8", 9 - shift - i))
+        operands.append(case.op(ops.ClampOp, [value], min=0, max=127) if i < 2 else value)
+    fields = {"kv_shift": 7, "ksum_shift": 4, "divisor": "recip"}
+    y = case.op(ops.LinearAttnOp, operands, FixedType("i8", 5), **fields)
+    moved = case.op(ops.TransposeOp, [y], permutation=(0, 1, 3, 2))
+    moved = case.op(ops.ReshapeOp, [moved], shape=(1, heads * dim, side, side))
+    moved = case.op(ops.TransposeOp, [moved], permutation=(0, 2, 3, 1))
+    lowered = case.check(*[moved, operands[1]] if read_again else [moved])
+    if not read_again:
+        calls = ["vit_linear_s16", "vit_linear_s16", "vit_linear_attn"]
+        assert [call.kernel for call in lowered.calls] == calls

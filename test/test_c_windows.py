@@ -1,6 +1,7 @@
 """C kernels of means, pools, resizes and data movement against the definition."""
 
 import numpy as np
+import pytest
 from c_cases import Case, FixedType, codes, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,3 +127,16 @@ def test_one_value_as_two_outputs():
     x = any_input(case, 0, "i8", (2, 3, 4))
     y = case.op(ops.TransposeOp, [x], permutation=(1, 0, 2))
     case.check(y, y)
+
+
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 2, 3, 1), (0, 3, 2, 1)])
+@pytest.mark.parametrize("axes", [(2, 3), (1,), (1, 3)])
+def test_mean_reads_through_a_transpose(order, axes):
+    rng = np.random.default_rng(0)
+    case, format_ = Case(), FixedType("i16", 5)
+    x = case.input(format_, codes(rng, format_, (1, 5, 4, 300)))
+    x = case.op(ops.TransposeOp, [x], permutation=order)
+    y = case.op(ops.MeanOp, [x], FixedType("i8", -2), axes=axes)
+    lowered = case.check(y)
+    in_order = len(axes) == 2 or order == (0, 3, 1, 2)
+    assert len(lowered.calls) == (1 if in_order else 2)

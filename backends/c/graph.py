@@ -23,6 +23,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.strides import View, dense_strides, dense_view, merge_dimensions, view_of
+from vit_opt.backends.c.tokens import LinearAttention, linear_attention, operand_views
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
@@ -100,7 +101,7 @@ class Attention:
         return merge_dimensions(lead)
 
 
-Step: TypeAlias = Operation | Chain | Attention
+Step: TypeAlias = Operation | Chain | Attention | LinearAttention
 
 
 @dataclass
@@ -113,6 +114,10 @@ class Graph:
     """Results of pipelines and of data movement that moves nothing, and what they stand for."""
     outputs: list[SSAValue]
     """The returned values."""
+    parts: dict[SSAValue, tuple[SSAValue, int]] = field(
+        default_factory=dict["SSAValue", "tuple[SSAValue, int]"]
+    )
+    """Values computed right into a concatenation along columns: its result, and the first column."""
 
     def root(self, value: SSAValue) -> SSAValue:
         """The value whose memory `value` shares."""
@@ -249,6 +254,11 @@ def can_be_stage(op: Operation, index: int) -> bool:
     return index == 0
 
 
+def _is_depthwise(op: Operation) -> bool:
+    """Whether an operation is a convolution whose kernels take neighbouring pixels as one line."""
+    return isinstance(op, ops.Conv2dOp) and op.groups.value.data == shape_of(op.x)[-1]
+
+
 class _Grouping:
     """Finds chains and attentions in a flat list of operations."""
 
@@ -276,7 +286,14 @@ class _Grouping:
                 self.taken.update(members)
                 self._store_transposed(attention)
                 last[members[-1]] = attention
-        self._fold_moves([step for step in last.values() if isinstance(step, Attention)])
+        for op in self.flat:
+            if isinstance(op, ops.LinearAttnOp):
+                last[op] = step = linear_attention(op, self._only_reader)
+                self.taken.update([op, *step.moves])
+        self._fold_moves(
+            [step for step in last.values() if isinstance(step, Attention)],
+            [step for step in last.values() if isinstance(step, LinearAttention)],
+        )
         for op in self.flat:
             if op in self.taken:
                 continue
@@ -286,6 +303,7 @@ class _Grouping:
                 members = chain.members()
                 self.taken.update(members)
                 last[members[0] if chain.branches else members[-1]] = chain
+        self._place_parts([step for step in last.values() if isinstance(step, Chain)])
         steps: list[Step] = []
         for op in self.flat:
             if op in last:
@@ -400,20 +418,55 @@ class _Grouping:
             attention.result, attention.result_strides = stored.result, strides
             self.taken.add(move)
 
-    def _fold_moves(self, attentions: list[Attention]) -> None:
+    def _fold_moves(self, attentions: list[Attention], linear: list[LinearAttention]) -> None:
         """Let attentions read through transposes and slices that nothing else needs."""
         kept = {op for op in self.flat if op in self.taken}
         while True:
             viewed = [(a, self._operand_views(a, kept)) for a in attentions]
-            moves = {op for _, views in viewed for view in views for op in view.moves}
+            tokens = [
+                operand_views(step, self._only_reader, self.graph.aliases, kept) for step in linear
+            ]
+            views = [view for _, each in viewed for view in each]
+            views += [each.view for operands in tokens for each in operands]
+            moves = {op for view in views for op in view.moves}
             readers = {op for a in attentions for op in (a.scores.head, a.product.head)}
+            for step, operands in zip(linear, tokens, strict=True):
+                readers.update(each.reader(step.op) for each in operands)
             needed = {move for move in moves if not self._only_read_by(move, moves | readers)}
             if not needed:
                 break
             kept |= needed
-        for attention, views in viewed:
-            attention.query, attention.key, attention.value = views
+        for attention, each in viewed:
+            attention.query, attention.key, attention.value = each
+        for step, operands in zip(linear, tokens, strict=True):
+            step.operands = operands
+            self.taken.update(step.members())
         self.taken |= moves
+
+    def _only_reader(self, value: SSAValue) -> Operation | None:
+        """The only operation that reads the memory of a value."""
+        root = self.graph.root(value)
+        readers = self.readers.get(root, [])
+        return readers[0][0] if len(readers) == 1 and root not in self.returned else None
+
+    def _place_parts(self, chains: list[Chain]) -> None:
+        """Let chains store right into concatenations along columns that read them alone."""
+        stored = {
+            each.result
+            for chain in chains
+            for each in (chain, *chain.branches)
+            if each.is_stored and not _is_depthwise(chain.head)
+        }
+        for op in self.flat:
+            if not isinstance(op, ops.ConcatOp):
+                continue
+            shape, first = shape_of(op.result), 0
+            for x in op.xs if op.axis.value.data == len(shape) - 1 else ():
+                root = self.graph.root(x)
+                same = shape_of(root)[-1:] == shape_of(x)[-1:]
+                if root in stored and same and self._only_reader(root) is op:
+                    self.graph.parts[root] = op.result, first
+                first += shape_of(x)[-1]
 
     def _operand_views(self, attention: Attention, kept: set[Operation]) -> list[View]:
         """Query, key and value of an attention as its kernel can read them."""

@@ -18,10 +18,13 @@ from vit_opt.backends.c.attention import lower_attention
 from vit_opt.backends.c.code import Buffer, Call, Pointer
 from vit_opt.backends.c.graph import Attention, Chain, Graph, build_graph
 from vit_opt.backends.c.levels import PORTABLE, Level
+from vit_opt.backends.c.linear_attention import lower_linear_attention
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
 from vit_opt.backends.c.packed import reads_planar
 from vit_opt.backends.c.planner import plan
-from vit_opt.backends.c.unsigned import with_unsigned_operands
+from vit_opt.backends.c.rearrange import average_before_transposes, concatenate_before_transposes
+from vit_opt.backends.c.tokens import LinearAttention
+from vit_opt.backends.c.unsigned import use_unsigned_operands
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -34,7 +37,6 @@ RULES: dict[type[Operation], Rule] = {
     ops.Log2SoftmaxOp: rows.lower_log2_softmax,
     ops.ShiftGeluOp: rows.lower_shift_gelu,
     ops.LayerNormOp: rows.lower_layernorm,
-    ops.LinearAttnOp: rows.lower_linear_attn,
     ops.PotRequantOp: rows.lower_requant,
     ops.RequantOp: rows.lower_requant,
     ops.AddOp: rows.lower_binary,
@@ -85,8 +87,11 @@ def lower(
 
     Raises VitError for an operation or a combination of types without a kernel.
     """
+    function = function.clone()
+    concatenate_before_transposes(function)
+    average_before_transposes(function)
     if level.variant("vit_linear_u8") is not None and level.layout.direct:
-        function = with_unsigned_operands(function)
+        use_unsigned_operands(function)
     graph = build_graph(function)
     memory = Memory(graph, store, level, threads)
     inputs = _inputs(function, graph, memory)
@@ -94,6 +99,8 @@ def lower(
     for step in graph.steps:
         if isinstance(step, Attention):
             lower_attention(memory, step)
+        elif isinstance(step, LinearAttention):
+            lower_linear_attention(memory, step)
         elif isinstance(step, Chain):
             products.lower_chain(memory, step)
         else:

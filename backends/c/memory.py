@@ -131,12 +131,24 @@ class Memory:
         return self.places[root]
 
     def allocate(self, value: SSAValue) -> Pointer:
-        """Memory for a computed value."""
-        buffer = self.outputs.get(value)
-        if buffer is None:
-            buffer = Buffer(value.name_hint or "", size_of(value), "arena")
-        self.places[value] = Pointer(buffer)
-        return self.places[value]
+        """Memory for a computed value, if it has none yet."""
+        if value in self.places:
+            return self.places[value]
+        part = self.graph.parts.get(value)
+        if part is not None:
+            whole, column = part
+            base = self.allocate(whole)
+            place = Pointer(base.buffer, base.offset + column * element_size(value))
+        else:
+            buffer = self.outputs.get(value)
+            place = Pointer(buffer or Buffer(value.name_hint or "", size_of(value), "arena"))
+        self.places[value] = place
+        return place
+
+    def row_distance(self, value: SSAValue) -> int:
+        """Elements from row to row of a value computed into a larger one; 0 for any other."""
+        part = self.graph.parts.get(value)
+        return 0 if part is None else shape_of(part[0])[-1]
 
     def vector(self, values: Array, dtype: str = "int32") -> Pointer:
         """A parameter vector in the weights file; raises VitError where it does not fit."""

@@ -185,7 +185,7 @@ def epilogue(
         "count": len(stages.items) if stages else 0,
         "type": element_symbol(chain.result),
         "y": y,
-        "ld": columns,
+        "ld": memory.row_distance(chain.result) or columns,
     }
     if branches:
         fields |= {"branch": Array("vit_epilogue", branches), "branches": len(branches)}
@@ -237,7 +237,8 @@ def lower_chain(memory: Memory, chain: Chain) -> None:
         _map(memory, chain)
         return
     end = epilogue(memory, chain, columns, stages_of(memory, chain), _stored(memory, chain))
-    in_place = _residual(memory, chain) if chain.is_stored else None
+    alone = chain.is_stored and not memory.row_distance(chain.result)
+    in_place = _residual(memory, chain) if alone else None
     memory.call(kernel, [shape, *operands, end], chain_comment(chain), scratch, in_place)
 
 
@@ -268,7 +269,9 @@ def _map(memory: Memory, chain: Chain) -> None:
     assert stages is not None
     source = memory.address(x)
     end = epilogue(memory, chain, columns, stages, _stored(memory, chain))
-    if not _depends_on_place(end):
+    ends = (chain, *chain.branches)
+    placed = any(memory.row_distance(each.result) for each in ends if each.result is not None)
+    if not placed and not _depends_on_place(end):
         total = rows * columns
         columns = next((n for n in MAP_COLUMNS if total % n == 0), total)
         rows, end = total // columns, _with_row_distance(end, columns)

@@ -213,51 +213,6 @@ def _check_variance(op: ops.LayerNormOp, channels: int, spread: int) -> None:
         )
 
 
-def lower_linear_attn(memory: Memory, op: ops.LinearAttnOp) -> None:
-    """`vit.linear_attn`."""
-    *lead, tokens, dim = shape_of(op.q)
-    key_tokens, value_dim = shape_of(op.v)[-2:]
-    shift = op.ksum_shift.value.data - op.kv_shift.value.data
-    shift += int(shift_between(op.v, op.result))
-    fields: dict[str, Value] = {
-        "batch": prod(lead),
-        "tokens": tokens,
-        "key_tokens": key_tokens,
-        "dim": dim,
-        "value_dim": value_dim,
-        "q_type": element_symbol(op.q),
-        "k_type": element_symbol(op.k),
-        "v_type": element_symbol(op.v),
-        "y_type": element_symbol(op.result),
-        **without_zeros({"v_zp": zero_point(op.v)}),
-        **saturation(op.result),
-        **rounding(op),
-        "kv_shift": op.kv_shift.value.data,
-        "ksum_shift": op.ksum_shift.value.data,
-        "shift": shift,
-        "pot": int(op.divisor.data == "pot"),
-    }
-    sources: list[Value] = [memory.address(v) for v in (op.q, op.k, op.v)]
-    y = memory.allocate(op.result)
-    scratch = 4 * (dim * value_dim + 2 * dim + 2 * value_dim)
-    variant = memory.level.variant("vit_linear_attn") if _linear_attn_is_plain(op, shift) else None
-    if variant is not None:
-        sizes = (4 * dim * value_dim, 4 * dim, dim * value_dim, 64, 256, 4 * value_dim)
-        scratch = sum(map(aligned, sizes))
-    arguments: list[Value] = [Struct("vit_linear_attn_shape", fields), *sources, y]
-    memory.call(variant or "vit_linear_attn", arguments, describe(op, op.result), scratch)
-
-
-def _linear_attn_is_plain(op: ops.LinearAttnOp, shift: int) -> bool:
-    """Whether vit_linear_attn_avx512vnni.c takes it: its types and sizes, and a right shift."""
-    dim, value_dim = shape_of(op.q)[-1], shape_of(op.v)[-1]
-    types = all(storage_name(value) == "S8" for value in (op.q, op.k, op.v))
-    whole = format_of(op.result).storage.width.data == 8
-    sizes = dim % 4 == 0 and dim <= 64 and value_dim % 16 == 0
-    shifts = (0 if op.divisor.data == "pot" else -10) <= shift <= 14
-    return types and whole and sizes and shifts and op.rounding.data == "rhu"
-
-
 # ---- elementwise operations that are no stage ----------------------------------------------------
 
 

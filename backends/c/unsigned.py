@@ -16,17 +16,16 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, is_unsigned
 from vit_opt.dialects.vit.ops.base import tensor_type
 
-PRODUCERS = (ops.PotRequantOp, ops.RequantOp, ops.LayerNormOp, ops.NormalizeOp)
+PRODUCERS = (ops.PotRequantOp, ops.RequantOp, ops.LayerNormOp, ops.NormalizeOp, ops.LinearAttnOp)
 """Operations that give any 8-bit format."""
 
 MOVES = (ops.ReshapeOp, ops.ReinterpretOp, ops.TransposeOp, ops.SliceOp)
 """Operations whose result has the format of their operand."""
 
 
-def with_unsigned_operands(function: FuncOp) -> FuncOp:
-    """A copy of a function in which products read unsigned bytes wherever that is exact."""
-    copy = function.clone()
-    for op in copy.walk():
+def use_unsigned_operands(function: FuncOp) -> None:
+    """Let products read unsigned bytes wherever that is exact."""
+    for op in function.walk():
         if not isinstance(op, PRODUCERS):
             continue
         element = tensor_type(op.result).get_element_type()
@@ -38,7 +37,6 @@ def with_unsigned_operands(function: FuncOp) -> FuncOp:
             op.infer(unsigned_format(element))
             for move in moves:
                 move.infer()
-    return copy
 
 
 def _is_signed_byte(format_: QuantizedType) -> bool:

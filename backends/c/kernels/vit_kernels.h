@@ -349,8 +349,9 @@ void vit_layernorm_ivit(const vit_layernorm_shape *p, const void *x, const int64
 
 typedef struct {
     int32_t batch, tokens, key_tokens, dim, value_dim;
-    vit_type q_type, k_type, v_type, y_type;
-    int32_t v_zp, zp, lo, hi;
+    int32_t y_ld, y_head; /* elements from token to token and from head to head */
+    vit_type y_type;
+    int32_t zp, lo, hi;
     vit_rounding rounding;
     int32_t kv_shift, ksum_shift;
     int32_t shift; /* ksum_shift - kv_shift + e_v - e_out */
@@ -358,10 +359,19 @@ typedef struct {
     int32_t part, parts;
 } vit_linear_attn_shape;
 
-void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
-                     void *y, void *scratch);
-void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const void *q, const void *k,
-                                const void *v, void *y, void *scratch);
+/* An operand: dense rows, one a token, whose elements go through stages without other operands. */
+typedef struct {
+    const void *x;
+    vit_type type;
+    int32_t ld, head; /* elements from token to token and from head to head */
+    int32_t count;
+    const vit_stage *stages;
+} vit_tokens;
+
+void vit_linear_attn(const vit_linear_attn_shape *p, const vit_tokens *q, const vit_tokens *k,
+                     const vit_tokens *v, void *y, void *scratch);
+void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const vit_tokens *q,
+                                const vit_tokens *k, const vit_tokens *v, void *y, void *scratch);
 
 /* ---- windows ------------------------------------------------------------------------------- */
 

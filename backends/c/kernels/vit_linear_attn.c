@@ -1,7 +1,7 @@
 /* kernel: ReLU linear attention
  * layout: q[batch][tokens][dim], k[batch][key_tokens][dim], v[batch][key_tokens][value_dim],
- *         y[batch][tokens][value_dim]
- * in:     q, k codes >= 0 of 8 bits, v of 8 bits with zero point
+ *         y[batch][tokens][value_dim], with the distances that their descriptions state
+ * in:     after the stages of an operand q, k codes >= 0 of 8 bits, v of 8 bits
  * out:    Q (K^T V) / (Q sum K), the state shifted to 8 bits
  * method: one reciprocal of 16 bits, or one power of two, per token
  * scratch: (dim * value_dim + 2 * dim + 2 * value_dim) * 4 bytes
@@ -13,16 +13,26 @@ typedef struct {
     int32_t *key_sum, *left, *right, *out;
 } buffers;
 
-/* y += factor * (x - zp) */
-static inline void add_scaled(const int32_t *restrict x, int32_t factor, int32_t zp, int32_t n,
+/* y += factor * x */
+static inline void add_scaled(const int32_t *restrict x, int32_t factor, int32_t n,
                               int32_t *restrict y)
 {
     for (int32_t j = 0; j < n; ++j) {
-        y[j] += factor * (x[j] - zp);
+        y[j] += factor * x[j];
     }
 }
 
-static void gather_state(const vit_linear_attn_shape *p, const void *k, const void *v,
+/* The n codes of a token, after the operand's stages. */
+static void load_token(const vit_tokens *x, int32_t batch, int32_t token, int32_t n, int32_t *y)
+{
+    const size_t at = (size_t)batch * (size_t)x->head + (size_t)token * (size_t)x->ld;
+    vit_load_s32(x->x, x->type, at, n, y);
+    for (int32_t i = 0; i < x->count; ++i) {
+        vit_stage_apply(&x->stages[i], y, n, token, 1, 0, n);
+    }
+}
+
+static void gather_state(const vit_linear_attn_shape *p, const vit_tokens *k, const vit_tokens *v,
                          int32_t batch, const buffers *s)
 {
     const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
@@ -33,13 +43,12 @@ static void gather_state(const vit_linear_attn_shape *p, const void *k, const vo
         s->key_sum[i] = 0;
     }
     for (int32_t t = 0; t < p->key_tokens; ++t) {
-        const size_t token = (size_t)batch * (size_t)p->key_tokens + (size_t)t;
-        vit_load_s32(k, p->k_type, token * dim, p->dim, s->left);
-        vit_load_s32(v, p->v_type, token * value_dim, p->value_dim, s->right);
+        load_token(k, batch, t, p->dim, s->left);
+        load_token(v, batch, t, p->value_dim, s->right);
         for (int32_t i = 0; i < p->dim; ++i) {
             const int32_t key = s->left[i];
             s->key_sum[i] += key;
-            add_scaled(s->right, key, p->v_zp, p->value_dim, s->state + (size_t)i * value_dim);
+            add_scaled(s->right, key, p->value_dim, s->state + (size_t)i * value_dim);
         }
     }
     for (size_t i = 0; i < dim * value_dim; ++i) {
@@ -101,13 +110,13 @@ static uint32_t multiply_row(const vit_linear_attn_shape *p, const buffers *s)
     for (int32_t i = 0; i < dim; ++i) {
         const int32_t query = s->left[i];
         divisor += (uint32_t)query * (uint32_t)s->key_sum[i];
-        add_scaled(s->state + (size_t)i * (size_t)n, query, 0, n, s->out);
+        add_scaled(s->state + (size_t)i * (size_t)n, query, n, s->out);
     }
     return divisor;
 }
 
-void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *k, const void *v,
-                     void *y, void *scratch)
+void vit_linear_attn(const vit_linear_attn_shape *p, const vit_tokens *q, const vit_tokens *k,
+                     const vit_tokens *v, void *y, void *scratch)
 {
     const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
     buffers s;
@@ -120,11 +129,11 @@ void vit_linear_attn(const vit_linear_attn_shape *p, const void *q, const void *
     for (int32_t batch = range.first; batch < range.last; ++batch) {
         gather_state(p, k, v, batch, &s);
         for (int32_t t = 0; t < p->tokens; ++t) {
-            const size_t token = (size_t)batch * (size_t)p->tokens + (size_t)t;
-            vit_load_s32(q, p->q_type, token * dim, p->dim, s.left);
+            load_token(q, batch, t, p->dim, s.left);
             const uint32_t divisor = multiply_row(p, &s);
             divide_row(p, divisor, s.out);
-            vit_store_s32(s.out, p->value_dim, y, p->y_type, token * value_dim);
+            const size_t at = (size_t)batch * (size_t)p->y_head + (size_t)t * (size_t)p->y_ld;
+            vit_store_s32(s.out, p->value_dim, y, p->y_type, at);
         }
     }
 }

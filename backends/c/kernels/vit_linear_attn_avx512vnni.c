@@ -1,6 +1,7 @@
 /* kernel: ReLU linear attention, AVX512-VNNI
  * layout: as vit_linear_attn(); dim a multiple of 4 up to 64, value_dim a multiple of 16
- * in:     q, k s8 codes >= 0, v s8 with zero point
+ * in:     s8 or s16 codes without zero points, which may go through VIT_REQUANT by 1 to 15 bits,
+ *         rounding half up, and clamps; s8 after that, those of q and k >= 0
  * out:    s8 or u8, all of it; rounding half up
  * method: the state is a product over tokens, four at a time; a query row is a product with the state,
  *         sixteen value columns a register, and with the key sum as unsigned bytes; then one
@@ -17,6 +18,7 @@ typedef struct {
     uint8_t *keys;  /* [dim] key sum, then 0 up to 64 */
     uint8_t *tile;  /* four keys: [64][4] */
     int8_t *values; /* four values: [value_dim][4] */
+    int8_t *q, *k, *v; /* operands of a head, after their stages */
 } buffers;
 
 static void *take(char **at, size_t bytes)
@@ -37,7 +39,50 @@ static buffers carve(const vit_linear_attn_shape *p, void *scratch)
     s.keys = (uint8_t *)take(&at, 64);
     s.tile = (uint8_t *)take(&at, 256);
     s.values = (int8_t *)take(&at, value_dim * 4);
+    s.q = (int8_t *)take(&at, (size_t)p->tokens * dim);
+    s.k = (int8_t *)take(&at, (size_t)p->key_tokens * dim);
+    s.v = (int8_t *)take(&at, (size_t)p->key_tokens * value_dim);
     return s;
+}
+
+/* What words go through: a shift by k bits, rounded half up, is a product with 2^(15 - k). */
+typedef struct {
+    int32_t shift;
+    __m512i factor, lo, hi;
+} conversion;
+
+static conversion conversion_of(const vit_tokens *x)
+{
+    conversion c = {.shift = 0};
+    int32_t lo = -128, hi = 127;
+    for (int32_t i = 0; i < x->count; ++i) {
+        const vit_stage *s = &x->stages[i];
+        lo = s->lo > lo ? s->lo : lo;
+        hi = s->hi < lo ? lo : vit_min32(s->hi, hi);
+        c.shift = s->kind == VIT_REQUANT ? s->shift : c.shift;
+    }
+    c.factor = _mm512_set1_epi16((int16_t)(c.shift == 0 ? 0 : 1 << (15 - c.shift)));
+    c.lo = _mm512_set1_epi16((int16_t)lo);
+    c.hi = _mm512_set1_epi16((int16_t)hi);
+    return c;
+}
+
+/* The tokens of a head, n bytes each, dense. */
+static void fetch(const vit_tokens *x, const conversion *c, size_t head, int32_t tokens, int32_t n,
+                  int8_t *y)
+{
+    const size_t size = x->type == VIT_S16 ? 2 : 1;
+    const char *row = (const char *)x->x + head * (size_t)x->head * size;
+    for (int32_t t = 0; t < tokens; ++t, row += (size_t)x->ld * size, y += n) {
+        for (int32_t i = 0; i < n; i += 32) {
+            const __mmask32 mask = (__mmask32)vit_first64(n - i);
+            __m512i v = size == 2 ? _mm512_maskz_loadu_epi16(mask, row + 2 * i)
+                                  : _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, row + i));
+            v = c->shift == 0 ? v : _mm512_mulhrs_epi16(v, c->factor);
+            v = _mm512_min_epi16(_mm512_max_epi16(v, c->lo), c->hi);
+            _mm256_mask_storeu_epi8(y + i, mask, _mm512_cvtepi16_epi8(v));
+        }
+    }
 }
 
 /* Four rows of n bytes as groups of four; rows that do not exist are 0. */
@@ -112,12 +157,8 @@ static void finish_state(const vit_linear_attn_shape *p, const buffers *s)
     int32_t row[64];
     for (int32_t i = 0; i < p->dim; ++i) {
         int32_t *sums = s->sums + (size_t)i * (size_t)p->value_dim;
-        const int32_t constant = p->v_zp * s->total[i];
         int8_t *state = s->state + (size_t)(i / 4) * (size_t)p->value_dim * 4 + i % 4;
         for (int32_t j = 0; j < p->value_dim; j += 16) {
-            for (int32_t c = 0; c < 16; ++c) {
-                sums[j + c] -= constant;
-            }
             shift_values(sums + j, 16, p->kv_shift, -128, 127, row);
             for (int32_t c = 0; c < 16; ++c) {
                 state[4 * (j + c)] = (int8_t)row[c];
@@ -188,19 +229,22 @@ static void query_row(const vit_linear_attn_shape *p, const int8_t *q, const buf
     }
 }
 
-void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const void *q, const void *k,
-                                const void *v, void *y, void *scratch)
+void vit_linear_attn_avx512vnni(const vit_linear_attn_shape *p, const vit_tokens *q,
+                                const vit_tokens *k, const vit_tokens *v, void *y, void *scratch)
 {
     const buffers s = carve(p, scratch);
-    const size_t dim = (size_t)p->dim, value_dim = (size_t)p->value_dim;
-    const size_t keys = (size_t)p->key_tokens, tokens = (size_t)p->tokens;
+    const conversion of_q = conversion_of(q), of_k = conversion_of(k), of_v = conversion_of(v);
+    const size_t tokens = (size_t)p->tokens;
     const vit_range range = vit_share(p->batch, 1, p->part, p->parts);
-    for (size_t batch = (size_t)range.first; batch < (size_t)range.last; ++batch) {
-        sum_products(p, (const int8_t *)k + batch * keys * dim,
-                     (const int8_t *)v + batch * keys * value_dim, &s);
+    for (size_t head = (size_t)range.first; head < (size_t)range.last; ++head) {
+        fetch(q, &of_q, head, p->tokens, p->dim, s.q);
+        fetch(k, &of_k, head, p->key_tokens, p->dim, s.k);
+        fetch(v, &of_v, head, p->key_tokens, p->value_dim, s.v);
+        sum_products(p, s.k, s.v, &s);
         finish_state(p, &s);
-        for (size_t t = batch * tokens; t < (batch + 1) * tokens; ++t) {
-            query_row(p, (const int8_t *)q + t * dim, &s, (char *)y + t * value_dim);
+        char *out = (char *)y + head * (size_t)p->y_head;
+        for (size_t t = 0; t < tokens; ++t) {
+            query_row(p, s.q + t * (size_t)p->dim, &s, out + t * (size_t)p->y_ld);
         }
     }
 }
