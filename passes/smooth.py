@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from vit_opt.dialects import onnx
+from vit_opt.dialects.errors import VitError
 from vit_opt.passes.calibrate import statistics_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.channels import (
@@ -43,21 +44,29 @@ class SmoothPass(ModulePass):
     alpha: float = 0.5
     """Share of an activation's outliers that moves into the weights, 0 to 1 (P2-ViT: 0.35, 0.5)."""
 
+    search: bool = False
+    """Choose alpha for each LayerNorm by the expected rounding noise of the products behind it."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        smooth(op, Constants.of(ctx), self.alpha)
+        if not 0.0 <= self.alpha <= 1.0:
+            raise VitError(f"smooth: alpha {self.alpha:g} is not between 0 and 1")
+        smooth(op, Constants.of(ctx), None if self.search else self.alpha)
 
 
-def smooth(module: ModuleOp, constants: Constants, alpha: float = 0.5) -> int:
-    """Smooth every LayerNorm that qualifies; the number of them. See `SmoothPass`."""
+def smooth(module: ModuleOp, constants: Constants, alpha: float | None = 0.5) -> int:
+    """Smooth every LayerNorm that qualifies; the number of them. See `SmoothPass`.
+
+    `alpha` None: the best for each LayerNorm.
+    """
     norms = [op for op in module.walk() if isinstance(op, onnx.LayerNormalization)]
     return sum(_smooth_norm(norm, constants, alpha) for norm in norms)
 
 
-def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: float) -> bool:
+def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: float | None) -> bool:
     import numpy as np
 
-    from vit_opt.passes.algorithms.smoothing import smoothing_exponents
+    from vit_opt.passes.algorithms.smoothing import search_exponents, smoothing_exponents
 
     statistics = statistics_of(norm.y, constants.store)
     readers = [use.operation for use in norm.y.uses]
@@ -70,10 +79,15 @@ def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: flo
         return False
     if any(weight is None for weight in weights):
         return False
-    columns = [np.abs(cast("NDArray[np.float32]", weight)).max(axis=0) for weight in weights]
-    exponents = smoothing_exponents(
-        statistics.magnitude, np.max(columns, axis=0).astype(np.float64), alpha
-    )
+    matrices = [cast("NDArray[np.float32]", weight) for weight in weights]
+    if alpha is None:
+        squares = np.square(statistics.channels.rms)
+        exponents = search_exponents(statistics.magnitude, squares, matrices)
+    else:
+        columns = [np.abs(matrix).max(axis=0) for matrix in matrices]
+        exponents = smoothing_exponents(
+            statistics.magnitude, np.max(columns, axis=0).astype(np.float64), alpha
+        )
     if not exponents.any():
         return False
     factor = np.exp2(exponents.astype(np.float64))

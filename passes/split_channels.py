@@ -1,9 +1,10 @@
-"""Pass `split-channels`: a hidden layer with a few loud channels becomes two, each on its own grid."""
+"""Pass `split-channels`: loud and quiet channels of a hidden layer each on a grid of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from xdsl.context import Context
@@ -40,14 +41,14 @@ MULTIPLE = 64
 
 @dataclass(frozen=True)
 class SplitChannelsPass(ModulePass):
-    """Split Linear -> GELU -> Linear in two where that lowers the rounding noise of the hidden layer.
+    """Split Linear -> GELU -> Linear where that lowers the rounding noise of the hidden layer.
 
     The factor of a channel cannot be moved through GELU, so a few channels with large results
     force a coarse grid on all. The loud channels are computed apart, with a grid of their own, and
-    the two products are added to the residual one after the other. The noise of the hidden codes in
-    the output is estimated from the ranges of the channels and the weights that read them; layers
-    whose estimate falls by less than `gain` dB stay whole. The function is unchanged but for the
-    order of a sum; multiplications stay as many. Needs the statistics of `calibrate`.
+    the products are added to the residual one after the other. The noise of the hidden codes in
+    the output is estimated from the ranges of the channels and the weights that read them; a split
+    that lowers the estimate by less than `gain` dB is not made. The function is unchanged but for
+    the order of a sum; multiplications stay as many. Needs the statistics of `calibrate`.
 
         %h = onnx.Linear %x, %w1          %a = onnx.Linear %x, %w1[loud]    (and the same for others)
         %g = onnx.Gelu %h           ->    %g = onnx.Gelu %a
@@ -58,26 +59,77 @@ class SplitChannelsPass(ModulePass):
     name = "split-channels"
 
     gain: float = 6.0
-    """Least improvement, in dB, for which a layer is split."""
+    """Least improvement, in dB, for which a layer is split (once more)."""
+
+    parts: int = 2
+    """Most parts of a layer."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         if self.gain < 0:
             raise VitError(f"split-channels: gain {self.gain:g} is negative")
-        split_channels(op, Constants.of(ctx), self.gain)
+        if self.parts < 1:
+            raise VitError(f"split-channels: {self.parts} parts; expected 1 or more")
+        split_channels(op, Constants.of(ctx), self.gain, self.parts)
 
 
-def split_channels(module: ModuleOp, constants: Constants, gain: float = 6.0) -> int:
+def split_channels(
+    module: ModuleOp, constants: Constants, gain: float = 6.0, parts: int = 2
+) -> int:
     """Split every hidden layer that qualifies; the number of them. See `SplitChannelsPass`."""
     done = 0
     for op in list(module.walk()):
         if isinstance(op, onnx.Gelu | onnx.HardSwish):
             hidden = _hidden(op, constants)
-            loud = None if hidden is None else hidden.loud_channels(gain)
-            if hidden is not None and loud is not None:
-                hidden.split(loud)
+            groups = [] if hidden is None else hidden.groups(gain, parts)
+            if hidden is not None and len(groups) > 1:
+                hidden.split(groups)
                 done += 1
     return done
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A division of channels, sorted by loudness, into parts."""
+
+    starts: tuple[int, ...]
+    """Where each part but the first starts."""
+
+    noise: float
+    """Sum over the parts of the largest squared range times the energy."""
+
+
+def best_cuts(span: Reals, energy: Reals, parts: int) -> list[Cuts]:
+    """The quietest divisions into 1, 2, ... parts of multiples of `MULTIPLE` channels.
+
+    span [C], descending: range of each channel; energy [C]: squared norm of what reads it.
+    """
+    import numpy as np
+
+    squares, sums = np.square(span), np.concatenate([[0.0], np.cumsum(energy)])
+
+    def noise(start: int, stop: int) -> float:
+        return float(squares[start] * (sums[stop] - sums[start]))
+
+    ends = range(MULTIPLE, span.size + 1, MULTIPLE)
+    stops = [*(end for end in ends if end < span.size), span.size]
+    best = {stop: Cuts((), noise(0, stop)) for stop in stops}
+    found = [best[span.size]]
+    for _ in range(1, parts):
+        longer: dict[int, Cuts] = {}
+        for stop in stops:
+            tried = [
+                Cuts((*best[start].starts, start), best[start].noise + noise(start, stop))
+                for start in stops
+                if start < stop and start in best and stop - start >= MULTIPLE
+            ]
+            if tried:
+                longer[stop] = min(tried, key=lambda cuts: cuts.noise)
+        if span.size not in longer:
+            break
+        best = longer
+        found.append(best[span.size])
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,11 +150,11 @@ class _Hidden:
         assert array is not None
         return cast("Reals", array)
 
-    def loud_channels(self, gain: float) -> Ints | None:
-        """The channels to compute apart, ascending; None if no choice of them gains enough.
+    def groups(self, gain: float, parts: int) -> list[Ints]:
+        """The channels of each part, ascending, the loudest part first.
 
         A channel on a grid of step s adds s^2 / 12 times the squared norm of the weights that read
-        it to the output's noise; s is the range of the loudest channel of its part.
+        it to the output's noise; s goes with the range of the loudest channel of its part.
         """
         import numpy as np
 
@@ -110,35 +162,32 @@ class _Hidden:
         span = np.maximum(channels.maximum, 0) - np.minimum(channels.minimum, 0)
         energy = np.square(self.array(self.second.w), dtype=np.float64).sum(axis=0)
         order = np.argsort(-span, kind="stable")
-        span, energy = span[order], energy[order]
-        before = float(span[0] ** 2 * energy.sum())
-        best, count = before, 0
-        for size in range(MULTIPLE, span.size - MULTIPLE + 1, MULTIPLE):
-            noise = span[0] ** 2 * energy[:size].sum() + span[size] ** 2 * energy[size:].sum()
-            if noise < best:
-                best, count = float(noise), size
-        if not count or before < best * 10 ** (gain / 10):
-            return None
-        return np.sort(order[:count])
+        cuts = best_cuts(span[order], energy[order], parts)
+        chosen = cuts[0]
+        for before, after in pairwise(cuts):
+            if before.noise < after.noise * 10 ** (gain / 10):
+                break
+            chosen = after
+        return [np.sort(part) for part in np.split(order, chosen.starts)]
 
-    def split(self, loud: Ints) -> None:
-        """Replace the layer by two."""
-        import numpy as np
-
-        others = np.setdiff1d(np.arange(shape_of(self.first.y)[-1]), loud)
-        quiet = self.branch(others, "quiet", bias=False)
+    def split(self, groups: Sequence[Ints]) -> None:
+        """Replace the layer by several; the quietest is added to the residual first."""
         small = self.residual.inputs[1 if self.residual.inputs[0] is self.second.y else 0]
-        partial = onnx.Add.make(
-            [quiet, small],
-            [result_type(small, shape_of(self.residual.y))],
-            node_name=f"{label(self.residual)}.quiet",
-        )
-        self.insert([partial])
         low, high = range_of(self.residual.y) or (0.0, 0.0)
-        other = range_of(small) or (0.0, 0.0)
-        set_range(partial.y, min(low, other[0]), max(high, other[1]))
-        main = self.branch(loud, "loud", bias=True)
-        self.residual.operands[0], self.residual.operands[1] = main, partial.y
+        names = ["loud", "quiet", *(f"quiet{number}" for number in range(2, len(groups)))]
+        for channels, role in reversed(list(zip(groups, names, strict=True))[1:]):
+            product = self.branch(channels, role, bias=False)
+            other = range_of(small) or (0.0, 0.0)
+            partial = onnx.Add.make(
+                [product, small],
+                [result_type(small, shape_of(self.residual.y))],
+                node_name=f"{label(self.residual)}.{role}",
+            )
+            self.insert([partial])
+            set_range(partial.y, min(low, other[0]), max(high, other[1]))
+            small = partial.y
+        main = self.branch(groups[0], "loud", bias=True)
+        self.residual.operands[0], self.residual.operands[1] = main, small
         for op in (self.second, self.function, self.first):
             Rewriter.erase_op(op)
 

@@ -1,9 +1,16 @@
 """smooth: the real function stays, the range of an outlier channel shrinks."""
 
 import numpy as np
-from graphs import apply, context, parse, run_float
+import pytest
+from graphs import apply, context, parse, run_float, run_integer, sqnr
 
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import main_function
+from vit_opt.passes.algorithms.smoothing import (
+    rounding_noise,
+    search_exponents,
+    smoothing_exponents,
+)
 from vit_opt.passes.calibrate import range_of
 
 TEXT = """
@@ -48,3 +55,47 @@ def test_a_norm_with_other_readers_is_left_alone() -> None:
     before = str(module)
     apply(ctx, module, "smooth")
     assert str(module) == before
+
+
+def test_alpha_is_searched_by_the_expected_noise() -> None:
+    """Weights that all rows of which need one loud column: moving more into them costs too much."""
+    rng = np.random.default_rng(3)
+    x_max, squares = np.array([1.0, 1.0, 1.0, 64.0]), np.array([0.1, 0.1, 0.1, 400.0])
+    even, loud = rng.standard_normal((64, 4)), rng.standard_normal((64, 4))
+    loud[:, 3] *= 64
+    quiet = search_exponents(x_max, squares, [even])
+    kept = search_exponents(x_max, squares, [loud])
+    assert quiet[3] - quiet[0] >= 4
+    assert kept[3] - kept[0] < quiet[3] - quiet[0]
+    for weights, found in (([even], quiet), ([loud], kept), ([even, loud], None)):
+        chosen = search_exponents(x_max, squares, weights) if found is None else found
+        w_max = np.max([np.abs(w).max(axis=0) for w in weights], axis=0)
+        noise = rounding_noise(x_max, squares, weights, chosen)
+        for alpha in (0.0, 0.35, 0.5, 1.0):
+            other = smoothing_exponents(x_max, w_max, alpha)
+            assert noise <= rounding_noise(x_max, squares, weights, other)
+
+
+def test_searching_helps_where_half_is_the_wrong_share() -> None:
+    """Channels far apart in the norm, weights alike: all of it should move into the weights."""
+    results: list[float] = []
+    for options in ({"alpha": 0.0}, {"search": True}):
+        rng = np.random.default_rng(0)
+        batches = [{"x": rng.standard_normal((1, 4)).astype(np.float32)} for _ in range(8)]
+        ctx = context(batches)
+        module = parse(ctx, TEXT.replace("0.25, -1.0", "1.0, -1.0").replace("0.125", "-1.0"))
+        exact = np.stack([run_float(ctx, module, batch)["output0"] for batch in batches])
+        apply(ctx, module, "calibrate")
+        apply(ctx, module, "smooth", **options)
+        apply(ctx, module, "quantize", "pot-fold")
+        found = np.stack([run_integer(ctx, module, batch)["output0"] for batch in batches])
+        results.append(sqnr(exact, found))
+    assert results[1] > results[0]
+
+
+def test_alpha_outside_its_range_is_refused() -> None:
+    ctx = context([{"x": np.ones((1, 4), np.float32)}])
+    module = parse(ctx, TEXT)
+    apply(ctx, module, "calibrate")
+    with pytest.raises(VitError, match=r"smooth: alpha 1\.5 is not between 0 and 1"):
+        apply(ctx, module, "smooth", alpha=1.5)

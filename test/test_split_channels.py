@@ -1,5 +1,7 @@
 """split-channels: a loud channel gets a grid of its own, the function stays."""
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 from graphs import apply, context, parse, run_float, run_integer, sqnr
@@ -8,23 +10,27 @@ from xdsl.dialects.builtin import ModuleOp
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import main_function
+from vit_opt.passes.split_channels import MULTIPLE, best_cuts
 
 TOKENS, WIDTH, HIDDEN = 8, 16, 640
 X = f"tensor<1x{TOKENS}x{WIDTH}xf32>"
 H = f"tensor<1x{TOKENS}x{HIDDEN}xf32>"
 
 
-def calibrated(loud: float) -> tuple[VitContext, ModuleOp]:
+def calibrated(loud: float, quieter: float = 1.0) -> tuple[VitContext, ModuleOp]:
     """x + fc2(gelu(fc1 x)), with one hidden channel `loud` times as large as the others."""
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((2, HIDDEN, WIDTH))
     second = second.T / HIDDEN
     first[5] *= loud
     second[:, 5] /= loud
+    first[HIDDEN // 2 :] /= quieter
+    second[:, HIDDEN // 2 :] *= quieter
     ctx = context(
         [{"x": rng.standard_normal((1, TOKENS, WIDTH)).astype(np.float32)} for _ in range(4)]
     )
     bias = rng.standard_normal(HIDDEN)
+    bias[HIDDEN // 2 :] /= quieter
 
     def dense(array: np.ndarray) -> str:
         shape = "x".join(map(str, array.shape))
@@ -90,3 +96,34 @@ def test_a_negative_gain_is_an_error() -> None:
     ctx, module = calibrated(1.0)
     with pytest.raises(VitError, match="gain -1 is negative"):
         apply(ctx, module, "split-channels", gain=-1.0)
+
+
+def test_the_best_cuts_are_found() -> None:
+    """Against all divisions of a few blocks of channels, tried one by one."""
+    rng = np.random.default_rng(7)
+    span = np.sort(np.abs(rng.standard_normal(5 * MULTIPLE)))[::-1].copy()
+    energy = rng.random(span.size)
+    starts = range(MULTIPLE, span.size, MULTIPLE)
+    found = best_cuts(span, energy, 4)
+    assert [len(cuts.starts) for cuts in found] == [0, 1, 2, 3]
+    for cuts in found:
+        noise = [
+            sum(span[a] ** 2 * energy[a:b].sum() for a, b in pairwise((0, *chosen, span.size)))
+            for chosen in combinations(starts, len(cuts.starts))
+        ]
+        assert np.isclose(cuts.noise, min(noise))
+
+
+def test_more_parts_for_more_loudnesses() -> None:
+    ctx, module = calibrated(32.0, quieter=8.0)
+    before = [run_float(ctx, module, batch)["output0"] for batch in ctx.assets.batches]
+    apply(ctx, module, "split-channels", gain=1.0, parts=3)
+    after = [run_float(ctx, module, batch)["output0"] for batch in ctx.assets.batches]
+    assert len(layers(module)) == 6
+    assert sqnr(np.stack(before), np.stack(after)) > 100
+
+
+def test_no_parts_are_refused() -> None:
+    ctx, module = calibrated(1.0)
+    with pytest.raises(VitError, match="split-channels: 0 parts; expected 1 or more"):
+        apply(ctx, module, "split-channels", parts=0)

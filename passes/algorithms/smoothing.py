@@ -5,10 +5,13 @@ the activation is divided and the weight column multiplied by ``2**p_c``; both a
 LayerNorm produces the activation its output shift absorbs the division at no cost.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from vit_opt.passes.algorithms.exponents import covering_frac
 
 Reals: TypeAlias = npt.NDArray[np.float64]
 RealInput: TypeAlias = npt.NDArray[Any]
@@ -43,3 +46,44 @@ def smoothing_exponents(
 ) -> npt.NDArray[np.int64]:
     """The exponents ``p_c`` [C]: divide the activation, multiply the weight column, by ``2**p_c``."""
     return np.clip(round_pot_linear(smoothing_ratio(x_max, w_max, alpha)), -limit, limit)
+
+
+ALPHAS = tuple(step / 20 for step in range(21))
+"""Values of alpha that a search tries."""
+
+
+def rounding_noise(
+    x_max: RealInput, x_squares: RealInput, weights: Sequence[RealInput], exponents: RealInput
+) -> float:
+    """Expected noise of products after smoothing, relative to their results' energy.
+
+    An input with maxima ``x_max`` [K] and mean squares ``x_squares`` [K] per channel goes into
+    layers with weights [N, K] each.  The input takes 8 bits on the power of two that covers
+    ``x_max / 2**p``; a weight row takes 8 bits on the one that covers ``w * 2**p``.  A step s adds
+    s^2 / 12 to the mean square; channels are taken as independent.  Layers count alike.
+    """
+    factor = np.exp2(exponents.astype(np.float64))
+    largest = float((x_max / factor).max(initial=0.0))
+    step = 2.0 ** -covering_frac(-largest, largest, -128, 127)
+    total = 0.0
+    for weight in weights:
+        smoothed = weight.astype(np.float64) * factor
+        rows = np.abs(smoothed).max(axis=1, initial=0.0)
+        _, exponent = np.frexp(rows / 127.0)
+        steps = np.where(rows > 0, np.exp2(exponent.astype(np.float64)), 0.0)
+        squares = x_squares / np.square(factor)
+        signal = float((np.square(smoothed).sum(axis=0) * squares).sum())
+        noise = step**2 * float(np.square(smoothed).sum())
+        noise += float(np.square(steps).sum()) * float(squares.sum())
+        total += noise / 12.0 / signal if signal > 0 else 0.0
+    return total
+
+
+def search_exponents(
+    x_max: RealInput, x_squares: RealInput, weights: Sequence[RealInput]
+) -> npt.NDArray[np.int64]:
+    """`smoothing_exponents` with the alpha of `ALPHAS` that gives the least `rounding_noise`."""
+    w_max = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0)
+    tried = [smoothing_exponents(x_max, w_max, alpha) for alpha in ALPHAS]
+    noise = [rounding_noise(x_max, x_squares, weights, exponents) for exponents in tried]
+    return tried[int(np.argmin(noise))]
