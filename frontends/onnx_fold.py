@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vit_opt.dialects.errors import VitError
+from vit_opt.frontends.onnx_expand import expand_nodes
+from vit_opt.frontends.onnx_types import ValueType
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from numpy.typing import NDArray
 
@@ -34,14 +34,6 @@ SKIPPED_FUSIONS = (
     "rewrite_where",
 )
 """Simplifier passes that change operators: fusing is the business of our own passes."""
-
-
-@dataclass(frozen=True)
-class ValueType:
-    """Shape and numpy dtype of a value."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array:
@@ -100,16 +92,20 @@ def simplify(model: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
     return cleaned if kept.issuperset(inputs) else model
 
 
-def fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueType]:
-    """Evaluate nodes with constant operands, and Shape, until nothing changes.
+def fold(
+    model: onnx.ModelProto, arrays: dict[str, Array], refusals: dict[str, str]
+) -> dict[str, ValueType]:
+    """Evaluate nodes with constant operands, and Shape, until nothing changes; expand fused ones.
 
     Shapes that the file claims for results are forgotten; they follow from those of the inputs.
-    Results join `arrays`, the nodes go. Returns the types of all values; an entry is missing where
-    a shape stays unknown.
+    Results join `arrays`, the nodes go. `refusals` says, by the first output, why a fused node
+    cannot be taken apart. Returns the types of all values; an entry is missing where a shape stays
+    unknown.
     """
     from onnx import numpy_helper, shape_inference
 
     graph = model.graph
+    opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=1)
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -118,6 +114,11 @@ def fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueTyp
     while True:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
         types = _types(inferred.graph)
+        types |= {name: ValueType(array.shape, array.dtype) for name, array in arrays.items()}
+        expanded = expand_nodes(graph.node, types, opset, refusals)
+        if expanded is not None:
+            _replace_nodes(graph, expanded)
+            continue
         _drop_empty_parts(graph, types)
         rest: list[onnx.NodeProto] = []
         for node in graph.node:
@@ -132,12 +133,8 @@ def fold(model: onnx.ModelProto, arrays: dict[str, Array]) -> dict[str, ValueTyp
                     graph.initializer.append(numpy_helper.from_array(array, name))
         if len(rest) == len(graph.node):
             break
-        kept = [_copy(node) for node in rest]
-        del graph.node[:]
-        graph.node.extend(kept)
+        _replace_nodes(graph, rest)
         _declare(model, arrays)
-    for name, array in arrays.items():
-        types[name] = ValueType(array.shape, array.dtype)
     return types
 
 
@@ -224,7 +221,7 @@ def _types(graph: onnx.GraphProto) -> dict[str, ValueType]:
     return types
 
 
-def _copy(message: onnx.NodeProto) -> onnx.NodeProto:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
+def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)

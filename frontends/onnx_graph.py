@@ -23,12 +23,12 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.frontends.onnx_fold import (
     KEPT,
     SMALL,
-    ValueType,
     fold,
     is_open,
     simplify,
     tensor_array,
 )
+from vit_opt.frontends.onnx_types import ValueType
 
 if TYPE_CHECKING:
     import onnx
@@ -64,6 +64,9 @@ class Graph:
     opsets: dict[str, int]
     """Operator set version by domain; the domain of ONNX itself is "ai.onnx"."""
 
+    refusals: dict[str, str]
+    """Why a fused node is still there, by its first output."""
+
     @cached_property
     def used(self) -> frozenset[str]:
         """Names of the values that a node takes or that are outputs."""
@@ -81,15 +84,16 @@ def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None =
     model, arrays = _separate(source)
     inputs = _fix_input_shapes(model, set(arrays), shapes or {})
     outputs = [value.name for value in model.graph.output]
-    types = fold(model, arrays)
+    refusals: dict[str, str] = {}
+    types = fold(model, arrays, refusals)
     if is_open(model, types):
         model = simplify(model, inputs)
-        types = fold(model, arrays)
+        types = fold(model, arrays, refusals)
     nodes = [_plain_node(node) for node in model.graph.node]
     _number_names(nodes)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     nodes = _reachable(nodes, outputs)
-    return Graph(nodes, inputs, outputs, types, arrays, opsets)
+    return Graph(nodes, inputs, outputs, types, arrays, opsets, refusals)
 
 
 def _separate(source: ModelSource) -> tuple[onnx.ModelProto, dict[str, Array]]:

@@ -22,9 +22,9 @@ from xdsl.utils.exceptions import VerifyException
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore, VitContext, array_attribute, element_type_of
 from vit_opt.dialects.errors import VitError
-from vit_opt.frontends.onnx_fold import ValueType
 from vit_opt.frontends.onnx_graph import Graph, ModelSource, Node, load_graph
 from vit_opt.frontends.onnx_operators import Form, UnsupportedError, View, rule_for
+from vit_opt.frontends.onnx_types import ValueType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def _forms(graph: Graph) -> list[Form]:
 def _form(node: Node, graph: Graph) -> Form:
     rule = rule_for(node)
     if rule is None:
-        raise UnsupportedError(_why_unknown(node))
+        raise UnsupportedError(graph.refusals.get(node.outputs[0], _why_unknown(node)))
     for name in (*node.inputs, node.outputs[0]):
         if name and name not in graph.types:
             raise UnsupportedError(

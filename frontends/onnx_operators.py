@@ -468,14 +468,7 @@ RULES: dict[str, Rule] = {
 }
 """Rules for the operators of ONNX itself."""
 
-CONTRIB = ("Gelu", "QuantizeLinear", "DequantizeLinear")
-"""Operators of ONNX Runtime's domain "com.microsoft" that mean the same as ONNX's own."""
-
 
 def rule_for(node: Node) -> Rule | None:
     """The rule of a node's operator, None where there is none."""
-    if node.domain in ("", "ai.onnx"):
-        return RULES.get(node.operator)
-    if node.domain == "com.microsoft" and node.operator in CONTRIB:
-        return RULES[node.operator]
-    return None
+    return RULES.get(node.operator) if node.domain in ("", "ai.onnx") else None
