@@ -11,7 +11,11 @@ its queue is complete; `wait` stalls until the tokens are there. All transfers s
 in the order of their start; the DRAM latency adds to a transfer's completion, not to its
 occupancy, so requests in one queue overlap it. Control instructions take one cycle.
 
-Energy. Operations and bytes counted during the run, times the architecture's energy table.
+Energy. Operations and bytes of the instructions that were executed, times the architecture's energy
+table.
+
+Neither depends on the data: `timing_only` leaves out the function and gives the same cycles and
+energy in less time. What only the data or an address can do wrong is not noticed then.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+from vit_opt.dialects.vit_accel.traffic import traffic
 
 MAX_STEPS = 50_000_000
 """Instructions executed before a program counts as endless."""
@@ -85,6 +90,17 @@ class _Loop:
     index: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What one execution of an instruction costs."""
+
+    cycles: int
+    bus_bytes: int = 0
+    """Bytes on the DRAM bus."""
+    after_all: bool = False
+    """Whether it reads what transfers before it bring: a copy inside the chip, or from it."""
+
+
 @dataclass
 class _EngineState:
     """An engine: its queue of (index in the program, instruction), registers and clock."""
@@ -119,20 +135,17 @@ class Machine:
         arch: AccelTarget,
         max_steps: int = MAX_STEPS,
         profile: Profile | None = None,
+        timing_only: bool = False,
     ):
-        """`profile` notes every instruction executed, if given."""
+        """`profile` notes every instruction executed, if given; `timing_only` computes no data."""
         image.check_target(arch)
         self.profile = profile
+        self.timing_only = timing_only
         self.max_steps = max_steps
         self.arch = arch
         self.image = image
         self.memories = Memories(arch, image.dram_size)
-        dram = self.memories.bytes[Space.DRAM]
-        for index, segment in enumerate(image.segments):
-            end = segment.address + len(segment.data)
-            if end > dram.size:
-                raise TrapError(f"data segment {index} leaves the {dram.size} bytes of DRAM")
-            dram[segment.address : end] = np.frombuffer(segment.data, np.uint8)
+        self._load_segments()
         self.engines = [_EngineState(engine) for engine in Engine]
         for index, inst in enumerate(image.code):
             if not isinstance(inst, (isa.ControlInst, isa.UnitInst)):
@@ -141,8 +154,20 @@ class Machine:
         self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
-        self.counts = Counts()
+        self.costs: list[_Cost | None] = [None] * len(image.code)
+        """By place in the program, once executed."""
+        self.executed = [0] * len(image.code)
         self.steps = 0
+
+    def _load_segments(self) -> None:
+        """The initial contents of DRAM."""
+        dram = self.memories.bytes[Space.DRAM]
+        for index, segment in enumerate(self.image.segments):
+            end = segment.address + len(segment.data)
+            if end > dram.size:
+                raise TrapError(f"data segment {index} leaves the {dram.size} bytes of DRAM")
+            if not self.timing_only:
+                dram[segment.address : end] = np.frombuffer(segment.data, np.uint8)
 
     # -- data in and out --------------------------------------------------------------------
 
@@ -169,30 +194,47 @@ class Machine:
             while ready:
                 _, engine = heapq.heappop(ready)
                 state = self.engines[engine]
-                index, inst = state.queue[state.position]
-                self.steps += 1
-                if self.steps > self.max_steps:
-                    raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
-                if isinstance(inst, isa.Wait) and not self._take(state, index, inst):
-                    blocked[engine] = inst
-                    continue
-                if not isinstance(inst, isa.Wait):
-                    self._execute(state, index, inst)
-                if self.profile is not None:
-                    self.profile.end(index, max(state.time, state.done))
-                state.position += 1
-                if state.position < len(state.queue):
-                    heapq.heappush(ready, (state.time, engine))
-                elif state.loops:
-                    raise self._trap(index, inst, "the queue ends inside a loop")
-                if isinstance(inst, isa.Signal):
-                    for other, wait in list(blocked.items()):
-                        if wait.sem == inst.sem and len(self.tokens[wait.sem]) >= wait.count:
-                            del blocked[other]
-                            heapq.heappush(ready, (self.engines[other].time, other))
+                while self._advance(state, ready, blocked):
+                    if ready and ready[0] < (state.time, engine):
+                        heapq.heappush(ready, (state.time, engine))
+                        break
         if blocked:
             raise self._deadlock(blocked)
         return self._stats()
+
+    def _advance(
+        self, state: _EngineState, ready: list[tuple[int, Engine]], blocked: dict[Engine, isa.Wait]
+    ) -> bool:
+        """One instruction of an engine; whether the engine can go on. A signal readies others."""
+        index, inst = state.queue[state.position]
+        self.steps += 1
+        if self.steps > self.max_steps:
+            raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
+        if isinstance(inst, isa.Wait):
+            if not self._take(state, index, inst):
+                blocked[state.engine] = inst
+                return False
+        else:
+            self._execute(state, index, inst)
+            if isinstance(inst, isa.Signal) and blocked:
+                self._release(inst, ready, blocked)
+        if self.profile is not None:
+            self.profile.end(index, max(state.time, state.done))
+        state.position += 1
+        if state.position < len(state.queue):
+            return True
+        if state.loops:
+            raise self._trap(index, inst, "the queue ends inside a loop")
+        return False
+
+    def _release(
+        self, signal: isa.Signal, ready: list[tuple[int, Engine]], blocked: dict[Engine, isa.Wait]
+    ) -> None:
+        """Ready the engines that waited for these tokens."""
+        for engine, wait in list(blocked.items()):
+            if wait.sem == signal.sem and len(self.tokens[wait.sem]) >= wait.count:
+                del blocked[engine]
+                heapq.heappush(ready, (self.engines[engine].time, engine))
 
     def _take(self, state: _EngineState, index: int, wait: isa.Wait) -> bool:
         """Take tokens if they are there; the engine's clock moves to when they all were."""
@@ -224,29 +266,31 @@ class Machine:
             raise self._trap(index, inst, str(error) or type(error).__name__) from error
 
     def _unit(self, state: _EngineState, index: int, inst: isa.UnitInst) -> None:
-        self.memories.touched = {}
-        EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
-        touched = self.memories.touched
-        touched.pop(Space.DRAM, None)
-        cycles = inst.cycles(self.arch)
+        if not self.timing_only:
+            EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
+        cost = self.costs[index]
+        if cost is None:
+            cost = self.costs[index] = self._cost(inst)
+        self.executed[index] += 1
         latency = 0
-        if isinstance(inst, isa.CopyInst):
-            moved = inst.dram_bytes(self.arch)
-            if inst.src.space is not Space.DRAM:
-                state.time = max(state.time, state.done)
-            if moved:
-                if self.bus_free > state.time:
-                    self._stall(state, index, self.bus_free, BUS)
-                self.bus_free = state.time + cycles
-                touched[Space.DRAM] = moved
-                latency = self.arch.dram_latency
-        self.counts.add(inst, touched)
+        if cost.after_all:
+            state.time = max(state.time, state.done)
+        if cost.bus_bytes:
+            if self.bus_free > state.time:
+                self._stall(state, index, self.bus_free, BUS)
+            self.bus_free = state.time + cost.cycles
+            latency = self.arch.dram_latency
         if self.profile is not None:
-            self.profile.count(index, inst, touched)
-            self.profile.event(Event(state.engine, index, state.time, cycles))
-        state.time += cycles
-        state.busy += cycles
+            self.profile.event(Event(state.engine, index, state.time, cost.cycles))
+        state.time += cost.cycles
+        state.busy += cost.cycles
         state.done = max(state.done, state.time + latency)
+
+    def _cost(self, inst: isa.UnitInst) -> _Cost:
+        cycles = inst.cycles(self.arch)
+        if not isinstance(inst, isa.CopyInst):
+            return _Cost(cycles)
+        return _Cost(cycles, inst.dram_bytes(self.arch), inst.src.space is not Space.DRAM)
 
     def _control(self, state: _EngineState, inst: Inst) -> None:
         state.time += 1
@@ -299,16 +343,35 @@ class Machine:
             )
         return TrapError("deadlock: " + "; ".join(waits))
 
+    def _counts(self) -> Counts:
+        """Operations and bytes of all instructions executed."""
+        total = Counts()
+        for index, times in enumerate(self.executed):
+            inst, cost = self.image.code[index], self.costs[index]
+            if cost is None or not isinstance(inst, isa.UnitInst):
+                continue
+            counts = Counts()
+            touched = traffic(inst)
+            touched.pop(Space.DRAM, None)
+            if cost.bus_bytes:
+                touched[Space.DRAM] = cost.bus_bytes
+            counts.add(inst, touched, times)
+            total.include(counts)
+            if self.profile is not None:
+                self.profile.counts[index] = counts
+        return total
+
     def _stats(self) -> Stats:
         cycles = max(1, max(max(state.time, state.done) for state in self.engines))
+        counts = self._counts()
         return Stats(
             cycles=cycles,
             busy={state.engine.name.lower(): state.busy for state in self.engines},
             stalled={state.engine.name.lower(): state.stalled for state in self.engines},
             instructions=self.steps,
-            macs=self.counts.macs,
+            macs=counts.macs,
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
-            dram_bytes=self.counts.bytes.get(Space.DRAM, 0),
-            sram_bytes=self.counts.sram_bytes,
-            energy_pj=self.counts.energy_pj(self.arch.energy),
+            dram_bytes=counts.bytes.get(Space.DRAM, 0),
+            sram_bytes=counts.sram_bytes,
+            energy_pj=counts.energy_pj(self.arch.energy),
         )

@@ -56,7 +56,7 @@ def pack_int4(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 class Memories:
-    """DRAM and the on-chip memories of an architecture, with counters of the bytes touched."""
+    """DRAM and the on-chip memories of an architecture."""
 
     def __init__(self, arch: AccelTarget, dram_size: int):
         names = {space.name.lower(): space for space in Space}
@@ -64,8 +64,6 @@ class Memories:
             names[memory.name]: np.zeros(memory.size, np.uint8) for memory in arch.memories
         }
         self.bytes[Space.DRAM] = np.zeros(dram_size, np.uint8)
-        self.touched: dict[Space, int] = {}
-        """Bytes accessed by memory; whoever counts them empties it."""
 
     def view(
         self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -88,5 +86,4 @@ class Memories:
             )
         if count > MAX_ELEMENTS:
             raise AccessError(f"an operand of {count} elements at {addr}")
-        self.touched[addr.space] = self.touched.get(addr.space, 0) + count * item.itemsize
         return np.ndarray(shape, item, memory.data, addr.offset, strides)

@@ -54,14 +54,22 @@ class Counts:
             "dram": self.bytes.get(Space.DRAM, 0) * table.dram_byte,
         }
 
-    def add(self, inst: UnitInst, touched: dict[Space, int]) -> None:
-        """Count an instruction and the bytes that it touched."""
-        self.macs += inst.macs()
+    def add(self, inst: UnitInst, touched: dict[Space, int], times: int = 1) -> None:
+        """Count an instruction and the bytes that it touches, executed so many times."""
+        self.macs += times * inst.macs()
         if inst.multiplies:
-            self.multiplications += inst.elements()
+            self.multiplications += times * inst.elements()
         else:
-            self.elements += inst.elements()
+            self.elements += times * inst.elements()
         for space, count in touched.items():
+            self.bytes[space] = self.bytes.get(space, 0) + times * count
+
+    def include(self, other: Counts) -> None:
+        """Add what others counted."""
+        self.macs += other.macs
+        self.elements += other.elements
+        self.multiplications += other.multiplications
+        for space, count in other.bytes.items():
             self.bytes[space] = self.bytes.get(space, 0) + count
 
 
@@ -125,10 +133,6 @@ class Profile:
         self.ends: dict[int, int] = {}
         """Latest completion of each instruction."""
 
-    def count(self, index: int, inst: UnitInst, touched: dict[Space, int]) -> None:
-        """Note what an instruction touched."""
-        self.counts.setdefault(index, Counts()).add(inst, touched)
-
     def end(self, index: int, time: int) -> None:
         """Note that an instruction is complete."""
         self.ends[index] = max(time, self.ends.get(index, 0))
@@ -149,12 +153,7 @@ class Profile:
             layer.cycles += end - frontier
             frontier = end
         for index, counts in self.counts.items():
-            total = layers[origins.of(index)].counts
-            total.macs += counts.macs
-            total.elements += counts.elements
-            total.multiplications += counts.multiplications
-            for space, number in counts.bytes.items():
-                total.bytes[space] = total.bytes.get(space, 0) + number
+            layers[origins.of(index)].counts.include(counts)
         for event in self.events:
             layer = layers[origins.of(event.place)]
             engine = event.engine.name.lower()

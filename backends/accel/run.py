@@ -63,6 +63,17 @@ def input_codes(port: Port, value: Array) -> Array:
     return array
 
 
+def time_accel(
+    image: Image, arch: AccelTarget | None = None, profile: Profile | None = None
+) -> Stats:
+    """What an inference of `image` costs, no data computed: the statistics of `run_accel`, faster.
+
+    Raises TrapError if the program cannot end.
+    """
+    machine = Machine(image, arch or accel_target(image.arch), profile=profile, timing_only=True)
+    return machine.run()
+
+
 def run_accel(
     image: Image,
     inputs: Mapping[str, Array],

@@ -167,6 +167,8 @@ def _matmul(port: Port, inst: isa.Matmul) -> None:
 
 def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArray[Any]:
     """The input block of a sliding window as a batch of one image; `step` between channels."""
+    if not inst.kh * inst.kw:
+        raise AccessError("an empty window")
     height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
     width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
     strides = (inst.src_row, inst.src_pix, inst.src_type.size if step is None else step)
