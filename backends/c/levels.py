@@ -11,6 +11,8 @@ everything above the kernels is the same C for all levels.
 | `avxvnni` | x86 with AVX2 and AVX-VNNI (Alder Lake, Zen 5 and later) |
 | `avx512vnni` | x86 with AVX-512, VNNI and VBMI (Ice Lake, Zen 4 and later) |
 | `neon` | 64-bit Arm with dot products (Armv8.2 and later) |
+| `riscv64` | 64-bit RISC-V with the general extensions (RV64GC) |
+| `cortex-m` | Arm microcontrollers with DSP instructions (Cortex-M4, M7, M33), without a system |
 | `host` | the best of these that this machine has |
 """
 
@@ -117,6 +119,8 @@ LEVELS: dict[str, Level] = {
             ("neon",),
             Layout(signed=True),
         ),
+        Level("riscv64", "riscv64", ("-march=rv64gc",)),
+        Level("cortex-m", "armv7e-m", ("-mcpu=cortex-m7", "-mthumb", "-ffreestanding")),
         PORTABLE,
     )
 }
