@@ -9,6 +9,7 @@ DIR/accel/arch.json       the architecture it is made for
 DIR/accel/origins.json    which operation of the model each instruction is a part of
 DIR/report.json           what was done and what came out, for programs
 DIR/report.txt            the same to read
+DIR/recipe.yaml           all settings, for `--recipe`
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class Artefact:
     def report(self) -> Path:
         """The report for programs."""
         return self.folder / "report.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The settings it was made with."""
+        return self.folder / "recipe.yaml"
 
     def read_report(self) -> dict[str, Any]:
         """The report; raises VitError if this is not a compiled folder."""

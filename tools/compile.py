@@ -21,8 +21,9 @@ from xdsl.passes import ModulePass, PassPipeline
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, ORIGINS, new_artefact
-from vit_opt.tools.command import UsageError, run_command, write_text
+from vit_opt.tools.command import UsageError, require_folder, run_command, write_text
 from vit_opt.tools.progress import progress
+from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +66,18 @@ class CompileOptions:
     passes: str = ""
     """Passes of the road with other options than the default ones, as in `vit-opt -p`."""
 
+    images: int = IMAGES
+    """Largest number of calibration inputs."""
+
+    seed: int = 0
+    """Of synthetic images."""
+
+    recipe: Path | None = None
+    """Where to write all settings, to be replayed; they are in the output folder anyway."""
+
+    qdq: Path | None = None
+    """Where to write the quantised model as ONNX with QDQ pairs."""
+
     def targets(self) -> tuple[str, ...]:
         """The backends; raises UsageError for dyadic scales on the accelerator."""
         if self.scales == "dyadic" and self.target in ("accel", "all"):
@@ -97,6 +110,25 @@ class CompileOptions:
         if "tile" in overrides:
             return (overrides["tile"],)
         return (TilePass("c") if target == "c" else TileRecordPass(read_arch(self.arch)),)
+
+    def settings(self, model: Path) -> Recipe:
+        """Everything that decides the bits of a model."""
+        from vit_opt.passes.pipelines import ROADS, passes_of
+
+        given = self.overrides()
+        names = [name for name in ROADS[self.scales] if name != "tile" or name in given]
+        return Recipe(
+            model=model.name,
+            scales=self.scales,
+            target=self.target,
+            arch=self.arch,
+            cpu=self.cpu,
+            threads=self.threads,
+            shapes=self.shapes,
+            calibration=Calibration(self.calib, None, self.preprocess, self.images),
+            seed=self.seed,
+            passes=passes_of(names, given),
+        )
 
 
 @dataclass
@@ -157,6 +189,9 @@ def compile_model(
         report["peak_memory_bytes"] = peak_memory()
         write_text(artefact.report, json.dumps(report, indent=2) + "\n")
         write_text(artefact.folder / "report.txt", report_text(report))
+        write_recipe(artefact.recipe, options.settings(model))
+    if options.recipe is not None:
+        write_recipe(options.recipe, options.settings(model))
     return report
 
 
@@ -175,7 +210,9 @@ def _to_tile(
 
     timer.step("import")
     module = import_onnx(model, shapes=options.shapes, context=context)
-    note = provide_batches(module, context, options.calib, options.preprocess)
+    note = provide_batches(
+        module, context, options.calib, options.preprocess, options.images, options.seed
+    )
     if note is not None:
         warn(note)
     road = ROADS[options.scales]
@@ -186,6 +223,11 @@ def _to_tile(
     floats = module.clone()
     integers = remaining(module, "verify-integer", road)
     run_pipeline(module, context, passes_of(integers, overrides), timer.step)
+    if options.qdq is not None:
+        from vit_opt.backends.onnx_qdq import export_qdq
+
+        timer.step("export QDQ")
+        export_qdq(module, context.assets, options.qdq)
     timer.step("layers")
     layers = layer_rows(module, context.assets)
     run_pipeline(module, context, passes_of(remaining(module, "tile", road), overrides), timer.step)
@@ -324,6 +366,10 @@ def _options(args: argparse.Namespace) -> CompileOptions:
         threads=args.threads,
         scales=args.scales,
         passes=args.passes,
+        images=args.calib_images or IMAGES,
+        seed=args.seed or 0,
+        recipe=None if args.save_recipe is None else Path(args.save_recipe),
+        qdq=None if args.export_qdq is None else Path(args.export_qdq),
     )
 
 
@@ -338,6 +384,11 @@ def _compile(args: argparse.Namespace) -> None:
     read_arch(options.arch)  # a wrong name is an error before the work, not after it
     options.targets()
     check_threads(options.threads)
+    for path in (options.recipe, options.qdq):
+        if path is not None:
+            require_folder(path)
+    for note in args.notes:
+        warn(note)
     if not model.exists():
         raise VitError(f"{model}: no such file")
     report = compile_model(model, folder, options, warn)
@@ -381,13 +432,30 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIPELINE",
         help="passes of the road with other options, for example 'smooth{alpha=0.7}'",
     )
+    result.set_defaults(notes=[])
     return result
+
+
+def with_recipe(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line whose defaults are those of its recipe, if it names one.
+
+    `--passes` of the command line come after those of the recipe, and win.
+    """
+    args = parser().parse_args(arguments)
+    if args.recipe is None:
+        return args
+    recipe = read_recipe(Path(args.recipe))
+    known = parser()
+    known.set_defaults(**recipe.arguments(), notes=recipe.notes())
+    args = known.parse_args(arguments)
+    args.passes = ",".join(filter(None, (recipe.spec(), args.passes)))
+    return args
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """`vit-compile` with these arguments; returns the exit code."""
-    args = parser().parse_args(arguments)
-    return run_command("vit-compile", lambda: _compile(args))
+    parser().parse_args(arguments)
+    return run_command("vit-compile", lambda: _compile(with_recipe(arguments)))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -28,8 +29,10 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.tools.command import UsageError, describe, require_folder, run_command, write_text
 from vit_opt.tools.progress import progress
+from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
 if TYPE_CHECKING:
+    import onnx
     from xdsl.ir import Dialect
 
 USAGE = "vit-opt IN [-p PIPELINE] [-t TARGET] [-o OUT] [options]"
@@ -56,6 +59,9 @@ class VitOptMain(xDSLOptMain):
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self._assets_used: set[str] = set()
         self._output: _Kept | None = None
+        self._applied: list[ModulePass] = []
+        self._qdq: onnx.ModelProto | None = None
+        self._recipe = Recipe()
         super().__init__(DESCRIPTION, args)
         if self.args.import_only and self.args.passes:
             raise UsageError("--import-only stops after the import; leave -p out")
@@ -112,20 +118,30 @@ class VitOptMain(xDSLOptMain):
             metavar="FILE",
             help="where weights go (default: OUT.weights.npz beside an .mlir output)",
         )
-        group.add_argument(
-            "--export-qdq",
-            metavar="OUT.onnx",
-            help="write the quantised model as ONNX with QuantizeLinear/DequantizeLinear pairs; "
-            "the text is then written only with -o",
-        )
 
     def setup_pipeline(self) -> None:
-        """The passes of `-p`; raises UsageError for unknown names and wrong options."""
+        """The passes of `-p` or of the recipe; raises UsageError for unknown names and options."""
+        if self.args.recipe is not None:
+            self._read_recipe()
         self._check_pass_names()
         try:
             super().setup_pipeline()
         except ValueError as error:
             raise UsageError(f"-p: {error}") from error
+
+    def _read_recipe(self) -> None:
+        """Take calibration, shapes and passes from a recipe, where the command line has none."""
+        if self.args.passes:
+            raise UsageError("--recipe names the passes; leave -p out")
+        self._recipe = read_recipe(Path(self.args.recipe))
+        for note in self._recipe.notes():
+            print(f"vit-opt: warning: {note}", file=sys.stderr)
+        given = self._recipe.arguments()
+        self.args.shape = [*given["shape"], *self.args.shape]
+        for name in ("calib", "preprocess", "calib_images", "seed"):
+            if getattr(self.args, name) is None:
+                setattr(self.args, name, given[name])
+        self.args.passes = self._recipe.spec()
 
     def _check_pass_names(self) -> None:
         for name in (spec.name for spec in parse_pipeline(self.args.passes)):
@@ -186,9 +202,12 @@ class VitOptMain(xDSLOptMain):
         if any(_short(each) == "calibrate" for each in passes):
             from vit_opt.tools.steps import provide_batches
 
-            note = provide_batches(prog, self.context, self.args.calib, self.args.preprocess)
+            args = self.args
+            images, seed = args.calib_images or IMAGES, args.seed or 0
+            note = provide_batches(prog, self.context, args.calib, args.preprocess, images, seed)
             if note is not None:
                 print(f"vit-opt: warning: {note}", file=sys.stderr)
+        self._applied += passes
         inner = self.pipeline.callback
         with progress("vit-opt") as say:
 
@@ -199,15 +218,22 @@ class VitOptMain(xDSLOptMain):
                     inner(previous, module, following)
                 if following is not None:
                     say(following.name)
+                    if _short(following) in ("fuse", "tile"):
+                        self._keep_qdq(module)
 
             PassPipeline(passes, callback).apply(self.ctx, prog)
+
+    def _keep_qdq(self, prog: ModuleOp) -> None:
+        """Export the module if that is wanted and was not done: passes for backends come later."""
+        if self.args.export_qdq is not None and self._qdq is None:
+            from vit_opt.backends.onnx_qdq import qdq_model
+
+            self._qdq = qdq_model(prog, self.context.assets)
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         """The text of the target; notes which weights the text refers to."""
         if self.args.export_qdq is not None:
-            from vit_opt.backends.onnx_qdq import export_qdq
-
-            export_qdq(prog, self.context.assets, Path(self.args.export_qdq))
+            self._keep_qdq(prog)
             if self.args.output_file is None:
                 return ""
         if parse_spec(self.args.target).name == "mlir":
@@ -218,8 +244,9 @@ class VitOptMain(xDSLOptMain):
 
     def prepare_output(self) -> IO[str]:
         """Standard output, or a buffer that becomes the output file at the end."""
-        if self.args.export_qdq is not None:
-            require_folder(Path(self.args.export_qdq))
+        for path in (self.args.export_qdq, self.args.save_recipe):
+            if path is not None:
+                require_folder(Path(path))
         if self.args.output_file is None:
             return super().prepare_output()
         require_folder(Path(self.args.output_file))
@@ -235,6 +262,28 @@ class VitOptMain(xDSLOptMain):
         self._save_weights()
         if self._output is not None:
             write_text(Path(self.args.output_file), self._output.text)
+        if self._qdq is not None:
+            from vit_opt.backends.onnx_qdq import write_model
+
+            write_model(self._qdq, Path(self.args.export_qdq))
+        if self.args.save_recipe is not None:
+            write_recipe(Path(self.args.save_recipe), self._settings())
+
+    def _settings(self) -> Recipe:
+        """What was done, as a recipe."""
+        from vit_opt.tools.steps import parse_shapes
+
+        args = self.args
+        data = None if args.calib is None else Path(args.calib)
+        return replace(
+            self._recipe,
+            version="",
+            model=Path(args.input_file or "").name,
+            shapes=parse_shapes(args.shape),
+            calibration=Calibration(data, None, args.preprocess, args.calib_images or IMAGES),
+            seed=args.seed or 0,
+            passes=tuple(self._applied),
+        )
 
     def _save_weights(self) -> None:
         from vit_opt.tools.weights import sidecar_of
@@ -276,6 +325,34 @@ def add_model_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParser
         metavar="NAME=1x3x224x224",
         help="shape of an input that the model leaves open",
     )
+    group.add_argument(
+        "--calib-images",
+        type=positive,
+        metavar="N",
+        help=f"most calibration inputs to take (default: {IMAGES})",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of synthetic images (default: 0)")
+    group.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="run with the settings of a recipe; other options on the command line win",
+    )
+    group.add_argument(
+        "--save-recipe", metavar="FILE", help="write all settings, as YAML (or .json)"
+    )
+    group.add_argument(
+        "--export-qdq",
+        metavar="OUT.onnx",
+        help="write the quantised model as ONNX with QuantizeLinear/DequantizeLinear pairs "
+        "(vit-opt then writes text only with -o)",
+    )
+
+
+def positive(text: str) -> int:
+    """A positive number on the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    return int(text)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.passes.pipelines import passes_of, remaining
+from vit_opt.tools.recipe import IMAGES
 
 if TYPE_CHECKING:
     import onnx
@@ -96,9 +97,6 @@ def run_pipeline(
     PassPipeline(tuple(passes), callback).apply(context, module)
 
 
-CALIBRATION_BATCHES = 32
-"""How many inputs are taken from calibration data; more change next to nothing."""
-
 SYNTHETIC = (
     "no calibration data (--calib): calibrating on synthetic images; expect a loss of accuracy"
 )
@@ -114,12 +112,14 @@ def provide_batches(
     context: VitContext,
     data: str | Path | None,
     preprocess: str | None = None,
-    count: int = CALIBRATION_BATCHES,
+    count: int = IMAGES,
+    seed: int = 0,
 ) -> str | None:
     """Put calibration inputs into the store; returns the warning if they are synthetic.
 
-    `data` is a file or folder as in `vit_opt.frontends.calibration_data`; without it, images come
-    from a generator with a fixed seed. Inputs that a caller has put into the store stay.
+    `data` is a file or folder as in `vit_opt.frontends.calibration_data`, of which `count` inputs
+    are taken; without it, images come from a generator with this seed. Inputs that a caller has put
+    into the store stay.
     """
     from vit_opt.frontends.calibration_data import (
         model_inputs,
@@ -134,7 +134,7 @@ def provide_batches(
         return None
     if context.assets.batches:
         return None
-    context.assets.batches = synthetic_batches(inputs)
+    context.assets.batches = synthetic_batches(inputs, seed)
     has_scales = any(op.name == "onnx.QuantizeLinear" for op in module.walk())
     return SYNTHETIC_REST if has_scales else SYNTHETIC
 

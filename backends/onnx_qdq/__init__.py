@@ -6,6 +6,6 @@ operators. Scales are the powers of two of the model (`2^-frac`), so a runtime t
 integers needs shifts alone, and importing the file again finds the same formats.
 """
 
-from vit_opt.backends.onnx_qdq.export import export_qdq, qdq_model
+from vit_opt.backends.onnx_qdq.export import export_qdq, qdq_model, write_model
 
-__all__ = ["export_qdq", "qdq_model"]
+__all__ = ["export_qdq", "qdq_model", "write_model"]

@@ -95,11 +95,18 @@ def _port(name: str, value: SSAValue) -> onnx.ValueInfoProto:
 
 def export_qdq(module: ModuleOp, store: AssetStore, path: Path) -> int:
     """Write `qdq_model` to a file, whole or not at all; returns the file's size in bytes."""
+    return write_model(qdq_model(module, store), path)
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> int:
+    """Check a model and write it, whole or not at all; returns the file's size in bytes.
+
+    Raises VitError for a missing folder, a model that is too large for a file, or an invalid one.
+    """
     import onnx
 
     if not path.parent.is_dir():
         raise VitError(f"{path}: the folder {path.parent} does not exist")
-    model = qdq_model(module, store)
     if model.ByteSize() > LARGEST:
         raise VitError(
             f"--export-qdq: the model takes {model.ByteSize() / 2**30:.1f} GiB; a file of ONNX "
@@ -120,4 +127,4 @@ def export_qdq(module: ModuleOp, store: AssetStore, path: Path) -> int:
     return path.stat().st_size
 
 
-__all__ = ["export_qdq", "qdq_model"]
+__all__ = ["export_qdq", "qdq_model", "write_model"]
