@@ -7,7 +7,8 @@ each, on one calibration batch, tells where the error comes from and how it grow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -17,11 +18,14 @@ from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.evaluation import run_main
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
-from vit_opt.dialects.vit.ops.base import VitOp, format_of
+from vit_opt.dialects.vit.ops.base import VitOp, format_of, tensor_type
+from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.passes.calibrate import FLOAT_GRAPH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from vit_opt.dialects.evaluation import Evaluate
 
     Array: TypeAlias = NDArray[Any]
 
@@ -31,24 +35,46 @@ UNTOLD = (ops.ConstantOp, ops.DequantizeOp, ops.ReshapeOp, ops.TransposeOp, ops.
 """Operations without a row: they change no number."""
 
 
+BINS = 48
+"""Bars of a layer's histogram."""
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """The codes of a value three times over."""
+
+    array: Array
+    """As the integer graph gives them."""
+
+    clean: Array
+    """With nothing lost before: the float value rounded to the format where there is one."""
+
+    alone: Array
+    """As its own layer gives them from clean operands: the error of this layer and no other."""
+
+    node: str | None
+
+
 def layer_rows(module: ModuleOp, store: AssetStore) -> list[dict[str, Any]]:
     """A row per float operation that has an integer form under its name, in order of execution.
 
     Keys: layer, operation, bits, fracs ([smallest, largest], None for real scales), low and high
     (range of the float value), clipped (share of float values outside of the format), grid_db (SQNR
-    in dB of the float value rounded to the format: the error of this format alone) and sqnr_db (of
-    the integers against the float graph: everything up to here; None where nothing differs). Where
-    several integer operations carry the name, the last counts.
+    in dB of the float value rounded to the format: the error of this format alone), alone_db (of
+    the layer's result from operands without error: format, weights and function of this layer) and
+    sqnr_db (of the integers against the float graph: everything up to here; None where nothing
+    differs), histogram (counts of the float value in equal bins from low to high) and grid (smallest
+    and largest value of the format, its coarsest step). Layers with weights have weight_bits,
+    weight_fracs and weight_db, the SQNR of their rounding. Where several integer operations carry
+    the name, the last counts.
     Empty without batches or the float graph that `quantize` leaves in the store.
     """
     from vit_opt.dialects.onnx.semantics import evaluate
-    from vit_opt.dialects.vit.evaluate import evaluator
 
     reference = store.statistics.get(FLOAT_GRAPH)
     if not isinstance(reference, ModuleOp) or not store.batches:
         return []
     floats: dict[str, Array] = {}
-    rows: dict[str, dict[str, Any]] = {}
 
     def keep(op: Operation, results: Sequence[Array]) -> None:
         if not isinstance(op, onnx.OnnxOp) or isinstance(op, onnx.Constant):
@@ -56,53 +82,118 @@ def layer_rows(module: ModuleOp, store: AssetStore) -> list[dict[str, Any]]:
         if op.node_name is not None and results[0].dtype.kind == "f":
             floats[op.node_name.data] = results[0]
 
-    def compare(op: Operation, results: Sequence[Array]) -> None:
-        if not isinstance(op, VitOp) or op.node_name is None or len(results) != 1:
-            return
-        exact = floats.get(op.node_name.data)
-        if exact is None or isinstance(op, UNTOLD):
-            return
-        row = _row(op, results[0], exact)
-        if row is not None:
-            rows.pop(op.node_name.data, None)
-            rows[op.node_name.data] = row
-
     batch = store.batches[0]
     run_main(reference, batch, lambda op, args: evaluate(op, args, store), keep)
-    run_main(module, batch, evaluator(store), compare)
-    return list(rows.values())
+    rows = _Rows(store, floats)
+    run_main(module, batch, cast("Evaluate", rows.evaluate))
+    weights = weight_facts(module, store)
+    return [row | weights.get(name, {}) for name, row in rows.rows.items()]
 
 
-def _row(op: VitOp, codes: Array, exact: Array) -> dict[str, Any] | None:
-    """The row of one operation; None where its shape is not that of the float value."""
-    import numpy as np
+@dataclass
+class _Rows:
+    """Runs the integer graph beside the float values of its layers."""
 
-    from vit_opt.passes.quantization.formats import quantized_array
+    store: AssetStore
+    floats: Mapping[str, Array]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
 
+    def evaluate(self, op: Operation, args: Sequence[_Traced | Array]) -> tuple[_Traced, ...]:
+        """The results of an operation, traced; notes the row of its layer."""
+        from vit_opt.dialects.vit.evaluate import evaluator
+
+        run = evaluator(self.store)
+        traced = [a if isinstance(a, _Traced) else _Traced(a, a, a, None) for a in args]
+        name = op.node_name.data if isinstance(op, VitOp) and op.node_name is not None else None
+        arrays = run(op, [each.array for each in traced])
+        own = [each.alone if each.node == name and name else each.clean for each in traced]
+        same = all(a is each.array for a, each in zip(own, traced, strict=True))
+        alone = arrays if same else run(op, own)
+        if not isinstance(op, VitOp) or name is None or len(arrays) != 1:
+            return tuple(_Traced(a, b, b, name) for a, b in zip(arrays, alone, strict=True))
+        exact = matching(self.floats.get(name), op, arrays[0])
+        if exact is None:
+            return (_Traced(arrays[0], alone[0], alone[0], name),)
+        clean = rounded_to(exact, format_of(op.results[0]))
+        if not isinstance(op, UNTOLD):
+            self.rows.pop(name, None)
+            self.rows[name] = _row(op, arrays[0], alone[0], exact)
+        return (_Traced(arrays[0], clean, alone[0], name),)
+
+
+def matching(exact: Array | None, op: VitOp, codes: Array) -> Array | None:
+    """The float value of an operation in the layout of its codes; None where shapes differ."""
+    element = tensor_type(op.results[0]).get_element_type()
+    if exact is None or not isinstance(element, QuantizedType):
+        return None
     if exact.shape != codes.shape:
         if exact.ndim != 4 or exact.transpose(NHWC).shape != codes.shape:
             return None
         exact = exact.transpose(NHWC)
+    return exact
+
+
+def rounded_to(exact: Array, format_: QuantizedType) -> Array:
+    """A float value as codes of a format."""
+    from vit_opt.passes.quantization.formats import quantized_array
+
+    return quantized_array(exact, format_)
+
+
+def weight_facts(module: ModuleOp, store: AssetStore) -> dict[str, dict[str, Any]]:
+    """Format and rounding error of the weight of every layer that has one, by layer."""
+    losses = {row["weight"]: row["sqnr_db"] for row in store.reports.get("pot-fold", [])}
+    facts: dict[str, dict[str, Any]] = {}
+    for op in module.walk():
+        if not isinstance(op, ops.LinearOp | ConvBase) or op.node_name is None:
+            continue
+        format_, owner = format_of(op.weight), op.weight.owner
+        weight = owner.node_name if isinstance(owner, ops.ConstantOp) else None
+        facts[op.node_name.data] = {
+            "weight_bits": format_.storage.width.data,
+            "weight_fracs": _frac_range(format_),
+            "weight_db": None if weight is None else losses.get(weight.data),
+        }
+    return facts
+
+
+def _frac_range(format_: QuantizedType) -> list[int] | None:
+    """Smallest and largest frac of a format; None for real scales."""
+    if not isinstance(format_, FixedType):
+        return None
+    fracs = format_.channel_fracs()
+    return [int(fracs.min()), int(fracs.max())]
+
+
+def _row(op: VitOp, codes: Array, alone: Array, exact: Array) -> dict[str, Any]:
+    """The row of one operation, from its codes and the float value in the same layout."""
+    import numpy as np
+
     format_ = format_of(op.results[0])
     scales = _along_axis(format_, codes.ndim)
     exact = exact.astype(np.float64)
-    real = (codes.astype(np.float64) - format_.zero_point) * scales
-    rounded = quantized_array(exact, format_).astype(np.float64) - format_.zero_point
     low, high = format_.bounds
-    bits = format_.storage.width.data
-    wanted = np.rint(exact / scales) + format_.zero_point
-    clipped = float(((wanted < low) | (wanted > high)).mean())
-    fracs = format_.channel_fracs() if isinstance(format_, FixedType) else None
+    zero = format_.zero_point
+
+    def real(array: Array) -> Array:
+        return (array.astype(np.float64) - zero) * scales
+
+    wanted = np.rint(exact / scales) + zero
+    step = float(scales.max())
+    counts, _ = np.histogram(exact, bins=BINS)
     return {
         "layer": op.node_name.data if op.node_name is not None else "",
         "operation": op.name,
-        "bits": bits,
-        "fracs": None if fracs is None else [int(fracs.min()), int(fracs.max())],
+        "bits": format_.storage.width.data,
+        "fracs": _frac_range(format_),
         "low": float(exact.min()),
         "high": float(exact.max()),
-        "clipped": clipped,
-        "grid_db": _ratio(exact, rounded * scales),
-        "sqnr_db": _ratio(exact, real),
+        "clipped": float(((wanted < low) | (wanted > high)).mean()),
+        "grid_db": _ratio(exact, real(rounded_to(exact, format_))),
+        "alone_db": _ratio(exact, real(alone)),
+        "sqnr_db": _ratio(exact, real(codes)),
+        "histogram": [int(count) for count in counts],
+        "grid": [(low - zero) * step, (high - zero) * step, step],
     }
 
 
@@ -127,16 +218,19 @@ def _ratio(exact: Array, value: Array) -> float | None:
 def layer_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as lines of a table to read."""
     head = f"  {'layer':<40}{'bits':>5}{'frac':>8}{'low':>11}{'high':>11}{'clipped':>9}"
-    lines = [head + f"{'grid dB':>9}{'SQNR dB':>9}"]
+    lines = [head + f"{'weight dB':>10}{'grid dB':>9}{'alone dB':>9}{'SQNR dB':>9}"]
     for row in rows:
         fracs = row["fracs"]
         frac = "" if fracs is None else "..".join(str(f) for f in dict.fromkeys(fracs))
-        grid, ratio = (
-            "exact" if row[key] is None else f"{row[key]:.1f}" for key in ("grid_db", "sqnr_db")
+        grid, alone, ratio = (
+            "exact" if row[key] is None else f"{row[key]:.1f}"
+            for key in ("grid_db", "alone_db", "sqnr_db")
         )
+        loss = row.get("weight_db")
+        weight = "" if loss is None else f"{loss:.1f}"
         lines.append(
             f"  {row['layer'][-39:]:<40}{row['bits']:>5}{frac:>8}{row['low']:>11.4g}"
-            f"{row['high']:>11.4g}{row['clipped']:>9.2%}{grid:>9}{ratio:>9}"
+            f"{row['high']:>11.4g}{row['clipped']:>9.2%}{weight:>10}{grid:>9}{alone:>9}{ratio:>9}"
         )
     return lines
 

@@ -7,7 +7,7 @@ from graphs import apply, canonicalize, context
 
 from vit_opt.frontends.onnx_import import import_onnx
 from vit_opt.passes.calibrate import FLOAT_GRAPH
-from vit_opt.passes.layer_report import layer_lines, layer_rows
+from vit_opt.passes.layer_report import BINS, layer_lines, layer_rows
 from vit_opt.passes.pipelines import RAISE, STAGE_PASSES
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
@@ -26,6 +26,18 @@ def test_rows_of_a_model() -> None:
         assert row["low"] <= row["high"] and row["bits"] in (8, 16, 32)
         assert 0 <= row["clipped"] < 0.01
         assert row["sqnr_db"] is None or row["sqnr_db"] > 18, row
+        assert sum(row["histogram"]) > 0 and len(row["histogram"]) == BINS
+        low, high, step = row["grid"]
+        assert (row["clipped"] > 0) == (
+            row["low"] < low - step / 2 or row["high"] > high + step / 2
+        )
+    products = [row for row in rows if "weight_db" in row]
+    assert len(products) == 26
+    for row in products:
+        assert row["weight_bits"] == 8 and row["weight_fracs"][0] <= row["weight_fracs"][1]
+        assert 30 < row["weight_db"] < 60
+        assert row["alone_db"] <= row["grid_db"] + 0.5
+    assert np.median([row["alone_db"] - row["sqnr_db"] for row in products]) > 1
     norms = [row for row in rows if row["operation"] == "vit.layernorm"]
     assert norms and all(row["grid_db"] > row["sqnr_db"] for row in norms)
     lines = layer_lines(rows)
