@@ -203,6 +203,15 @@ class AssetStore:
             )
         return found
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Forget all arrays but those with these digests."""
+        self.arrays = {key: self.arrays[key] for key in digests if key in self.arrays}
+
     def save(self, path: Path, digests: Iterable[str]) -> None:
         """Write the arrays with these digests to an .npz file (by way of a temporary file)."""
         import numpy as np

@@ -206,7 +206,9 @@ def _to_tile(
     """The module before `tile`, its closeness to the float model on calibration inputs, and layers."""
     from vit_opt.passes.layer_report import layer_rows
     from vit_opt.passes.pipelines import ROADS, passes_of, remaining
+    from vit_opt.tools.check import compare
     from vit_opt.tools.steps import import_onnx, provide_batches, run_pipeline
+    from vit_opt.tools.weights import release_weights, return_memory
 
     timer.step("import")
     module = import_onnx(model, shapes=options.shapes, context=context)
@@ -217,12 +219,15 @@ def _to_tile(
         warn(note)
     road = ROADS[options.scales]
     split = road.index("calibrate") + 1
-    before = remaining(module, road[split], road)
-    run_pipeline(module, context, passes_of(before, overrides), timer.step)
-    timer.step("copy")
-    floats = module.clone()
-    integers = remaining(module, "verify-integer", road)
-    run_pipeline(module, context, passes_of(integers, overrides), timer.step)
+
+    def run(until: str) -> None:
+        passes = passes_of(remaining(module, until, road), overrides)
+        run_pipeline(module, context, passes, timer.step, release=True)
+
+    run(road[split])
+    timer.step("float outputs")
+    floats = outputs_on_batches(module, context)
+    run("verify-integer")
     if options.qdq is not None:
         from vit_opt.backends.onnx_qdq import export_qdq
 
@@ -230,31 +235,29 @@ def _to_tile(
         export_qdq(module, context.assets, options.qdq)
     timer.step("layers")
     layers = layer_rows(module, context.assets)
-    run_pipeline(module, context, passes_of(remaining(module, "tile", road), overrides), timer.step)
+    context.assets.statistics.clear()
+    release_weights(module, context.assets)
+    return_memory()
+    run("tile")
     timer.step("compare")
-    return module, compare_on_batches(floats, module, context), layers
+    return module, compare(floats, outputs_on_batches(module, context)), layers
 
 
 QUALITY_BATCHES = 2
 """Inputs on which the report compares integers with floats."""
 
 
-def compare_on_batches(
-    floats: ModuleOp, module: ModuleOp, context: VitContext
-) -> dict[str, dict[str, float]]:
-    """Float graph against integer graph on some calibration inputs, per output."""
+def outputs_on_batches(module: ModuleOp, context: VitContext) -> dict[str, Array]:
+    """Outputs of a float or integer graph on some calibration inputs, as real numbers, by name."""
     import numpy as np
 
     from vit_opt.backends.reference import run_reference
-    from vit_opt.tools.check import compare
 
-    found: list[dict[str, Array]] = [{}, {}]
-    for batch in context.assets.batches[:QUALITY_BATCHES]:
-        for results, graph in zip(found, (floats, module), strict=True):
-            for name, array in run_reference(graph, context.assets, batch).reals.items():
-                before = [results[name]] if name in results else []
-                results[name] = np.concatenate([*before, array])
-    return compare(*found)
+    results = [
+        run_reference(module, context.assets, batch).reals
+        for batch in context.assets.batches[:QUALITY_BATCHES]
+    ]
+    return {name: np.concatenate([each[name] for each in results]) for name in results[0]}
 
 
 def build_c(

@@ -15,6 +15,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.passes.pipelines import passes_of, remaining
 from vit_opt.tools.recipe import IMAGES
+from vit_opt.tools.weights import release_weights, return_memory
 
 if TYPE_CHECKING:
     import onnx
@@ -73,15 +74,22 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+RELEASE_GROWTH = 1.2
+"""Growth of the asset store from which on a pipeline looks for weights that are no longer used."""
+
+
 def run_pipeline(
     module: ModuleOp,
     context: VitContext,
     passes: str | Sequence[ModulePass],
     say: Callable[[str], None] = lambda _: None,
+    *,
+    release: bool = False,
 ) -> None:
     """Run passes, given as in `-p` or as instances, and verify the module after each.
 
-    `say` is called with the name of every pass before it runs.
+    `say` is called with the name of every pass before it runs. `release` says that no other module
+    needs the weights in the context: those that passes replace are forgotten.
     """
     if isinstance(passes, str):
         try:
@@ -89,8 +97,16 @@ def run_pipeline(
         except ValueError as error:
             raise VitError(str(error)) from error
 
+    kept = context.assets.nbytes
+
     def callback(_: ModulePass | None, module: ModuleOp, following: ModulePass | None) -> None:
+        nonlocal kept
         module.verify()
+        if release:
+            if context.assets.nbytes > RELEASE_GROWTH * kept:
+                release_weights(module, context.assets)
+                kept = context.assets.nbytes
+            return_memory()
         if following is not None:
             say(following.name)
 

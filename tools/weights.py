@@ -6,6 +6,8 @@ types that are too long to be spelled out.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -41,6 +43,25 @@ def referenced_digests(module: ModuleOp, store: AssetStore) -> set[str]:
                         digests.add(digest_of(vector))
                         store.arrays.setdefault(digest_of(vector), vector)
     return digests
+
+
+def release_weights(module: ModuleOp, store: AssetStore) -> None:
+    """Forget the arrays that neither a module nor the float graph kept for reports refers to."""
+    graphs = [module, *(each for each in store.statistics.values() if isinstance(each, ModuleOp))]
+    store.keep(set[str]().union(*(referenced_digests(graph, store) for graph in graphs)))
+
+
+def return_memory() -> None:
+    """Hand freed memory back to the operating system.
+
+    The C library of Linux keeps what small and middle-sized arrays (up to 32 MB) leave behind, of
+    a large model as much again as the model has weights.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _attributes(op: Operation) -> Iterator[Attribute]:

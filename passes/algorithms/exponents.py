@@ -150,9 +150,23 @@ def search_tensor_asymmetric(t: RealInput, low: int, high: int) -> tuple[int, in
     return first_minimum(fracs, errors), zero_point
 
 
+PANEL = 512
+"""Rows of a matrix of second moments that are multiplied together, up to the diagonal."""
+
+
 def output_error(difference: Reals, moments: Reals) -> Reals:
-    """Squared output error per row of a weight difference [N, K], with moments ``X^T X`` [K, K]."""
-    return np.einsum("nk,nk->n", difference @ moments, difference)
+    """Squared output error per row of a weight difference [N, K], with moments ``X^T X`` [K, K].
+
+    The diagonal of ``D H D^T``; of H, which is symmetric, the lower triangle is read.
+    """
+    size = moments.shape[0]
+    total = np.zeros(difference.shape[0])
+    for start in range(0, size, PANEL):
+        stop = min(start + PANEL, size)
+        part = difference[:, start:stop] @ moments[start:stop, :stop]
+        part[:, :start] *= 2.0
+        total += np.einsum("nk,nk->n", part, difference[:, :stop])
+    return total
 
 
 def search_weight(

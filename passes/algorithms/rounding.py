@@ -7,8 +7,8 @@ gathered by `SecondMoments`.  Written with the Cholesky factor of H itself (Baba
 which gives GPTQ's result without an inverse.  Fixed order, no randomness.
 """
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ Int64: TypeAlias = npt.NDArray[np.int64]
 Reals: TypeAlias = npt.NDArray[np.float64]
 RealInput: TypeAlias = npt.NDArray[Any]
 
-BLOCK = 128
-"""Features that share one matrix product."""
+BLOCK, STRIP = 128, 16
+"""Features that share one matrix product: with all features behind them, and within a block."""
 
 DAMPING = 0.01
 """Added to the diagonal of H, as a fraction of itself: bounds the compensation."""
@@ -128,43 +128,49 @@ def round_compensated(
     Rows for which plain rounding has the smaller output error keep it, so the result is never
     worse than `round_nearest`.
     """
-    exact = weight.astype(np.float64)
-    step = np.ldexp(1.0, np.broadcast_to(np.asarray(frac, np.int32), exact.shape[:1]))
-    nearest = round_nearest(exact, np.asarray(frac), low, high)
-    hessian = moments.astype(np.float64)
+    step = np.ldexp(1.0, np.broadcast_to(np.asarray(frac, np.int32), weight.shape[:1]))[:, None]
+    hessian = np.asarray(moments, np.float64)
     diagonal = np.diag(hessian)
     if not np.isfinite(hessian).all():
         raise ValueError("second moments hold infinite values or NaN")
-    if exact.shape[1] == 0 or diagonal.max() <= 0.0:
-        return nearest
+    if weight.shape[1] == 0 or diagonal.max() <= 0.0:
+        return round_nearest(weight, np.asarray(frac), low, high)
     # The most active feature comes last and is rounded first: all others can make up for it.
     order = np.argsort(diagonal, kind="stable")
     factor = _factor(hessian[np.ix_(order, order)], damping)
-    ordered = _compensate((exact * step[:, None])[:, order].T.copy(), factor, low, high)
-    codes = np.empty_like(nearest)
-    codes[:, order] = ordered.T
-    return _better_rows(exact, step, hessian, codes, nearest)
+    columns = weight.T.astype(np.float64, order="C")[order] * step.T
+    codes = np.empty(weight.shape, np.int64)
+    codes[:, order] = _compensate(columns, factor, low, high).T
+    del factor, columns
+    nearest = round_nearest(weight, np.asarray(frac), low, high)
+    error, plain = (output_error(each / step - weight, hessian) for each in (codes, nearest))
+    return np.where((error < plain)[:, None], codes, nearest)
 
 
 def _factor(hessian: Reals, damping: float) -> Reals:
-    """Lower triangular L with ``H + damping * diag(H) = L L^T``; overwrites the diagonal of H.
+    """Lower triangular L with ``H + damping * diag(H) = L L^T``, in the place of H.
 
     Damping in proportion to each feature's own energy, not to the mean, keeps one huge feature
     from switching off the compensation of all others.  It grows tenfold while H is numerically
-    singular.
+    singular.  What lies above the diagonal of the result has no meaning.
     """
+    from scipy.linalg import lapack  # pyright: ignore[reportMissingTypeStubs]
+
+    decompose = cast("Callable[..., tuple[Reals, int]]", cast("Any", lapack).dpotrf)
     diagonal = np.diag(hessian).copy()
     scale = np.where(diagonal > 0.0, diagonal, np.median(diagonal[diagonal > 0.0]))
     for attempt in range(12):
         np.fill_diagonal(hessian, diagonal + scale * (damping * 10.0**attempt))
-        try:
-            return np.linalg.cholesky(hessian).astype(np.float64, copy=False)
-        except np.linalg.LinAlgError:
-            continue
+        # LAPACK counts by columns: its upper triangle is the lower one here, and the other is kept.
+        upper, failed = decompose(hessian.T, lower=0, clean=0, overwrite_a=1)
+        if not failed:
+            return upper.T
+        below = np.tri(len(hessian), k=-1, dtype=bool)
+        hessian[below] = hessian.T[below]
     raise ValueError("second moments are not positive semidefinite")
 
 
-def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> Int64:
+def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> npt.NDArray[np.int16]:
     """Round ``columns`` [K, N] (in codes) from the last feature to the first.
 
     The output error is ``sum_k (sum_{j>=k} L[j, k] e_j)**2`` with ``e = w - q``.  Feature ``k`` sees
@@ -172,23 +178,20 @@ def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> Int64:
     Blocks of features share one matrix product for what comes from outside the block.
     """
     size, rows = columns.shape
-    codes = np.zeros((size, rows), np.int64)
+    codes = np.zeros((size, rows), np.int16)
     errors = np.zeros((size, rows))
+    diagonal = np.diag(factor)[:, None]
     for stop in range(size, 0, -BLOCK):
         start = max(0, stop - BLOCK)
         carried = factor[stop:, start:stop].T @ errors[stop:]
-        for k in range(stop - 1, start - 1, -1):
-            target = columns[k] + carried[k - start] / factor[k, k]
-            rounded = np.clip(np.rint(target), low, high)
-            codes[k] = rounded
-            errors[k] = columns[k] - rounded
-            carried[: k - start] += np.outer(factor[k, start:k], errors[k])
+        for end in range(stop, start, -STRIP):
+            first = max(start, end - STRIP)
+            wanted = columns[first:end] + carried[first - start : end - start] / diagonal[first:end]
+            pull = factor[first:end, first:end] / diagonal[first:end].T
+            for k in range(end - first - 1, -1, -1):
+                rounded = np.clip(np.rint(wanted[k]), low, high)
+                codes[first + k] = rounded
+                errors[first + k] = error = columns[first + k] - rounded
+                wanted[:k] += pull[k, :k, None] * error
+            carried[: first - start] += factor[first:end, start:first].T @ errors[first:end]
     return codes
-
-
-def _better_rows(exact: Reals, step: Reals, hessian: Reals, codes: Int64, nearest: Int64) -> Int64:
-    """Row by row whichever of two roundings has the smaller output error."""
-    compensated_error = output_error(codes / step[:, None] - exact, hessian)
-    nearest_error = output_error(nearest / step[:, None] - exact, hessian)
-    keep = compensated_error < nearest_error
-    return np.where(keep[:, None], codes, nearest)

@@ -105,7 +105,7 @@ class _Measurement:
         def road() -> ModuleOp:
             provide_batches(module, context, options.calib, options.preprocess)
             names = remaining(module, "tile", ROADS[options.scales])
-            run_pipeline(module, context, passes_of(names, options.overrides()))
+            run_pipeline(module, context, passes_of(names, options.overrides()), release=True)
             return module
 
         return self._stage("road", road)
