@@ -49,7 +49,10 @@ DYADIC_ROAD = tuple(name for name in POT_ROAD if name != "pot-fold")
 ROADS: Mapping[str, tuple[str, ...]] = {"pot": POT_ROAD, "dyadic": DYADIC_ROAD}
 """Roads by the kind of scales they end with."""
 
-ROAD_OPTIONS: Mapping[str, str] = {"pot": "", "dyadic": "verify-integer{pot=false}"}
+ROAD_OPTIONS: Mapping[str, str] = {
+    "pot": "",
+    "dyadic": "calibrate{moments=false},verify-integer{pot=false}",
+}
 """Passes of a road that need other than their default options, as in `-p`."""
 
 
