@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vit_opt.backends.accel.emulator import Stats
     from vit_opt.backends.accel.image import Origins
     from vit_opt.backends.accel.profile import Profile
 
@@ -106,15 +107,17 @@ class Accelerator(Backend):
         self._measured.append((stats.cycles, stats.utilisation, stats.energy_uj))
         return result.codes, dict(result.reals)
 
-    def profile(self, inputs: Mapping[str, Array]) -> Profile:
-        """A record of one inference, its instructions named by the operations of the model."""
+    def profile(self) -> tuple[Profile, Stats]:
+        """A record of one inference, its instructions named by the operations of the model.
+
+        No data is computed: nothing of it depends on data.
+        """
         from vit_opt.backends.accel.profile import Profile
-        from vit_opt.backends.accel.run import run_accel
+        from vit_opt.backends.accel.run import time_accel
 
         image = replace(self._image, origins=self._origins())
         profile = Profile(image, self._arch)
-        run_accel(image, inputs, self._arch, profile)
-        return profile
+        return profile, time_accel(image, self._arch, profile)
 
     def _origins(self) -> Origins:
         from vit_opt.backends.accel.image import Origins

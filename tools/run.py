@@ -6,9 +6,12 @@ output names, and raw integers under `NAME.int`. With `--json`, one object on st
 what ran: backend, outputs (shape, dtype, sha256 of the integers), `latency_ms` (c), `cycles`,
 `utilisation` and `energy_uj` (accel), each the median per inference, and `seconds` on the host.
 
-`--layers` shows where the accelerator's cycles, bytes and energy went, operation by operation of the
-model (under `layers` with `--json`), and `--trace FILE.json` writes what every engine did when, for
-Perfetto (ui.perfetto.dev) or chrome://tracing; both of the first inference.
+On the accelerator, `metrics` (with `--json`) are the papers' units: FPS, GOPS, GOPS per multiplier and
+per watt, energy by engine and memory; `--gpu MS,WATTS` compares with what a GPU takes. `--layers` shows
+where cycles, bytes and energy went, operation by operation of the model (under `layers` with `--json`),
+and `--trace FILE.json` writes what every engine did when,
+for Perfetto (ui.perfetto.dev) or chrome://tracing; all of one inference. `--timing-only` computes
+no data and needs no input: cycles and energy, which do not depend on it, in less time.
 
 `--check MODEL.onnx` compares with the float model (by onnxruntime if it is installed, else by our
 own interpreter): signal to quantisation noise, largest error, agreement of the largest entry.
@@ -27,15 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vit_opt.dialects.npz import read_npz
+from vit_opt.tools import accel_report
 from vit_opt.tools.artefact import Artefact
 from vit_opt.tools.command import UsageError, replacing, require_folder, run_command, write_text
-from vit_opt.tools.execution import BACKENDS, Accelerator, RunResult, run_batch, split_batch
+from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from vit_opt.backends.accel.profile import Profile
 
     Array: TypeAlias = NDArray[Any]
 
@@ -118,9 +120,6 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
         print(f"{name}: {port['dtype']}{port['shape']}, sha256 {port['sha256'][:16]}")
     for key, unit in (
         ("latency_ms", "ms an inference"),
-        ("cycles", "cycles an inference"),
-        ("utilisation", "of the array's peak used"),
-        ("energy_uj", "uJ an inference"),
         ("seconds", "s on the host"),
     ):
         if key in facts:
@@ -130,46 +129,20 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
         print(f"{name} against float: {text}")
 
 
-def profile_folder(folder: Path, inputs: Mapping[str, Array]) -> Profile:
-    """A record of the first inference of a batch on a folder's accelerator."""
-    artefact = Artefact(folder)
-    shapes = {name: port["shape"] for name, port in artefact.read_report()["inputs"].items()}
-    return Accelerator(artefact).profile(split_batch(inputs, shapes)[0])
-
-
-def print_layers(profile: Profile) -> None:
-    """A table of the layers: cycles, use of the multipliers, stalls of the array, bytes, energy."""
-    from vit_opt.dialects.vit_accel.fields import Space
-    from vit_opt.tools.tables import print_table
-
-    layers = profile.layers()
-    total = sum(layer.cycles for layer in layers)
-    rows: list[list[str]] = []
-    for layer in layers:
-        used = layer.utilisation(profile.arch)
-        waits = sorted(layer.stalled.get("mac", {}).items(), key=lambda item: -item[1])
-        energy = sum(layer.counts.energy_pj(profile.arch.energy).values())
-        rows.append(
-            [
-                layer.name,
-                f"{layer.cycles:,}",
-                f"{layer.cycles / total:.1%}",
-                "" if used is None else f"{used:.1%}",
-                f"{layer.busy.get('mac', 0):,}",
-                ", ".join(f"{cause} {cycles:,}" for cause, cycles in waits),
-                f"{layer.counts.bytes.get(Space.DRAM, 0) / 1e3:,.1f}",
-                f"{layer.counts.sram_bytes / 1e3:,.1f}",
-                f"{energy * 1e-6:,.2f}",
-            ]
-        )
-    header = ("layer", "cycles", "share", "used", "array", "array waits for", "DRAM kB")
-    print_table((*header, "SRAM kB", "uJ"), rows)
-
-
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises UsageError for options of another backend, VitError for places to write to."""
-    if (args.layers or args.trace) and args.on != "accel":
-        raise UsageError("--layers and --trace show the accelerator: add --on accel")
+    """Raises UsageError for options that do not go together, VitError for places to write to."""
+    accel = ("layers", "trace", "gpu", "timing_only")
+    asked = [f"--{name.replace('_', '-')}" for name in accel if getattr(args, name)]
+    if asked and args.on != "accel":
+        raise UsageError(f"{asked[0]} is for the accelerator: add --on accel")
+    if args.gpu:
+        from vit_opt.backends.accel.metrics import GpuFigure
+
+        GpuFigure.parse(args.gpu)
+    if args.timing_only and (args.output or args.check):
+        raise UsageError("--timing-only computes no data: neither --output nor --check")
+    if args.input is None and not args.timing_only:
+        raise UsageError("--input IN.npz is missing")
     for path in (args.output, args.trace):
         if path is not None:
             require_folder(Path(path))
@@ -179,6 +152,27 @@ def _run(args: argparse.Namespace) -> None:
     _check_options(args)
     artefact = Artefact(Path(args.folder))
     artefact.read_report()
+    facts: dict[str, Any] = {"backend": args.on, "outputs": {}}
+    if not args.timing_only:
+        facts = _infer(args, artefact)
+    record = None
+    if args.on == "accel":
+        record = accel_report.record(artefact, args.gpu)
+        facts["metrics"] = record.figures
+        if args.layers and args.json:
+            facts["layers"] = record.layers
+        if args.trace:
+            write_text(Path(args.trace), json.dumps(record.profile.trace()))
+    if args.json:
+        print(json.dumps(_finite(facts)))
+        return
+    _print_summary(facts)
+    if record is not None:
+        record.print(layers=args.layers)
+
+
+def _infer(args: argparse.Namespace, artefact: Artefact) -> dict[str, Any]:
+    """Run a batch and write its outputs; what `--json` prints of it."""
     inputs = read_npz(Path(args.input))
     result = run_folder(artefact.folder, args.on, inputs, args.jobs)
     facts = summary(result)
@@ -189,19 +183,7 @@ def _run(args: argparse.Namespace) -> None:
         facts["check"] = compare(floats, result.reals)
     if args.output is not None:
         write_outputs(Path(args.output), result)
-    profile = None
-    if args.layers or args.trace:
-        profile = profile_folder(artefact.folder, inputs)
-        if args.trace:
-            write_text(Path(args.trace), json.dumps(profile.trace()))
-        if args.layers and args.json:
-            facts["layers"] = [layer.facts(profile.arch) for layer in profile.layers()]
-    if args.json:
-        print(json.dumps(_finite(facts)))
-    else:
-        _print_summary(facts)
-        if args.layers and profile is not None:
-            print_layers(profile)
+    return facts
 
 
 def parser() -> argparse.ArgumentParser:
@@ -209,9 +191,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="vit-run", description=DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
     result.add_argument("--on", choices=BACKENDS, default="c", help="backend (default: c)")
-    result.add_argument(
-        "--input", required=True, metavar="IN.npz", help="arrays by input name, any batch"
-    )
+    result.add_argument("--input", metavar="IN.npz", help="arrays by input name, any batch")
     result.add_argument(
         "--output", metavar="OUT.npz", help="real outputs by name, integers under NAME.int"
     )
@@ -223,6 +203,10 @@ def parser() -> argparse.ArgumentParser:
         "--layers", action="store_true", help="where cycles and energy go, by layer (accel)"
     )
     result.add_argument("--trace", metavar="FILE.json", help="trace for Perfetto (accel)")
+    result.add_argument(
+        "--timing-only", action="store_true", help="no data: cycles and energy alone (accel)"
+    )
+    result.add_argument("--gpu", metavar="MS,WATTS", help="of a GPU to compare with (accel)")
     result.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return result
 

@@ -74,6 +74,10 @@ class Stats:
     sram_bytes: int
     energy_pj: dict[str, float]
     """Energy by cause: mac, elements, sram, dram."""
+    engine_pj: dict[str, float]
+    """Energy of the operations by engine, for those that compute."""
+    memory_pj: dict[str, float]
+    """Energy of the accesses by memory; with `engine_pj` it is all there is."""
 
     @property
     def energy_uj(self) -> float:
@@ -343,9 +347,9 @@ class Machine:
             )
         return TrapError("deadlock: " + "; ".join(waits))
 
-    def _counts(self) -> Counts:
-        """Operations and bytes of all instructions executed."""
-        total = Counts()
+    def _counts(self) -> dict[Engine, Counts]:
+        """Operations and bytes of all instructions executed, by engine."""
+        totals: dict[Engine, Counts] = {}
         for index, times in enumerate(self.executed):
             inst, cost = self.image.code[index], self.costs[index]
             if cost is None or not isinstance(inst, isa.UnitInst):
@@ -356,14 +360,20 @@ class Machine:
             if cost.bus_bytes:
                 touched[Space.DRAM] = cost.bus_bytes
             counts.add(inst, touched, times)
-            total.include(counts)
+            totals.setdefault(inst.engine, Counts()).include(counts)
             if self.profile is not None:
                 self.profile.counts[index] = counts
-        return total
+        return totals
 
     def _stats(self) -> Stats:
         cycles = max(1, max(max(state.time, state.done) for state in self.engines))
-        counts = self._counts()
+        counts = Counts()
+        engine_pj: dict[str, float] = {}
+        table = self.arch.energy
+        for engine, part in sorted(self._counts().items()):
+            counts.include(part)
+            if part.macs + part.elements + part.multiplications:
+                engine_pj[engine.name.lower()] = part.operations_pj(table)
         return Stats(
             cycles=cycles,
             busy={state.engine.name.lower(): state.busy for state in self.engines},
@@ -373,5 +383,7 @@ class Machine:
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
             dram_bytes=counts.bytes.get(Space.DRAM, 0),
             sram_bytes=counts.sram_bytes,
-            energy_pj=counts.energy_pj(self.arch.energy),
+            energy_pj=counts.energy_pj(table),
+            engine_pj=engine_pj,
+            memory_pj=counts.memory_pj(table),
         )

@@ -54,6 +54,19 @@ class Counts:
             "dram": self.bytes.get(Space.DRAM, 0) * table.dram_byte,
         }
 
+    def operations_pj(self, table: EnergyTable) -> float:
+        """Energy of the operations, without that of memory."""
+        energy = self.energy_pj(table)
+        return energy["mac"] + energy["elements"]
+
+    def memory_pj(self, table: EnergyTable) -> dict[str, float]:
+        """Energy of the accesses by memory."""
+        costs = {Space.DRAM: table.dram_byte}
+        return {
+            space.name.lower(): count * costs.get(space, table.sram_byte)
+            for space, count in sorted(self.bytes.items())
+        }
+
     def add(self, inst: UnitInst, touched: dict[Space, int], times: int = 1) -> None:
         """Count an instruction and the bytes that it touches, executed so many times."""
         self.macs += times * inst.macs()

@@ -1,0 +1,103 @@
+"""A run in the units of papers: frames and operations a second, per multiplier and per watt.
+
+One MAC is two operations, as in the papers. The MACs are those of the model, so work that a mapping
+does in vain counts for nothing. With f the clock in Hz, `cycles` and E the energy of an inference:
+
+    latency = cycles / f          FPS = 1 / latency        GOPS = 2 MACs / latency / 1e9
+    power = E / latency           GOPS per MAC = GOPS / multipliers (P2-ViT: GOPS per DSP)
+    GOPS/W = GOPS / power = 2 MACs / E / 1e9
+
+GOPS per MAC is utilisation times twice the clock in GHz. Energy is that of the operations and of
+memory accesses; leakage and the clock tree are not modelled. Batch size 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vit_opt.backends.accel.emulator import Stats
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import AccelTarget
+
+
+@dataclass(frozen=True)
+class GpuFigure:
+    """What a GPU takes for an inference of the same model, as whoever measured it states."""
+
+    latency_ms: float
+    watts: float
+
+    @staticmethod
+    def parse(text: str) -> GpuFigure:
+        """`MS,WATTS`; VitError if it is anything else."""
+        try:
+            latency, watts = (float(part) for part in text.split(","))
+        except ValueError:
+            latency = watts = 0.0
+        if not (0 < latency < 1e9 and 0 < watts < 1e9):
+            raise VitError(f"'{text}' is not a GPU's MS,WATTS, such as 1.02,250")
+        return GpuFigure(latency, watts)
+
+
+def metrics(
+    stats: Stats, arch: AccelTarget, macs: int, gpu: GpuFigure | None = None
+) -> dict[str, Any]:
+    """The figures of one inference of a model with so many MACs, and against a GPU if given."""
+    seconds = stats.cycles / (arch.clock_mhz * 1e6)
+    joules = stats.energy_uj * 1e-6
+    gops = 2 * macs / seconds / 1e9
+    found: dict[str, Any] = {
+        "clock_mhz": arch.clock_mhz,
+        "macs_per_cycle": arch.macs_per_cycle,
+        "macs": macs,
+        "cycles": stats.cycles,
+        "latency_ms": seconds * 1e3,
+        "fps": 1 / seconds,
+        "gops": gops,
+        "gops_per_mac": gops / arch.macs_per_cycle,
+        "utilisation": stats.utilisation,
+        "power_w": joules / seconds,
+        "gops_per_w": 2 * macs / joules / 1e9 if joules else 0.0,
+        "energy_uj": stats.energy_uj,
+        "engine_uj": {name: value * 1e-6 for name, value in stats.engine_pj.items()},
+        "memory_uj": {name: value * 1e-6 for name, value in stats.memory_pj.items()},
+        "dram_bytes": stats.dram_bytes,
+        "sram_bytes": stats.sram_bytes,
+    }
+    if gpu is not None:
+        found["gpu"] = {
+            "latency_ms": gpu.latency_ms,
+            "watts": gpu.watts,
+            "speed_up": gpu.latency_ms / found["latency_ms"],
+            "energy_ratio": gpu.watts * gpu.latency_ms * 1e-3 / joules if joules else 0.0,
+        }
+    return found
+
+
+def metrics_lines(found: dict[str, Any]) -> list[str]:
+    """The figures to read."""
+    lines = [
+        f"{found['cycles']:,} cycles at {found['clock_mhz']} MHz: {found['latency_ms']:.3f} ms, "
+        f"{found['fps']:.1f} FPS",
+        f"{found['gops']:.1f} GOPS, {found['gops_per_mac']:.3f} GOPS per MAC unit "
+        f"({found['macs_per_cycle']} units), utilisation {found['utilisation']:.1%}",
+        f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W",
+        "energy by engine: " + _shares(found["engine_uj"], found["energy_uj"]),
+        "energy by memory: " + _shares(found["memory_uj"], found["energy_uj"]),
+    ]
+    if "gpu" in found:
+        gpu = found["gpu"]
+        lines.append(
+            f"against a GPU of {gpu['latency_ms']:g} ms at {gpu['watts']:g} W, as stated: "
+            f"{gpu['speed_up']:.2f} times as fast, {gpu['energy_ratio']:.2f} times less energy"
+        )
+    return lines
+
+
+def _shares(parts: dict[str, float], total: float) -> str:
+    return ", ".join(
+        f"{name} {value:.2f} uJ ({value / total:.1%})"
+        for name, value in parts.items()
+        if value > 0 and total > 0
+    )

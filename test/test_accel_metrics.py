@@ -1,0 +1,111 @@
+"""Figures in the papers' units, against sums done by hand, and from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accel_net import random_codes
+from accel_vit import CODES, Size, VitNet
+
+from vit_opt.backends.accel.assembler import assemble
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.accel.metrics import GpuFigure, metrics, metrics_lines
+from vit_opt.backends.accel.run import run_accel, time_accel
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import P2VIT, TRIO, EnergyTable
+from vit_opt.tools import run
+from vit_opt.tools.architectures import arch_json
+from vit_opt.tools.artefact import ARCH, IMAGE, ORIGINS
+
+TABLE = EnergyTable()
+
+
+def test_by_hand() -> None:
+    """64 columns on the lanes, 64 rows by eights, 8 steps each; 16 cycles to fill and drain."""
+    program = """
+    .arch p2vit
+    .dram 0x1000
+    mac.matmul acc=obuf[0] a=abuf[0] b=bbuf[0] m=64 n=64 k=8 acc_row=256 a_row=8 b_row=8 map=nm
+    """
+    stats = time_accel(assemble(program))
+    cycles, macs = 8 * 8 + 16, 64 * 64 * 8
+    assert stats.cycles == cycles
+    found = metrics(stats, P2VIT, macs)
+    assert found["latency_ms"] == pytest.approx(cycles / 500e3)
+    assert found["fps"] == pytest.approx(500e6 / cycles)
+    assert found["gops"] == pytest.approx(2 * macs / (cycles / 500e6) / 1e9)
+    assert found["gops_per_mac"] == pytest.approx(2 * 0.5 * macs / (cycles * 512))
+    assert found["engine_uj"] == {"mac": pytest.approx(macs * TABLE.mac_int8 * 1e-6)}
+    memory = {"abuf": 64 * 8, "bbuf": 64 * 8, "obuf": 64 * 64 * 4}
+    assert found["memory_uj"] == {
+        name: pytest.approx(count * TABLE.sram_byte * 1e-6) for name, count in memory.items()
+    }
+    joules = (macs * TABLE.mac_int8 + sum(memory.values()) * TABLE.sram_byte) * 1e-12
+    assert found["gops_per_w"] == pytest.approx(2 * macs / joules / 1e9)
+    assert found["power_w"] == pytest.approx(joules * 500e6 / cycles)
+
+
+def test_against_a_gpu() -> None:
+    """A GPU twice as slow at 10 W, as stated."""
+    image = assemble(".arch p2vit\n.dram 0x1000\nld.copy dst=abuf[0] src=dram[0] run=1536")
+    stats = time_accel(image)
+    alone = metrics(stats, P2VIT, 0)
+    assert "gpu" not in alone
+    gpu = GpuFigure(2 * alone["latency_ms"], 10.0)
+    found = metrics(stats, P2VIT, 0, gpu)["gpu"]
+    assert found["speed_up"] == pytest.approx(2)
+    energy = 1536 * (TABLE.dram_byte + TABLE.sram_byte) * 1e-12
+    assert found["energy_ratio"] == pytest.approx(10 * gpu.latency_ms * 1e-3 / energy)
+    assert "2.00 times as fast" in metrics_lines(metrics(stats, P2VIT, 0, gpu))[-1]
+
+
+@pytest.mark.parametrize("text", ["", "3", "3,", "3,4,5", "a,b", "0,1", "1,-1", "nan,1", "inf,1"])
+def test_gpu_figures_are_checked(text: str) -> None:
+    with pytest.raises(VitError, match=r"is not a GPU's MS,WATTS, such as 1.02,250"):
+        GpuFigure.parse(text)
+
+
+def test_parts_add_up() -> None:
+    net = VitNet(Size(image=32, patch=8, dim=48, heads=3, layers=1, classes=10))
+    image = lower_accel(net.module(net.result), net.store, TRIO)
+    codes = random_codes(np.random.default_rng(1), (1, 3, 32, 32), CODES)
+    stats = run_accel(image, {"arg0": codes}, TRIO).stats
+    found = metrics(stats, TRIO, image.macs)
+    assert found["energy_uj"] == pytest.approx(
+        sum(found["engine_uj"].values()) + sum(found["memory_uj"].values())
+    )
+    assert {"mac", "shift", "softmax", "norm"} <= set(found["engine_uj"])
+    assert found["gops_per_mac"] == pytest.approx(stats.utilisation * 2 * TRIO.clock_mhz / 1e3)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`vit-run --timing-only` needs no input and says what a run says."""
+    net = VitNet(Size(image=32, patch=8, dim=48, heads=3, layers=1, classes=10))
+    image = lower_accel(net.module(net.result), net.store, P2VIT)
+    accel = tmp_path / "accel"
+    accel.mkdir()
+    image.save(accel / IMAGE)
+    (accel / ARCH).write_text(arch_json(P2VIT))
+    (accel / ORIGINS).write_text(image.origins.to_json())
+    (tmp_path / "report.json").write_text("{}")
+    options = [str(tmp_path), "--on", "accel", "--timing-only"]
+    assert run.run([*options, "--json", "--gpu", "1.02,400", "--layers"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    codes = random_codes(np.random.default_rng(1), (1, 3, 32, 32), CODES)
+    stats = run_accel(image, {"arg0": codes}, P2VIT).stats
+    assert facts["metrics"]["cycles"] == stats.cycles
+    assert facts["metrics"]["energy_uj"] == pytest.approx(stats.energy_uj)
+    assert sum(layer["cycles"] for layer in facts["layers"]) == stats.cycles
+    assert facts["metrics"]["gpu"]["watts"] == 400
+    assert run.run(options) == 0
+    assert "GOPS per MAC unit" in capsys.readouterr().out
+    for wrong, message in (
+        (["--gpu", "3"], "MS,WATTS"),
+        (["--output", "x.npz"], "computes no data"),
+        (["--on", "c"], "--timing-only is for the accelerator"),
+    ):
+        assert run.run([*options, *wrong]) in (1, 2)
+        assert message in capsys.readouterr().err
