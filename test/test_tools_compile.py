@@ -91,12 +91,15 @@ def test_processes_and_order(
     np.testing.assert_array_equal(result.codes["logits"], np.concatenate([codes, codes[::-1]]))
 
 
-def test_measures(results: dict[str, api.RunResult]) -> None:
+def test_measures(out: Path, results: dict[str, api.RunResult]) -> None:
     assert results["c"].measures["latency_ms"] > 0
     accel = results["accel"].measures
     assert accel["cycles"] > 0
     assert 0 < accel["utilisation"] <= 1
     assert accel["energy_uj"] > 0
+    ahead = json.loads((out / "report.json").read_text())["accel"]["metrics"]
+    assert (ahead["cycles"], ahead["utilisation"]) == (accel["cycles"], accel["utilisation"])
+    assert "GOPS/W" in (out / "report.txt").read_text()
 
 
 def test_run_writes_json_and_arrays(

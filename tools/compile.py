@@ -280,6 +280,8 @@ def build_accel(
 ) -> dict[str, Any]:
     """Write image, assembly and architecture of a module into a folder; returns the facts."""
     from vit_opt.backends.accel.lowering import lower_accel
+    from vit_opt.backends.accel.metrics import metrics
+    from vit_opt.backends.accel.run import time_accel
     from vit_opt.tools.architectures import arch_json, read_arch
     from vit_opt.tools.assemble import describe_image, save_assembly
 
@@ -290,7 +292,10 @@ def build_accel(
     save_assembly(image, folder / ASSEMBLY)
     write_text(folder / ARCH, arch_json(target))
     write_text(folder / ORIGINS, image.origins.to_json())
-    return describe_image(image) | {"image_bytes": (folder / IMAGE).stat().st_size}
+    return describe_image(image) | {
+        "image_bytes": (folder / IMAGE).stat().st_size,
+        "metrics": metrics(time_accel(image, target), target, image.macs),
+    }
 
 
 def _ports(module: ModuleOp) -> dict[str, Any]:
@@ -331,6 +336,7 @@ def peak_memory() -> int:
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The report to read."""
+    from vit_opt.backends.accel.metrics import metrics_lines
     from vit_opt.passes.layer_report import layer_lines
 
     lines = [f"{report['model']}, {report['scales']} scales", ""]
@@ -349,6 +355,8 @@ def report_text(report: Mapping[str, Any]) -> str:
                 if isinstance(value, int | str):
                     text = f"{value:,}" if isinstance(value, int) else value
                     lines.append(f"  {key.replace('_', ' '):<16}{text}")
+                elif key == "metrics":
+                    lines += [f"  {line}" for line in metrics_lines(value)]
     lines += ["", "seconds"]
     lines += [f"  {step:<20}{seconds:8.2f}" for step, seconds in report["seconds"].items()]
     lines.append(f"  {'all':<20}{sum(report['seconds'].values()):8.2f}")
