@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_opt.backends.c.code import Pointer, Struct, Value
 from vit_opt.backends.c.graph import Attention
+from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import (
     Memory,
     aligned,
@@ -16,6 +17,7 @@ from vit_opt.backends.c.memory import (
     without_zeros,
     zero_point,
 )
+from vit_opt.backends.c.packing import COLUMNS
 from vit_opt.backends.c.products import chain_comment, epilogue, padded, stages_of
 from vit_opt.backends.c.strides import View
 from vit_opt.dialects.vit import ops
@@ -30,7 +32,10 @@ def lower_attention(memory: Memory, attention: Attention) -> None:
     fields = _shape_fields(attention)
     sizes = {name: size for name in "mnkd" if isinstance(size := fields[name], int)}
     variant = memory.level.variant("vit_attention_u8") if _fits_variant(attention) else None
-    scratch = packed_scratch(**sizes) if variant else plain_scratch(_block(attention), **sizes)
+    if variant is None:
+        scratch = plain_scratch(_block(attention), **sizes)
+    else:
+        scratch = packed_scratch(memory.level.layout, **sizes)
     first = stages_of(memory, attention.scores)
     second = stages_of(memory, attention.product, normalizer=False)
     between: dict[str, Value] = {"stages": first, "count": len(first.items) if first else 0}
@@ -130,9 +135,11 @@ ROWS = 6
 """Query rows at a time."""
 
 
-def packed_scratch(*, m: int, n: int, k: int, d: int) -> int:
-    """Scratch of vit_attention_u8_avx512vnni: the arrays that its `carve` lays out."""
+def packed_scratch(layout: Layout, *, m: int, n: int, k: int, d: int) -> int:
+    """Scratch of the variants with packed keys and values: the arrays that their `carve` lays out."""
     del m
+    if not layout.in_lanes:
+        return _narrow_scratch(layout, n, k, d)
     steps, vectors, blocks, panels = -(-k // 4), -(-n // 16), -(-n // 64), -(-d // 64)
     sizes = (
         steps * vectors * 64,
@@ -142,6 +149,24 @@ def packed_scratch(*, m: int, n: int, k: int, d: int) -> int:
         ROWS * blocks * 256,
         ROWS * blocks * 64,
         vectors * 16,
+    )
+    return sum(map(aligned, sizes))
+
+
+def _narrow_scratch(layout: Layout, n: int, k: int, d: int) -> int:
+    """Scratch of vit_narrow_attention.h."""
+    size = np.dtype(layout.weight).itemsize
+    keys, columns = (-(-length // COLUMNS) * COLUMNS for length in (n, d))
+    key_steps, value_steps = (-(-length // layout.group) * layout.group for length in (k, n))
+    sizes = (
+        keys * key_steps * size,
+        columns * value_steps * size,
+        ROWS * key_steps * size,
+        ROWS * value_steps * size,
+        keys * 4,
+        columns * 4,
+        ROWS * keys * 4,
+        keys,
     )
     return sum(map(aligned, sizes))
 

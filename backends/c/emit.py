@@ -113,10 +113,10 @@ def _write(path: Path, data: bytes) -> None:
 
 def needed_kernels(names: set[str]) -> list[Path]:
     """The kernel sources that define these functions, what they call in turn, and headers."""
-    texts = {path: path.read_text() for path in sorted(KERNELS.glob("vit_*.c"))}
+    texts = {path: _code_of(path) for path in sorted(KERNELS.glob("vit_*.[ch]"))}
     defined: dict[str, Path] = {}
     for path, text in texts.items():
-        for name in re.findall(r"^[a-z]\w* (vit_\w+)\(", text, flags=re.M):
+        for name in re.findall(r"^[a-z]\w* (vit_\w+)\(", text if path.suffix == ".c" else "", re.M):
             defined[name] = path
     found: set[Path] = set()
     queue = [defined[name] for name in names]
@@ -127,14 +127,14 @@ def needed_kernels(names: set[str]) -> list[Path]:
         found.add(path)
         called = set(re.findall(r"\b(vit_\w+)\(", texts[path]))
         queue += [defined[name] for name in called if name in defined]
-    headers: set[Path] = set()
-    sources = [texts[path] for path in found]
-    while sources:
-        for name in re.findall(r'^#include "(\w+\.h)"', sources.pop(), flags=re.M):
-            if KERNELS / name not in headers:
-                headers.add(KERNELS / name)
-                sources.append((KERNELS / name).read_text())
-    return [*sorted(headers), *sorted(found)]
+        queue += [KERNELS / name for name in re.findall(r'^#include "(.*)"', texts[path], re.M)]
+    return sorted(found, key=lambda path: (path.suffix != ".h", path))
+
+
+def _code_of(source: Path) -> str:
+    """C text without comments; that of the interface, without what is declared there."""
+    text = re.sub(r"/\*.*?\*/", "", source.read_text(encoding="utf-8"), flags=re.S)
+    return "" if source.name == "vit_kernels.h" else text
 
 
 # ---- C text --------------------------------------------------------------------------------------

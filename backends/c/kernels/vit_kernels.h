@@ -254,6 +254,15 @@ void vit_attention_u8(const vit_attention_shape *p, const void *q, const void *k
 void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, const void *key,
                                  const void *value, const uint8_t *table,
                                  const vit_epilogue *scores, const vit_epilogue *e, void *scratch);
+void vit_attention_u8_avxvnni(const vit_attention_shape *p, const void *q, const void *key,
+                              const void *value, const uint8_t *table, const vit_epilogue *scores,
+                              const vit_epilogue *e, void *scratch);
+void vit_attention_u8_avx2(const vit_attention_shape *p, const void *q, const void *key,
+                           const void *value, const uint8_t *table, const vit_epilogue *scores,
+                           const vit_epilogue *e, void *scratch);
+void vit_attention_u8_neon(const vit_attention_shape *p, const void *q, const void *key,
+                           const void *value, const uint8_t *table, const vit_epilogue *scores,
+                           const vit_epilogue *e, void *scratch);
 
 /* ---- elementwise --------------------------------------------------------------------------- */
 

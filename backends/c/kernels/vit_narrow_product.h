@@ -1,33 +1,16 @@
-/* Packed products for instruction levels with registers of up to 256 bits.
- *
- * A source file that includes this defines first
- *   vit_byte, vit_operand  the type of bytes that activations become, and what they are multiplied as
- *   GROUP                  reduction steps of one instruction
- *   ROWS                   rows of a tile
- *   tile                   ROWS rows of 16 accumulators
- *   load_tile, dot_tile, store_tile, pack_words, pack_bytes
- * and gets vit_narrow_linear(). Weights are panels as in vit_gemm_u8_avx512vnni(), columns in order,
- * [ceil(k / GROUP)][64][GROUP] of vit_operand; a tile takes 16 of a panel's 64 columns.
+/* Packed products for instruction levels with registers of up to 256 bits: see vit_narrow_tile.h. Weights
+ * are panels as in vit_gemm_u8_avx512vnni(), columns in order.
  *
  * scratch: block * ceil(k / GROUP) * GROUP operands where rows are copied, rounded up to 64 bytes,
  *          then VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES */
 #ifndef VIT_NARROW_PRODUCT_H
 #define VIT_NARROW_PRODUCT_H
 
-#include <string.h>
-
-#include "vit_arith.h"
-
-enum { COLUMNS = 64, STRIPE = 16 };
-
-static inline size_t reduction(const vit_packed_linear_shape *p)
-{
-    return ((size_t)p->k + GROUP - 1) / GROUP * GROUP;
-}
+#include "vit_narrow_tile.h"
 
 static inline size_t panel_bytes(const vit_packed_linear_shape *p)
 {
-    return COLUMNS * (8 + reduction(p) * sizeof(vit_operand));
+    return COLUMNS * (8 + whole_groups(p->k) * sizeof(vit_operand));
 }
 
 /* Finished codes of up to 16 columns of one row, `at` elements into the result. Every loop runs over
@@ -64,23 +47,6 @@ static inline void finish_stripe(vit_finish finish, const vit_epilogue *e, const
     } else {
         memcpy((char *)e->y + at * size, codes, (size_t)cols * size);
     }
-}
-
-/* A tile of a stripe; the last row again where there are no more. */
-static inline void multiply_stripe(const vit_packed_linear_shape *p, const vit_operand *x, size_t ld,
-                                   int32_t rows, const vit_operand *w, const int32_t *init,
-                                   int32_t acc[ROWS][STRIPE])
-{
-    const vit_operand *row[ROWS];
-    for (int32_t r = 0; r < ROWS; ++r) {
-        row[r] = x + (size_t)vit_min32(r, rows - 1) * ld;
-    }
-    tile t = load_tile(init);
-    const size_t k = reduction(p);
-    for (size_t i = 0; i < k; i += GROUP) {
-        dot_tile(&t, row, i, w + i * COLUMNS);
-    }
-    store_tile(&t, acc);
 }
 
 static inline void finish_row(const vit_packed_linear_shape *p, const vit_epilogue *e,
@@ -124,8 +90,8 @@ static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x
             for (int32_t r0 = 0; r0 < rows; r0 += ROWS) {
                 const int32_t count = vit_min32(ROWS, rows - r0);
                 int32_t acc[ROWS][STRIPE];
-                multiply_stripe(p, x + (size_t)r0 * ld, ld, count, panel + c0 * GROUP, init + c0,
-                                acc);
+                multiply_stripe(x + (size_t)r0 * ld, ld, count, whole_groups(p->k),
+                                panel + c0 * GROUP, init + c0, acc);
                 for (int32_t r = 0; r < count; ++r) {
                     const size_t row = (size_t)(row0 + r0 + r);
                     if (p->finish == VIT_BY_STAGES) {
@@ -144,24 +110,12 @@ static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x
     }
 }
 
-static void copy_row(const vit_packed_linear_shape *p, const uint8_t *restrict x, uint8_t flip,
-                     vit_operand *restrict y)
+static inline void vit_narrow_linear(const vit_packed_linear_shape *p, const uint8_t *x,
+                                     const uint8_t *w, const vit_epilogue *e, uint8_t *scratch)
 {
-    for (int32_t i = 0; i < p->k; ++i) {
-        y[i] = (vit_operand)(vit_byte)(x[i] ^ flip);
-    }
-    for (size_t i = (size_t)p->k; i < reduction(p); ++i) {
-        y[i] = 0;
-    }
-}
-
-static void vit_narrow_linear(const vit_packed_linear_shape *p, const uint8_t *x, const uint8_t *w,
-                              const vit_epilogue *e, uint8_t *scratch)
-{
-    const int is_signed = (vit_byte)-1 < 0;
-    const uint8_t flip = (p->x_type == VIT_S8) == is_signed ? 0 : 128;
+    const uint8_t flip = flip_of(p->x_type);
     const int copied = flip != 0 || sizeof(vit_operand) != 1 || p->k % GROUP != 0;
-    const size_t ld = copied ? reduction(p) : (size_t)p->k;
+    const size_t ld = copied ? whole_groups(p->k) : (size_t)p->k;
     vit_operand *rows = (vit_operand *)(void *)scratch;
     const size_t bytes = copied ? vit_align64((size_t)p->block * ld * sizeof(vit_operand)) : 0;
     int32_t *stages_tile = (int32_t *)(void *)(scratch + bytes);
@@ -174,7 +128,7 @@ static void vit_narrow_linear(const vit_packed_linear_shape *p, const uint8_t *x
         const int32_t count = vit_min32(step, all.last - r0);
         const uint8_t *from = x + (size_t)r0 * (size_t)p->k;
         for (int32_t r = 0; copied && r < count; ++r) {
-            copy_row(p, from + (size_t)r * (size_t)p->k, flip, rows + (size_t)r * ld);
+            copy_row(from + (size_t)r * (size_t)p->k, flip, p->k, rows + (size_t)r * ld);
         }
         const vit_operand *operand = copied ? rows : (const vit_operand *)(const void *)from;
         multiply_rows(p, operand, ld, r0, count, cols, w, e, stages_tile);
