@@ -173,6 +173,7 @@ def compile_model(
             "quality": quality,
             "layers": layers,
             "weights": context.assets.reports.get("pot-fold", []),
+            "choices": {k: v for k, v in context.assets.reports.items() if k != "pot-fold"},
         }
         for target in targets:
             run_pipeline(module, context, options.tiling(target, overrides), timer.step)

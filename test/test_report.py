@@ -1,0 +1,147 @@
+"""`vit-report`: measures on data, the table, and a page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.tools import compile
+from vit_opt.tools.report import command, evaluation, page, plots
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits model, compiled without any backend's help but the reference's."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    options = ["--calib", str(DIGITS / "calib.npz"), "--target", "c", "--calib-images", "4"]
+    assert compile.run([str(DIGITS / "model.onnx"), "-o", str(out), *options]) == 0
+    return out
+
+
+@pytest.fixture
+def folder(compiled: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(compiled, tmp_path / "out"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Some test images with labels, as bytes."""
+    path = tmp_path / "test.npz"
+    with np.load(DIGITS / "test.npz") as arrays:
+        np.savez(path, image=arrays["image"][::25], label=arrays["label"][::25])
+    return path
+
+
+def test_quality_of_known_arrays() -> None:
+    floats = np.array([[3.0, 4.0], [0.0, 10.0]])
+    reals = floats + np.array([[0.0, 0.5], [0.0, -0.1]])
+    found = evaluation.quality(floats, reals, np.array([1, 0]))
+    assert found["sqnr_worst_db"] == pytest.approx(20.0)
+    assert found["sqnr_mean_db"] == pytest.approx(30.0)
+    assert found["sqnr_db"] == pytest.approx(10 * np.log10(125 / 0.26))
+    assert found["top1"] == found["float_top1"] == 0.5
+    assert found["top1_agreement"] == 1.0 and found["cosine"] > 0.99
+    masks = np.zeros((1, 2, 2))
+    masks[0, 0] = 0.9
+    other = masks.copy()
+    other[0, 0, 0] = 0.4
+    assert evaluation.quality(masks, other)["iou"] == 0.5
+
+
+def test_evaluation_is_kept_and_shown(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--eval", str(data), "--on", "reference", "--worst", "3"]
+    assert command.run([str(folder), *options]) == 0
+    text = capsys.readouterr().out
+    assert "top-1 of the float model" in text and "test.npz on reference" in text
+    assert text.count("/blocks/") == 3
+    assert command.run([str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    [found] = report["evaluations"]
+    facts = found["outputs"]["logits"]
+    assert facts["inputs"] == COUNT and facts["top1"] >= 0.95 and facts["sqnr_db"] > 25
+    assert command.run([str(folder), *options]) == 0
+    assert len(json.loads((folder / "report.json").read_text())["evaluations"]) == 1
+    capsys.readouterr()
+
+
+def test_mistakes(folder: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    assert command.run([str(tmp_path)]) == 1
+    assert "is it the output of vit-compile" in capsys.readouterr().err
+    assert command.run([str(folder), "--labels", str(data)]) == 2
+    np.savez(tmp_path / "labels.npz", label=np.zeros(3))
+    few = ["--eval", str(data), "--labels", str(tmp_path / "labels.npz")]
+    assert command.run([str(folder), *few]) == 1
+    assert "labels have shape [3], expected [40]" in capsys.readouterr().err
+    np.savez(tmp_path / "other.npz", picture=np.zeros((1, 1, 28, 28)))
+    assert command.run([str(folder), "--eval", str(tmp_path / "other.npz")]) == 1
+    assert "no array for input 'image'; it has picture" in capsys.readouterr().err
+
+
+class Reader(HTMLParser):
+    """Tags of a page, by name; what refers to other files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.links.append(str(value))
+
+
+def test_page_is_complete_and_alone(folder: Path, tmp_path: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    report["choices"] = {
+        "assign-bits": [
+            {"layer": "a", "weights": 64, "error": 0.1, "bits": 4},
+            {"layer": "b", "weights": 32, "error": 0.4, "bits": 8},
+        ]
+    }
+    report["model"] = "<b>.onnx"
+    path = tmp_path / "report.html"
+    page.write_page(report, path)
+    text = path.read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.links == [] and "url(http" not in text
+    assert text.count("<figure>") == 3 and "&lt;b&gt;.onnx" in text
+    assert reader.tags.count("tr") == 1 + len(report["layers"])
+    assert plots.INK not in text and "currentColor" in text
+    assert "relative error of 4 bits" in text
+    assert len(text) < 1_000_000
+
+
+def test_page_without_layers_weights_or_noise(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    row = next(row for row in report["layers"] if row["operation"] == "vit.lut")
+    exact = row | {"alone_db": None, "sqnr_db": None, "grid_db": None, "low": 1.0, "high": 1.0}
+    report["layers"] = [exact]
+    assert page.page(report).count("<figure>") == 1
+    report["layers"] = []
+    assert "<figure>" not in page.page(report)
+
+
+def test_matplotlib_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
+    with pytest.raises(VitError, match=r"pip install 'vit-opt\[report\]'"):
+        plots.require_plotting()

@@ -1,0 +1,100 @@
+"""How good a compiled model is on data: closeness to the float model, and right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.npz import read_npz
+from vit_opt.tools.artefact import Artefact
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+LABELS = ("label", "labels")
+"""Names of the array of right answers in a file of inputs."""
+
+MASK = 0.5
+"""Threshold of a mask, for outputs that are maps of values from 0 to 1."""
+
+
+def read_data(
+    path: Path, ports: Mapping[str, Any], labels: Path | None = None
+) -> tuple[dict[str, Array], Array | None]:
+    """Real inputs by name, and labels where there are any, from .npz files.
+
+    Bytes are pixels and become (pixel - 128) / 128, as in the examples. Raises VitError for missing
+    inputs, and for labels of another number than the inputs.
+    """
+    import numpy as np
+
+    arrays = read_npz(path)
+    inputs: dict[str, Array] = {}
+    for name in ports:
+        if name not in arrays:
+            raise VitError(f"{path}: no array for input '{name}'; it has {', '.join(arrays)}")
+        array = arrays[name]
+        pixels = array.dtype == np.uint8
+        inputs[name] = (array.astype(np.float32) - 128) / 128 if pixels else array
+    found = arrays if labels is None else read_npz(labels)
+    named = [found[name] for name in LABELS if name in found]
+    if labels is not None and not named:
+        named = list(found.values())[:1]
+    count = next(iter(inputs.values())).shape[0]
+    if not named:
+        return inputs, None
+    if named[0].shape != (count,):
+        raise VitError(
+            f"{labels or path}: labels have shape {list(named[0].shape)}, expected [{count}]"
+        )
+    return inputs, named[0]
+
+
+def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[str, float]:
+    """Closeness of an output [N, ...] to the float model's, input by input.
+
+    Keys: inputs, sqnr_db (all together), sqnr_mean_db and sqnr_worst_db (per input), cosine (mean),
+    top1_agreement for scores [N, C], iou for maps of values in 0 .. 1 (of the masks above 1/2), and
+    with labels top1 and float_top1.
+    """
+    import numpy as np
+
+    count = floats.shape[0]
+    a, b = (array.reshape(count, -1).astype(np.float64) for array in (floats, reals))
+    signal, noise = np.square(a).sum(axis=1), np.square(a - b).sum(axis=1)
+    each = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, 1e-300))
+    norms = np.sqrt(signal * np.square(b).sum(axis=1))
+    facts: dict[str, float] = {
+        "inputs": count,
+        "sqnr_db": float(10 * np.log10(signal.sum() / max(float(noise.sum()), 1e-300))),
+        "sqnr_mean_db": float(each.mean()),
+        "sqnr_worst_db": float(each.min()),
+        "cosine": float(((a * b).sum(axis=1) / np.maximum(norms, 1e-300)).mean()),
+    }
+    if floats.ndim == 2 and floats.shape[1] > 1:
+        facts["top1_agreement"] = float((floats.argmax(axis=1) == reals.argmax(axis=1)).mean())
+        if labels is not None:
+            facts["top1"] = float((reals.argmax(axis=1) == labels).mean())
+            facts["float_top1"] = float((floats.argmax(axis=1) == labels).mean())
+    elif floats.ndim >= 3 and floats.min() >= 0 and floats.max() <= 1:
+        masks, ours = a > MASK, b > MASK
+        union = np.maximum((masks | ours).sum(axis=1), 1)
+        facts["iou"] = float(((masks & ours).sum(axis=1) / union).mean())
+    return facts
+
+
+def evaluate(
+    artefact: Artefact, model: Path, data: Path, labels: Path | None, backend: str
+) -> dict[str, dict[str, float]]:
+    """`quality` of every output of a compiled folder on the inputs in a file."""
+    from vit_opt.tools.check import run_float
+    from vit_opt.tools.run import run_folder
+
+    inputs, answers = read_data(data, artefact.read_report()["inputs"], labels)
+    floats = run_float(model, inputs)
+    reals = run_folder(artefact.folder, backend, inputs).reals
+    return {name: quality(floats[name], reals[name], answers) for name in reals}

@@ -1,0 +1,189 @@
+"""The figures of the HTML page: SVG that takes its text colour from the page."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+from vit_opt.dialects.errors import VitError
+
+INK = "#123456"
+"""Colour of text and axes in matplotlib; the page's text colour takes its place."""
+
+BLUE, ORANGE, GREEN, RED = "#3b82f6", "#f59e0b", "#10b981", "#ef4444"
+"""Colours that read well on light and on dark."""
+
+SHOWN = 12
+"""Distributions that are drawn large: those of the layers that lose most."""
+
+Row = Mapping[str, Any]
+
+
+def require_plotting() -> None:
+    """Raise VitError if matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise VitError("--html needs matplotlib: pip install 'vit-opt[report]'")
+
+
+def start() -> Any:
+    """matplotlib.pyplot, set up for the page."""
+    library: Any = importlib.import_module("matplotlib")
+    library.use("Agg")
+    colours = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    library.rcParams.update(dict.fromkeys(colours, INK))
+    library.rcParams.update(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "vit-report",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 9,
+            "axes.linewidth": 0.6,
+            "legend.frameon": False,
+            "grid.color": "#888888",
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.5,
+        }
+    )
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def svg_of(plots: Any, figure: Any) -> str:
+    """A figure as an SVG element without size of its own; the figure is closed."""
+    text = StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    plots.close(figure)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'font: ([\d.]+px) [^;"]*', r"font: \1 system-ui, sans-serif", svg)
+    head, _, rest = svg.partition(">")
+    return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
+
+
+def depth(plots: Any, rows: Sequence[Row]) -> str:
+    """Errors along the depth of the model."""
+    figure, axis = plots.subplots(figsize=(11, 3.6), layout="constrained")
+    places = range(len(rows))
+    for key, label, colour, style in (
+        ("grid_db", "format alone", GREEN, {"linewidth": 0, "marker": ".", "markersize": 4}),
+        ("alone_db", "layer alone", ORANGE, {"linewidth": 0.9, "marker": ".", "markersize": 4}),
+        ("sqnr_db", "everything so far", BLUE, {"linewidth": 2.0}),
+    ):
+        values = [float("nan") if row[key] is None else row[key] for row in rows]
+        axis.plot(places, values, label=label, color=colour, **style)
+    axis.set_xlabel("layer, in order of execution")
+    axis.set_ylabel("SQNR (dB)")
+    axis.set_xlim(-1, len(rows))
+    axis.grid(axis="y")
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    return svg_of(plots, figure)
+
+
+def distributions(plots: Any, rows: Sequence[Row]) -> str:
+    """Histograms of the layers that lose most, with the ends and the step of their grids."""
+    chosen = losing(rows)
+    lines = (len(chosen) + 3) // 4
+    figure, axes = plots.subplots(
+        lines, 4, figsize=(11, 1.9 * lines), layout="constrained", squeeze=False
+    )
+    for axis, row in zip(axes.flat, chosen, strict=False):
+        _distribution(axis, row)
+    for axis in list(axes.flat)[len(chosen) :]:
+        axis.set_axis_off()
+    return svg_of(plots, figure)
+
+
+def losing(rows: Sequence[Row]) -> list[Row]:
+    """The layers with the largest error of their own, worst first."""
+    known = [row for row in rows if row["alone_db"] is not None and row["bits"] <= 8]
+    known = known or [row for row in rows if row["alone_db"] is not None]
+    return sorted(known, key=lambda row: row["alone_db"])[:SHOWN]
+
+
+def _distribution(axis: Any, row: Row) -> None:
+    """One histogram, logarithmic; what lies outside of the grid is red."""
+    counts, low, high = row["histogram"], row["low"], row["high"]
+    width = (high - low) / len(counts) or 1.0
+    first, last, step = row["grid"]
+    centres = [low + (i + 0.5) * width for i in range(len(counts))]
+    colours = [RED if centre < first or centre > last else BLUE for centre in centres]
+    axis.bar(centres, counts, width, color=colours, linewidth=0)
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_yticks([])
+    axis.set_yticks([], minor=True)
+    axis.spines["left"].set_visible(False)
+    for end in (first, last):
+        if low - 0.3 * (high - low) <= end <= high + 0.3 * (high - low):
+            axis.axvline(end, color=ORANGE, linewidth=1.2)
+    used = (min(high, last) - max(low, first)) / step
+    axis.set_title(short(row["layer"], 30), loc="left", fontsize=8)
+    frac = "" if row["fracs"] is None else f", frac {row['fracs'][-1]}"
+    axis.set_xlabel(
+        f"{row['bits']} bits{frac}, {used:.0f} steps used, {row['alone_db']:.1f} dB", fontsize=7.5
+    )
+    axis.tick_params(labelsize=7)
+
+
+def short(name: str, length: int) -> str:
+    """The end of a long name."""
+    return name if len(name) <= length else "…" + name[1 - length :]
+
+
+def sensitivity(plots: Any, rows: Sequence[Row], choices: Sequence[Row]) -> str | None:
+    """Bits of the weights against how much their rounding hurts; None without weights.
+
+    The measured error of 4 bits where `assign-bits` looked at it, else the noise of the rounding.
+    """
+    measured = [row for row in choices if row.get("error") is not None]
+    figure, axis = plots.subplots(figsize=(11, 3.2), layout="constrained")
+    if measured:
+        points = [(row["weights"], row["error"], row["bits"]) for row in measured]
+        axis.set_xlabel("weights of the layer")
+        axis.set_ylabel("relative error of 4 bits")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+    else:
+        weighty = [row for row in rows if row.get("weight_db") is not None]
+        if not weighty:
+            plots.close(figure)
+            return None
+        points = [
+            (place, row["weight_db"], row["weight_bits"])
+            for place, row in enumerate(rows)
+            if row.get("weight_db") is not None
+        ]
+        axis.set_xlabel("layer, in order of execution")
+        axis.set_ylabel("SQNR of weights (dB)")
+    for bits, colour in ((4, ORANGE), (8, BLUE), (16, GREEN)):
+        chosen = [(x, y) for x, y, each in points if each == bits]
+        if chosen:
+            axis.scatter(*zip(*chosen, strict=True), s=18, color=colour, label=f"{bits} bits")
+    axis.grid()
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    return svg_of(plots, figure)
+
+
+def spark(row: Row) -> str:
+    """A small histogram for a row of the table."""
+    counts = row["histogram"]
+    top = max(max(counts), 1)
+    heights = [0 if not count else 2 + 14 * (count / top) ** 0.4 for count in counts]
+    path = "".join(f"M{i + 0.5} 16v-{height:.1f}" for i, height in enumerate(heights) if height)
+    return f'<svg class="spark" viewBox="0 0 {len(counts)} 16"><path d="{path}"/></svg>'
+
+
+__all__ = [
+    "depth",
+    "distributions",
+    "losing",
+    "require_plotting",
+    "sensitivity",
+    "short",
+    "spark",
+    "start",
+]
