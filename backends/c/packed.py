@@ -178,6 +178,8 @@ def packed_convolution(
         product = replace(product, weight=taps.reshape(out_channels, -1))
     weight = memory.weights.add(pack_panels(product, finish, memory.level.layout))
     scratch = aligned(block * row) + tile_scratch(finish)
+    if not memory.level.layout.in_lanes:
+        scratch += aligned(product.weight.shape[1])  # a window of bytes, see vit_narrow_conv.h
     shape = Struct("vit_packed_conv_shape", fields)
     return kernel, shape, [memory.address(source), weight], scratch
 

@@ -29,7 +29,8 @@ static uint64_t root_of(uint64_t x)
 }
 
 typedef struct {
-    int64_t factor, constant, offset;
+    int64_t constant, offset;
+    int32_t factor; /* below 2^28 */
     int32_t nb;
 } row_scale;
 
@@ -47,7 +48,7 @@ static row_scale scale_of(const vit_layernorm_shape *p, const int16_t *restrict 
     row_scale s;
     s.nb = vit_blen(divisor);
     const int64_t reciprocal = (int64_t)(((uint64_t)1 << (s.nb + 16)) / divisor);
-    s.factor = p->cols * reciprocal;
+    s.factor = (int32_t)(p->cols * reciprocal);
     s.constant = ((int64_t)1 << 62) + ((int64_t)1 << (s.nb - 1)) - sum * reciprocal;
     s.offset = ((int64_t)1 << 62) >> s.nb;
     return s;
@@ -57,10 +58,12 @@ static void block_of_row(const row_scale *s, const int16_t *restrict x,
                          const int32_t *restrict gamma, const int32_t *restrict beta,
                          const int32_t *restrict shift, int32_t n, int32_t *restrict y)
 {
-    const uint64_t factor = (uint64_t)s->factor, constant = (uint64_t)s->constant;
+    const uint64_t constant = (uint64_t)s->constant;
     const uint32_t offset = (uint32_t)(uint64_t)s->offset;
+    const int32_t factor = s->factor;
     for (int32_t c = 0; c < n; ++c) {
-        const uint64_t scaled = (uint64_t)(int64_t)x[c] * factor + constant;
+        const int32_t code = x[c];
+        const uint64_t scaled = (uint64_t)((int64_t)code * factor) + constant;
         const int32_t normal = (int32_t)((uint32_t)(scaled >> s->nb) - offset);
         y[c] = (normal * gamma[c] + beta[c]) >> shift[c];
     }
