@@ -137,17 +137,17 @@ def round_compensated(
         return round_nearest(weight, np.asarray(frac), low, high)
     # The most active feature comes last and is rounded first: all others can make up for it.
     order = np.argsort(diagonal, kind="stable")
-    factor = _factor(hessian[np.ix_(order, order)], damping)
+    factor = damped_factor(hessian[np.ix_(order, order)], damping)
     columns = weight.T.astype(np.float64, order="C")[order] * step.T
     codes = np.empty(weight.shape, np.int64)
-    codes[:, order] = _compensate(columns, factor, low, high).T
+    codes[:, order] = compensate(columns, factor, low, high).T
     del factor, columns
     nearest = round_nearest(weight, np.asarray(frac), low, high)
     error, plain = (output_error(each / step - weight, hessian) for each in (codes, nearest))
     return np.where((error < plain)[:, None], codes, nearest)
 
 
-def _factor(hessian: Reals, damping: float) -> Reals:
+def damped_factor(hessian: Reals, damping: float) -> Reals:
     """Lower triangular L with ``H + damping * diag(H) = L L^T``, in the place of H.
 
     Damping in proportion to each feature's own energy, not to the mean, keeps one huge feature
@@ -170,14 +170,22 @@ def _factor(hessian: Reals, damping: float) -> Reals:
     raise ValueError("second moments are not positive semidefinite")
 
 
-def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> npt.NDArray[np.int16]:
+def compensate(
+    columns: Reals,
+    factor: Reals,
+    low: Int64 | int,
+    high: Int64 | int,
+    steps: Int64 | None = None,
+) -> npt.NDArray[np.int16]:
     """Round ``columns`` [K, N] (in codes) from the last feature to the first.
 
     The output error is ``sum_k (sum_{j>=k} L[j, k] e_j)**2`` with ``e = w - q``.  Feature ``k`` sees
     the errors of all later ones and takes the integer that brings its own term closest to zero.
-    Blocks of features share one matrix product for what comes from outside the block.
+    Blocks of features share one matrix product for what comes from outside the block.  With ``steps``
+    [K, N] codes are multiples of a step, ``low`` to ``high`` (scalars or [K]) times as large.
     """
     size, rows = columns.shape
+    lows, highs = (np.broadcast_to(np.asarray(bound), (size,)) for bound in (low, high))
     codes = np.zeros((size, rows), np.int16)
     errors = np.zeros((size, rows))
     diagonal = np.diag(factor)[:, None]
@@ -189,7 +197,12 @@ def _compensate(columns: Reals, factor: Reals, low: int, high: int) -> npt.NDArr
             wanted = columns[first:end] + carried[first - start : end - start] / diagonal[first:end]
             pull = factor[first:end, first:end] / diagonal[first:end].T
             for k in range(end - first - 1, -1, -1):
-                rounded = np.clip(np.rint(wanted[k]), low, high)
+                low_k, high_k = lows[first + k], highs[first + k]
+                if steps is None:
+                    rounded = np.clip(np.rint(wanted[k]), low_k, high_k)
+                else:
+                    step = steps[first + k]
+                    rounded = np.clip(np.rint(wanted[k] / step), low_k, high_k) * step
                 codes[first + k] = rounded
                 errors[first + k] = error = columns[first + k] - rounded
                 wanted[:k] += pull[k, :k, None] * error

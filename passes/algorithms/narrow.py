@@ -1,0 +1,199 @@
+"""Weights of few bits: the grid of each output channel chosen together with the rounding on it.
+
+At 8 bits a grid that covers the largest weight is right.  At 4 bits one code is a seventh of that
+weight, and a finer grid that clips a few large weights often has the smaller error (docs/numerics.md
+8; clipping is what makes int4 work).  Which grid is best depends on what rounding makes of it, so
+each candidate is rounded in full, with error compensation where second moments are known, and the
+row keeps the one whose *output* error is least.
+
+Groups.  Along the reduction, `GROUP` weights of a row share a shift, so that a weight is
+``code * 2**shift`` with a code of 4 bits and a shift of 1 to 4 (2 bits): all on the row's 8-bit
+grid, an ordinary int8 weight that happens to need 4.25 bits.  Groups of columns that carry much can
+stay *wide*, with all of 8 bits; they are rounded last and make up for the errors of the others.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vit_opt.passes.algorithms.exponents import covering_fracs, output_error
+from vit_opt.passes.algorithms.rounding import (
+    compensate,
+    damped_factor,
+    round_compensated,
+    round_nearest,
+)
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Int64: TypeAlias = npt.NDArray[np.int64]
+Reals: TypeAlias = npt.NDArray[np.float64]
+RealInput: TypeAlias = npt.NDArray[Any]
+
+OFFSETS = (0, 1, 2)
+"""Fractional bits above the covering grid that are tried; the first least error wins."""
+
+SHRINKS = tuple(1.0 - 0.05 * step for step in range(11))
+"""Factors on a covering scale that are tried where scales are any numbers: 1.0 down to 0.5."""
+
+
+def round_narrow(
+    weight: RealInput,
+    moments: RealInput | None,
+    low: int,
+    high: int,
+    *,
+    limit: Int64 | None = None,
+    damping: float = 0.5,
+) -> tuple[Int64, Int64]:
+    """Fracs [N] and codes [N, K] of a weight [N, K] on power-of-two grids of few codes.
+
+    ``moments`` [K, K] is ``X^T X`` of the inputs; without it the error is that of the weights, and
+    rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias).
+    """
+    exact = weight.astype(np.float64)
+    rows = exact.shape[0]
+    magnitude = np.abs(exact).max(axis=1, initial=0.0)
+    cover = covering_fracs(-magnitude, magnitude, -high, high)
+    fracs = np.concatenate([cover + offset for offset in OFFSETS])
+    if limit is not None:
+        fracs = np.minimum(fracs, np.tile(limit, len(OFFSETS)))
+    tiled = np.tile(exact, (len(OFFSETS), 1))
+    if moments is None:
+        codes = round_nearest(tiled, fracs, low, high)
+    else:
+        codes = round_compensated(tiled, moments, fracs, low, high, damping)
+    difference = np.ldexp(codes.astype(np.float64), -fracs[:, None].astype(np.int32)) - tiled
+    errors = (
+        np.square(difference).sum(axis=1) if moments is None else output_error(difference, moments)
+    )
+    best = _least(errors, rows)
+    return fracs[best], codes[best]
+
+
+def _least(errors: Reals, rows: int) -> Int64:
+    """Where each row's least error lies in the errors of several attempts, one after the other."""
+    attempts = np.argmin(errors.reshape(-1, rows), axis=0).astype(np.int64)
+    return attempts * rows + np.arange(rows)
+
+
+def shrunk_scales(weight: RealInput, scales: Reals, low: int, high: int) -> Reals:
+    """Scales [N] of a weight [N, K], each shrunk by one of `SHRINKS`, with the least squared error."""
+    exact = weight.astype(np.float64)
+    found: list[Reals] = []
+    for shrink in SHRINKS:
+        column = (scales * shrink)[:, None]
+        codes = np.clip(np.rint(exact / column), low, high)
+        found.append(np.square(codes * column - exact).sum(axis=1))
+    return scales * np.array(SHRINKS)[np.argmin(np.stack(found), axis=0)]
+
+
+GROUP = 8
+"""Weights along the reduction that share a shift."""
+
+SHIFTS = (1, 2, 3, 4)
+"""Shifts of a group: codes of -8..7 reach from 14 to 112 of the row's 8-bit grid."""
+
+
+def columns_of(groups: Bools, size: int) -> Bools:
+    """For each of K columns whether its group is marked: groups [ceil(K / GROUP)] -> [K]."""
+    return np.repeat(groups, GROUP)[:size]
+
+
+def _in_groups(values: Reals) -> Reals:
+    """Columns in groups, zeros behind the last: [..., K] -> [..., ceil(K / GROUP), GROUP]."""
+    missing = -values.shape[-1] % GROUP
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+    return padded.reshape(*values.shape[:-1], -1, GROUP)
+
+
+def group_shifts(scaled: Reals, energy: Reals) -> Int64:
+    """The shift of least error for each row and group: scaled [N, K] in codes, energy [K].
+
+    The error is that of plain rounding, each column weighted by its energy.
+    """
+    parts, weights = _in_groups(scaled), _in_groups(energy)
+    errors: list[Reals] = []
+    for shift in SHIFTS:
+        step = 1 << shift
+        rounded = np.clip(np.rint(parts / step), -8, 7) * step
+        errors.append((np.square(rounded - parts) * weights).sum(axis=-1))
+    return np.array(SHIFTS)[np.argmin(np.stack(errors), axis=0)]
+
+
+def group_noise(weight: RealInput, moments: RealInput | None) -> Reals:
+    """Expected error energy of each group of columns [ceil(K / GROUP)] if its weights are narrow."""
+    exact, fracs, energy = _prepared(weight, moments)
+    shifts = group_shifts(np.ldexp(exact, fracs[:, None]), energy)
+    steps = np.ldexp(1.0, (shifts - fracs[:, None]).astype(np.int32))
+    return np.square(steps).sum(axis=0) / 12.0 * _in_groups(energy).sum(axis=-1)
+
+
+def _prepared(
+    weight: RealInput, moments: RealInput | None
+) -> tuple[Reals, npt.NDArray[np.int32], Reals]:
+    """The weight in float64, its covering 8-bit fracs [N], and the energy of its columns [K]."""
+    exact = weight.astype(np.float64)
+    magnitude = np.abs(exact).max(axis=1, initial=0.0)
+    fracs = covering_fracs(-magnitude, magnitude, -127, 127).astype(np.int32)
+    diagonal = np.ones(exact.shape[1]) if moments is None else np.diag(moments).astype(np.float64)
+    return exact, fracs, np.maximum(diagonal, diagonal.max(initial=0.0) * 1e-9)
+
+
+def round_grouped(
+    weight: RealInput,
+    moments: RealInput | None,
+    wide: Bools,
+    *,
+    limit: Int64 | None = None,
+    damping: float = 0.5,
+) -> tuple[Int64, Int64]:
+    """Fracs [N] and 8-bit codes [N, K] whose groups not ``wide`` [ceil(K / GROUP)] are narrow.
+
+    A row keeps the best of three attempts: shifts by the error weighted with the columns' energy, by
+    the plain error, and on a grid twice as fine.
+    """
+    exact, cover, energy = _prepared(weight, moments)
+    rows, size = exact.shape
+    fine = cover + 1
+    if limit is not None:
+        cover, fine = (np.minimum(fracs, limit).astype(np.int32) for fracs in (cover, fine))
+    attempts = ((cover, energy), (cover, np.ones(size)), (fine, energy))
+    scaled = [np.ldexp(exact, fracs[:, None]) for fracs, _ in attempts]
+    marked = columns_of(wide, size)
+    steps = [
+        np.where(marked, 0, np.repeat(group_shifts(codes, by), GROUP, axis=1)[:, :size])
+        for codes, (_, by) in zip(scaled, attempts, strict=True)
+    ]
+    codes = _compensated_groups(
+        np.concatenate(scaled), 1 << np.concatenate(steps), moments, marked, energy, damping
+    )
+    fracs = np.concatenate([fracs for fracs, _ in attempts])
+    difference = np.ldexp(codes - np.concatenate(scaled), -fracs[:, None])
+    errors = (
+        np.square(difference).sum(axis=1) if moments is None else output_error(difference, moments)
+    )
+    best = _least(errors, rows)
+    return fracs[best].astype(np.int64), codes[best]
+
+
+def _compensated_groups(
+    scaled: Reals,
+    steps: Int64,
+    moments: RealInput | None,
+    wide: Bools,
+    energy: Reals,
+    damping: float,
+) -> Int64:
+    """Codes of weights [N, K] given in codes: multiples of steps [N, K], wide columns in 8 bits."""
+    low, high = np.where(wide, -128, -8), np.where(wide, 127, 7)
+    if moments is None or not moments.any():
+        return (np.clip(np.rint(scaled / steps), low, high) * steps).astype(np.int64)
+    # From last to first: narrow columns, loudest first, then wide ones, which make up for them.
+    order = np.lexsort((energy, ~wide))
+    factor = damped_factor(moments.astype(np.float64)[np.ix_(order, order)], damping)
+    columns = np.ascontiguousarray(scaled[:, order].T)
+    ordered = compensate(columns, factor, low[order], high[order], steps[:, order].T)
+    codes = np.empty(scaled.shape, np.int64)
+    codes[:, order] = ordered.T
+    return codes
