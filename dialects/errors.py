@@ -9,7 +9,14 @@ from xdsl.utils.exceptions import DiagnosticException
 
 
 class VitError(Exception):
-    """A mistake in the input, told in one line: what is wrong, where, and what to do about it."""
+    """A mistake in the input, told in one line: what is wrong, where, and what to do about it.
+
+    Names from damaged files may contain anything; what cannot be printed in a line is replaced.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else "?" for c in line))
 
 
 class CheckError(VitError, DiagnosticException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -23,17 +24,16 @@ SMALL = 64
 KEPT = ("QuantizeLinear", "DequantizeLinear")
 """Operators that are never folded away, since they carry the scales of a quantised model."""
 
-SKIPPED_FUSIONS = (
-    "fuse_add_bias_into_conv",
-    "fuse_bn_into_conv",
-    "fuse_matmul_add_bias_into_gemm",
-    "fuse_pad_into_conv",
-    "fuse_pad_into_pool",
-    "fuse_qkv",
-    "fuse_transpose_into_gemm",
-    "rewrite_where",
-)
-"""Simplifier passes that change operators: fusing is the business of our own passes."""
+KINDS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)
+"""Element types (numbers of TensorProto.DataType) that values may have: floats, integers, bool."""
+
+LARGEST = 1 << 28
+"""Nothing with more elements is folded: a file of a few bytes can ask for any number."""
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=1)
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array:
@@ -49,7 +49,7 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array:
         raise VitError(f"constant {tensor.name}: strings are not supported")
     try:
         array = numpy_helper.to_array(tensor, str(folder))
-    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, TypeError, KeyError, onnx.checker.ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise VitError(f"weight {tensor.name} cannot be read (external data?): {reason}") from error
     integers = (np.integer, np.bool_)
@@ -63,35 +63,6 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array:
     return array
 
 
-def is_open(model: onnx.ModelProto, types: Mapping[str, ValueType]) -> bool:
-    """Whether folding left a value without shape, or a node with a subgraph."""
-    return any(
-        any(name and name not in types for name in node.output)
-        or any(attribute.HasField("g") for attribute in node.attribute)
-        for node in model.graph.node
-    )
-
-
-def simplify(model: onnx.ModelProto, inputs: Sequence[str]) -> onnx.ModelProto:
-    """Resolve branches and shape arithmetic by onnxsim; the model as it is where that gives up."""
-    import contextlib
-    import io
-
-    import onnxsim  # pyright: ignore[reportMissingTypeStubs]
-    from onnx import shape_inference
-
-    run = cast("Callable[..., tuple[onnx.ModelProto, bool]]", onnxsim.simplify)
-    noise = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            shaped = shape_inference.infer_shapes(model)  # it wants a rank for every output
-            cleaned, _ = run(shaped, skipped_optimizers=list(SKIPPED_FUSIONS))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return model
-    kept = {value.name for value in cleaned.graph.input}
-    return cleaned if kept.issuperset(inputs) else model
-
-
 def fold(
     model: onnx.ModelProto, arrays: dict[str, Array], refusals: dict[str, str]
 ) -> dict[str, ValueType]:
@@ -102,20 +73,21 @@ def fold(
     cannot be taken apart. Returns the types of all values; an entry is missing where a shape stays
     unknown.
     """
-    from onnx import numpy_helper, shape_inference
+    from onnx import numpy_helper
 
     graph = model.graph
-    opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=1)
+    opset = opset_of(model)
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     for tensor in graph.initializer:
         arrays[tensor.name] = tensor_array(tensor, Path())
     while True:
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
-        types = _types(inferred.graph)
+        types = _types(_inferred(model).graph)
         types |= {name: ValueType(array.shape, array.dtype) for name, array in arrays.items()}
-        expanded = expand_nodes(graph.node, types, opset, refusals)
+        expanded = inline_branches(graph, arrays)
+        if expanded is None:
+            expanded = expand_nodes(graph.node, types, opset, refusals)
         if expanded is not None:
             _replace_nodes(graph, expanded)
             continue
@@ -136,6 +108,87 @@ def fold(
         _replace_nodes(graph, rest)
         _declare(model, arrays)
     return types
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shapes that follow from those of the inputs."""
+    from onnx import shape_inference
+
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise VitError(f"the shapes of the model do not fit together: {reason}") from error
+
+
+def inline_branches(
+    graph: onnx.GraphProto, arrays: dict[str, Array]
+) -> list[onnx.NodeProto] | None:
+    """Nodes with the taken branch in place of every If whose condition is known; None if none is.
+
+    Weights of the branch join `arrays`; its names get that of the If in front.
+    """
+    result: list[onnx.NodeProto] = []
+    found = False
+    for node in graph.node:
+        condition = arrays.get(node.input[0]) if node.op_type == "If" and node.input else None
+        if condition is None or condition.size != 1:
+            result.append(node)
+            continue
+        wanted = "then_branch" if condition.item() else "else_branch"
+        branch = next(a.g for a in node.attribute if a.name == wanted)
+        result += _inlined(node, branch, graph, arrays)
+        found = True
+    return result if found else None
+
+
+def _inlined(
+    node: onnx.NodeProto, branch: onnx.GraphProto, graph: onnx.GraphProto, arrays: dict[str, Array]
+) -> list[onnx.NodeProto]:
+    """The nodes of a branch under new names, and its results as those of the If."""
+    from onnx import helper, numpy_helper
+
+    if len(branch.output) != len(node.output):
+        raise VitError(f"node {node.name} (If): its branch has {len(branch.output)} results")
+    prefix = node.name or node.output[0]
+    own = [t.name for t in branch.initializer] + [n for inner in branch.node for n in inner.output]
+    names = {name: f"{prefix}/{name}" for name in own if name}
+    made = {name for inner in branch.node for name in inner.output}
+    copied: list[tuple[str, str]] = []
+    for value, name in zip(branch.output, node.output, strict=True):
+        if value.name in made:
+            made.discard(value.name)
+            names[value.name] = name
+        else:
+            copied.append((names.get(value.name, value.name), name))
+    for tensor in branch.initializer:
+        array, name = tensor_array(tensor, Path()), names[tensor.name]
+        arrays[name] = array
+        if array.size <= SMALL:
+            graph.initializer.append(numpy_helper.from_array(array, name))
+        else:
+            element = helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(helper.make_tensor_value_info(name, element, list(array.shape)))
+    nodes = [_renamed(inner, names) for inner in branch.node]
+    nodes += [helper.make_node("Identity", [source], [name]) for source, name in copied]
+    return nodes
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of a node with other names of values, in its subgraphs as well."""
+    copy = type(node).FromString(node.SerializeToString())
+    for field in (copy.input, copy.output):
+        renamed = [names.get(name, name) for name in field]
+        del field[:]
+        field.extend(renamed)
+    for attribute in copy.attribute:
+        if attribute.HasField("g"):
+            inner = [_renamed(each, names) for each in attribute.g.node]
+            del attribute.g.node[:]
+            attribute.g.node.extend(inner)
+            for value in attribute.g.output:
+                value.name = names.get(value.name, value.name)
+    return copy
 
 
 def _drop_empty_parts(graph: onnx.GraphProto, types: Mapping[str, ValueType]) -> None:
@@ -184,6 +237,8 @@ def _evaluate(
         return None
     if any(attribute.HasField("g") for attribute in node.attribute):
         return None
+    if _grows(node, arrays, types):
+        return None
     inputs = [helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(operands)]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     single = helper.make_model(
@@ -191,8 +246,10 @@ def _evaluate(
     )
     try:
         run = cast("Callable[..., list[Array]]", ReferenceEvaluator(single).run)
-        values = run(None, {name: arrays[name] for name in operands})
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            values = run(None, {name: arrays[name] for name in operands})
+    except Exception:  # whatever the evaluator meets: the node stays and is judged later
         return None
     results = {o.name: np.asarray(v) for o, v in zip(outputs, values, strict=True)}
     return {
@@ -201,10 +258,19 @@ def _evaluate(
     }
 
 
+def _grows(
+    node: onnx.NodeProto, arrays: Mapping[str, Array], types: Mapping[str, ValueType]
+) -> bool:
+    """Whether a node makes more elements than anything reasonable has."""
+    if node.op_type in ("ConstantOfShape", "Expand") and node.input:
+        return prod(arrays[node.input[-1]].ravel().tolist()) > LARGEST
+    known = types.get(node.output[0])
+    return known is not None and prod(known.shape) > LARGEST
+
+
 def _types(graph: onnx.GraphProto) -> dict[str, ValueType]:
     """Types of the values whose shape is fully known; every float type counts as float32."""
     import numpy as np
-    import onnx
     from onnx import helper
 
     types: dict[str, ValueType] = {}
@@ -212,7 +278,7 @@ def _types(graph: onnx.GraphProto) -> dict[str, ValueType]:
         tensor = value.type.tensor_type
         sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
         known = tensor.HasField("shape") and min(sizes, default=0) >= 0
-        if known and tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+        if known and tensor.elem_type in KINDS:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
             is_integer = np.issubdtype(dtype, np.integer) or dtype == np.bool_
             types[value.name] = ValueType(

@@ -1,10 +1,9 @@
 """An ONNX model as plain Python data: the only place where protobuf is touched.
 
-`load_graph` reads a file or takes a ModelProto, makes every shape static, folds shape arithmetic,
-and hands back a `Graph` of nodes, constants and value types. Shapes come from ONNX's own inference,
-folding uses ONNX's own reference evaluator. Where that leaves a shape open or a subgraph in place,
-the simplifier onnxsim works on the rest (branches with a constant condition, for example). It is
-kept for those cases since importing it costs 0.2 s, and 2 s where torch is installed.
+`load_graph` reads a file or takes a ModelProto, checks it (`onnx_check.py`), makes every shape
+static, folds shape arithmetic and branches with a constant condition (`onnx_fold.py`), takes fused
+operators apart (`onnx_expand.py`), and hands back a `Graph` of nodes, constants and value types.
+Shapes come from ONNX's own inference, folding uses ONNX's own reference evaluator.
 
 Weights take no part in this. They are taken out of the model first and stand in it as extra inputs
 of known shape, which makes cleaning cheap for any size of model (protobuf stops at 2 GB) and keeps
@@ -20,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.frontends.onnx_fold import (
-    KEPT,
-    SMALL,
-    fold,
-    is_open,
-    simplify,
-    tensor_array,
+from vit_opt.frontends.onnx_check import (
+    check_definitions,
+    check_file,
+    check_nodes,
+    sorted_nodes,
+    source_name,
 )
+from vit_opt.frontends.onnx_fold import KEPT, SMALL, fold, opset_of, tensor_array
 from vit_opt.frontends.onnx_types import ValueType
 
 if TYPE_CHECKING:
@@ -81,15 +80,15 @@ def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None =
     Raises VitError for a file that cannot be read, is no ONNX model, lacks its external data, or
     has control flow, sparse weights, or shapes that stay dynamic.
     """
-    model, arrays = _separate(source)
-    inputs = _fix_input_shapes(model, set(arrays), shapes or {})
-    outputs = [value.name for value in model.graph.output]
-    refusals: dict[str, str] = {}
-    types = fold(model, arrays, refusals)
-    if is_open(model, types):
-        model = simplify(model, inputs)
+    try:
+        model, arrays = _separate(source)
+        inputs = _fix_input_shapes(model, set(arrays), shapes or {})
+        outputs = [value.name for value in model.graph.output]
+        refusals: dict[str, str] = {}
         types = fold(model, arrays, refusals)
-    nodes = [_plain_node(node) for node in model.graph.node]
+        nodes = [_plain_node(node) for node in model.graph.node]
+    except UnicodeDecodeError as error:
+        raise VitError(f"{source_name(source)}: damaged: a name in it is no text") from error
     _number_names(nodes)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     nodes = _reachable(nodes, outputs)
@@ -102,12 +101,22 @@ def _separate(source: ModelSource) -> tuple[onnx.ModelProto, dict[str, Array]]:
     The message that was read, which holds the weights once more, dies with this function.
     """
     model, folder = _read(source)
-    _check_model(model, source)
+    check_file(model, source_name(source))
     if model.functions:
-        from onnx import inliner
-
-        model = inliner.inline_local_functions(model)
+        model = _inlined(model)
+    check_definitions(model.graph)
     return _without_weights(model, folder)
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its own functions in place of their calls."""
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise VitError(f"functions of the model cannot be resolved: {reason}") from error
 
 
 def _read(source: ModelSource) -> tuple[onnx.ModelProto, Path]:
@@ -129,17 +138,6 @@ def _read(source: ModelSource) -> tuple[onnx.ModelProto, Path]:
     return model, path.parent
 
 
-def _check_model(model: onnx.ModelProto, source: ModelSource) -> None:
-    where = source if isinstance(source, str | Path) else "the model"
-    if not model.opset_import or not (model.graph.node or model.graph.output):
-        raise VitError(f"{where}: not an ONNX model (no operator set or no graph)")
-    if model.graph.sparse_initializer:
-        names = ", ".join(s.values.name for s in model.graph.sparse_initializer)
-        raise VitError(f"{where}: sparse weights are not supported: {names}")
-    if not model.graph.output:
-        raise VitError(f"{where}: the graph has no output; the file may be truncated")
-
-
 def _without_weights(
     model: onnx.ModelProto, folder: Path
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -152,16 +150,18 @@ def _without_weights(
     from onnx import helper, numpy_helper
 
     graph, slim = model.graph, onnx.ModelProto()
+    check_nodes(graph.node, opset_of(model))
+    nodes = sorted_nodes(graph)
     slim.ir_version = model.ir_version
     slim.opset_import.extend(model.opset_import)
     slim.graph.name = graph.name or "graph"
     slim.graph.output.extend(graph.output)
-    constants = {node.output[0]: _node_constant(node) for node in graph.node if _is_constant(node)}
-    slim.graph.node.extend(node for node in graph.node if not _is_constant(node))
+    constants = {node.output[0]: _node_constant(node) for node in nodes if _is_constant(node)}
+    slim.graph.node.extend(node for node in nodes if not _is_constant(node))
     tensors = [*graph.initializer, *constants.values()]
     names = {tensor.name for tensor in tensors}
     slim.graph.input.extend(value for value in graph.input if value.name not in names)
-    quantised = {name for node in graph.node if node.op_type in KEPT for name in node.input}
+    quantised = {name for node in nodes if node.op_type in KEPT for name in node.input}
     arrays: dict[str, Array] = {}
     for tensor in tensors:
         array = tensor_array(tensor, folder)
@@ -193,6 +193,8 @@ def _widen(graph: onnx.GraphProto) -> None:
                 attribute.t.CopyFrom(numpy_helper.from_array(tensor_array(attribute.t, Path())))
             elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in others:
                 attribute.i = kinds.FLOAT
+            elif attribute.type == attribute.GRAPH:
+                _widen(attribute.g)
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:
@@ -292,11 +294,15 @@ def _plain_node(node: onnx.NodeProto) -> Node:
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
-    from onnx import helper, numpy_helper
+    """The value of an attribute, None for one of a type that does not exist."""
+    from onnx import helper
 
-    value = helper.get_attribute_value(attribute)
     if attribute.type == attribute.TENSOR:
-        return numpy_helper.to_array(value)
+        return tensor_array(attribute.t, Path())
+    try:
+        value = helper.get_attribute_value(attribute)
+    except ValueError:
+        return None
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if attribute.type in (attribute.INTS, attribute.FLOATS):

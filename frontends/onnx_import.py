@@ -12,6 +12,7 @@ that float16 models compute in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType
@@ -45,6 +46,7 @@ def import_onnx(
     all at once, with opset and node name.
     """
     graph = load_graph(source, shapes)
+    _check_inputs(graph)
     forms = _forms(graph)
     block = Block(arg_types=[_tensor_type(graph.types[name]) for name in graph.inputs])
     values: dict[str, SSAValue] = dict(zip(graph.inputs, block.args, strict=True))
@@ -68,11 +70,31 @@ def import_onnx(
     return module
 
 
+def _check_inputs(graph: Graph) -> None:
+    """Raise VitError for inputs of a type or size that no value has."""
+    for name in graph.inputs:
+        if name not in graph.types:
+            raise VitError(f"input {name} is no tensor of numbers")
+        shape = graph.types[name].shape
+        if prod(shape) > LARGEST_VALUE:
+            raise VitError(f"input {name} is too large, {list(shape)}")
+
+
+LARGEST_VALUE = 1 << 31
+"""Nothing with more elements is imported."""
+
+
 def _forms(graph: Graph) -> list[Form]:
-    """All nodes in normal form; raises VitError with the list of those that have none."""
+    """All nodes in normal form; raises VitError with the list of those that have none.
+
+    A node whose operands have no known shape is named only if nothing before it is to blame.
+    """
     forms: list[Form] = []
     problems: list[str] = []
     for node in graph.nodes:
+        blind = any(name and name not in graph.types for name in node.inputs)
+        if blind and problems and rule_for(node) is not None:
+            continue
         try:
             forms.append(_form(node, graph))
         except UnsupportedError as error:
@@ -93,12 +115,19 @@ def _form(node: Node, graph: Graph) -> Form:
             raise UnsupportedError(
                 f"the shape of {name} is dynamic; give input shapes with --shape"
             )
-    form = rule(View(node, graph))
+    try:
+        form = rule(View(node, graph))
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise UnsupportedError("its operands or attributes do not fit together") from error
     results = node.outputs[: form.results]
     for name in (*form.operands, *results):
+        if name not in graph.types:
+            raise UnsupportedError(f"the shape of {name} is unknown")
         shape = graph.types[name].shape
         if 0 in shape:
             raise UnsupportedError(f"{name} has a dimension of size zero, {list(shape)}")
+        if prod(shape) > LARGEST_VALUE:
+            raise UnsupportedError(f"{name} is too large, {list(shape)}")
     extra = [name for name in node.outputs[form.results :] if name in graph.used]
     if extra:
         raise UnsupportedError(f"its output {extra[0]} is used")
@@ -144,7 +173,7 @@ def _constants(
         if name in values:
             continue
         if name not in graph.constants:
-            raise VitError(f"value {name} is used, but no node or weight defines it")
+            raise VitError(f"{name} is used, or an output, but no node or weight defines it")
         attribute = array_attribute(assets, name, graph.constants[name])
         constant = onnx.Constant.of(attribute, node_name=name)
         constant.y.name_hint = _hint(name)

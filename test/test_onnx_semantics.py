@@ -122,7 +122,7 @@ CASES: dict[str, Case] = {
     "Cast": Case("Cast", [TOKENS * 5], attributes={"to": TensorProto.INT32}),
     "Clip inputs": Case("Clip", [TOKENS], [scalar(0.0), scalar(0.8)]),
     "Clip maximum": Case("Clip", [TOKENS], [None, scalar(0.5)]),
-    "Clip attributes": Case("Clip", [TOKENS], attributes={"min": -0.5, "max": 6.0}, opset=6),
+    "Clip attributes": Case("Clip", [TOKENS], attributes={"min": -0.5, "max": 6.0}, opset=10),
     "HardSigmoid alpha": Case("HardSigmoid", [TOKENS], attributes={"alpha": 1 / 6, "beta": 0.5}),
     "Gelu": Case("Gelu", [TOKENS], opset=20),
     "Gelu tanh": Case("Gelu", [TOKENS], attributes={"approximate": "tanh"}, opset=20),
