@@ -41,6 +41,14 @@ def _from_json(data: dict[str, Any]) -> AccelTarget:
     base = accel_target(str(data.pop("base", "p2vit")))
     if not isinstance(data.get("name"), str):
         raise VitError("an architecture needs a name")
+    return changed(base, data)
+
+
+def changed(base: AccelTarget, data: dict[str, Any]) -> AccelTarget:
+    """An architecture with other values for some fields, as in a file.
+
+    Raises VitError for unknown or ill-typed fields.
+    """
     known = {field.name: getattr(base, field.name) for field in fields(AccelTarget)}
     values: dict[str, Any] = {}
     for key, value in data.items():

@@ -4,6 +4,7 @@
     vit-bench road MODEL.onnx                          time, memory and bits on the whole road
     vit-bench cpu MODEL...                             speed against ONNX Runtime and OpenVINO
     vit-bench models MODEL... | --builders             the road and all backends, model by model
+    vit-bench dse MODEL --sweep lanes=32,64            latency, energy, area of many accelerators
 
 Every command prints a table, or with `--json` one JSON object.
 """
@@ -212,7 +213,7 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from vit_opt.tools.benchmarks import cpu, models
+    from vit_opt.tools.benchmarks import cpu, dse, models
 
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -231,6 +232,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_road)
     cpu.add_command(commands)
     models.add_command(commands)
+    dse.add_command(commands)
     return result
 
 
