@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,15 @@ from vit_opt.backends.c.emit import emit_c
 from vit_opt.backends.c.run import CModel
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools import bench
-from vit_opt.tools.benchmarks import contest, machine, models, peers, profile, sources
+from vit_opt.tools.benchmarks import (
+    contest,
+    cpu_report,
+    machine,
+    models,
+    peers,
+    profile,
+    sources,
+)
 from vit_opt.tools.tables import markdown_table
 
 
@@ -140,11 +149,16 @@ def test_markdown_table() -> None:
 # ---- commands ------------------------------------------------------------------------------------
 
 
-def test_cpu_measures_all_settings(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cpu_measures_all_settings(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = os.sched_getaffinity(0)
+    out = tmp_path / "results.json"
     arguments = [str(tiny), "--batch", "2", "--threads", "1", "--rounds", "2", "--seconds", "0"]
-    arguments += ["--peer", peers.ORT_DYNAMIC, "--json"]
+    arguments += ["--cpu", "portable", "--peer", peers.ORT_DYNAMIC, "--json", "--out", str(out)]
     assert bench.run(["cpu", *arguments]) == 0
+    assert json.loads(out.read_text()) == json.loads(capsys.readouterr().out)
+    assert bench.run(["cpu", "--out", str(out), "--json"]) == 0
     assert os.sched_getaffinity(0) == before
     facts = json.loads(capsys.readouterr().out)
     [model] = facts["models"]
@@ -156,13 +170,50 @@ def test_cpu_measures_all_settings(tiny: Path, capsys: pytest.CaptureFixture[str
     assert all(row["rounds"] == 2 and 0 < row["best_ms"] <= row["ms"] for row in rows.values())
     assert model["macs"] > 0
     assert sum(model["shares"].values()) == pytest.approx(1)
-    from vit_opt.tools.benchmarks.cpu import print_report
+    assert model["start"]["first_inference"] > model["start"]["compile_c"] > model["start"]["load"]
+    from vit_opt.tools.benchmarks.cpu_report import print_report
 
     for markdown in (False, True):
         print_report(facts, markdown)
         text = capsys.readouterr().out
         assert "vit-opt" in text
+        assert "ONNX to first inference" in text
         assert "batch 2, 1 thread, 2 rounds" in text
+
+
+def test_results_are_kept_from_run_to_run(tmp_path: Path) -> None:
+    def facts(name: str, peak: float, *settings: tuple[int, int, str]) -> dict[str, Any]:
+        results = [{"batch": b, "threads": t, "rows": mark} for b, t, mark in settings]
+        model = {"name": name, "results": results}
+        about = {"processor": "Z80"}
+        return {"machine": about, "peak_macs_per_second": peak, "models": [model]}
+
+    first = facts("a", 2.0, (1, 2, "old"), (8, 1, "kept"))
+    both = cpu_report.merged(first, facts("a", 1.0, (1, 1, "more"), (1, 2, "new")))
+    assert both["peak_macs_per_second"] == 2.0
+    assert [row["rows"] for row in both["models"][0]["results"]] == ["more", "new", "kept"]
+    both = cpu_report.merged(both, facts("b", 1.0, (1, 1, "x")))
+    assert [model["name"] for model in both["models"]] == ["a", "b"]
+    with pytest.raises(VitError, match="cannot hold those of 6502"):
+        cpu_report.merged(both, {**first, "machine": {"processor": "6502"}})
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(VitError, match="no results of vit-bench cpu"):
+        cpu_report.read_results(tmp_path / "x.json")
+
+
+@pytest.mark.skipif(machine.processor_count() < 2, reason="one processor")
+def test_our_project_for_several_threads(tiny: Path, tmp_path: Path) -> None:
+    from vit_opt.tools.benchmarks import cpu
+
+    options = cpu.CpuOptions(threads=(1, 2), cpu="portable")
+    cpu._compile(sources.Source("tiny", tiny), options, tmp_path)
+    feed = {"input": np.zeros((1, 3, 32, 32), np.float32)}
+    for threads in (1, 2):
+        project = cpu.our_project(tmp_path, threads)
+        assert json.loads((project / "model.json").read_text())["threads"] == threads
+        contestant = cpu.our_contestant(project, feed, 3, threads)
+        assert contestant.note.startswith(f"{threads} thread")
+        assert contestant.infer().seconds > 0
 
 
 def test_models_compares_all_backends(
@@ -203,6 +254,7 @@ def test_different_bits_are_a_failure() -> None:
         (["cpu", "TINY", "--threads", "4096"], "more than this machine has"),
         (["cpu", "TINY", "--plot", "figure.jpg"], "figures are written as .svg or .png"),
         (["models"], "no models"),
+        (["cpu"], "no models"),
         (["models", "TINY", "--scales", "dyadic", "--target", "all"], "shifts alone"),
     ],
 )

@@ -5,7 +5,11 @@ all contestants round robin (`contest.py`). Preparing (export, quantisers, vit-c
 processes before that, so that no memory or thread of theirs is left when time is taken.
 
 Our time is that of the compiled model, integer codes in and codes out; a batch is run one inference
-at a time. Peers take and give float arrays in memory.
+at a time. Peers take and give float arrays in memory. What it takes to get there is measured, too:
+from the ONNX file to the first inference, compiling the generated code, loading the compiled model.
+
+A long matrix can be measured in parts: `--out FILE` keeps what the file holds of other models, batches
+and numbers of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.benchmarks import machine, peers
 from vit_opt.tools.benchmarks.contest import Contestant, Sample, Times, compete, ratio
+from vit_opt.tools.benchmarks.cpu_report import merged, print_report, read_results, threads_text
 from vit_opt.tools.benchmarks.sources import Source, feeds, find_source
+from vit_opt.tools.command import require_folder, write_text
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -108,8 +114,8 @@ def _measure_model(
         say(f"{source.name}: preparing the peers for batch {batch}")
         prepared = _apart(_prepare, source, options, folder, batch)
         for threads in options.threads:
-            say(f"{source.name}: batch {batch}, {_threads(threads)}")
-            entry = _apart(_compete, prepared, threads, options, folder / "ours" / "c")
+            say(f"{source.name}: batch {batch}, {threads_text(threads)}")
+            entry = _apart(_compete, prepared, threads, options, our_project(folder, threads))
             for row in entry["rows"]:
                 rate = facts["macs"] / (row["least_ms"] * 1e-3)
                 row["macs_per_second"] = rate
@@ -120,8 +126,9 @@ def _measure_model(
     return {"name": source.name, **facts, "results": results, "shares": shares}
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
+def our_project(folder: Path, threads: int) -> Path:
+    """Where the C project for a number of threads is, in a model's folder."""
+    return folder / "ours" / ("c" if threads == 1 else f"c{threads}")
 
 
 def _apart(body: Callable[..., T], *arguments: object) -> T:
@@ -151,32 +158,75 @@ class Prepared:
 
 
 def _compile(source: Source, options: CpuOptions, folder: Path) -> dict[str, Any]:
-    """Compile our C project; returns its facts."""
+    """Compile our C projects; returns their facts, with what a start from nothing takes."""
     from vit_opt.dialects.macs import count_macs
-    from vit_opt.tools.compile import CompileOptions, compile_model
     from vit_opt.tools.steps import import_onnx, new_context
 
     folder.mkdir(parents=True, exist_ok=True)
     model, batch = source.export(folder, 1, options.shapes)
     if batch != 1:
         raise VitError(f"{model}: takes a batch of {batch}; export it with batch 1 or an open one")
-    report = compile_model(
-        model,
-        folder / "ours",
-        CompileOptions(
-            calib=options.calib,
-            preprocess=options.preprocess,
-            target="c",
-            cpu=options.cpu,
-            passes=options.passes,
-        ),
-    )
+    report, seconds = _first_inference(model, options, folder)
+    for threads in options.threads:
+        if threads > 1:
+            _emit_for_threads(folder, options.cpu, threads)
     return {
         "macs": count_macs(import_onnx(model, context=new_context())),
         "quality": report["quality"],
         "compile_seconds": sum(report["seconds"].values()),
+        "start": seconds,
         **{key: report["c"][key] for key in ("weight_bytes", "arena_bytes", "kernel_calls")},
     }
+
+
+def _first_inference(
+    model: Path, options: CpuOptions, folder: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """From an ONNX file to our first inference: report of vit-compile, and seconds by step.
+
+    `first_inference`: all of it; `compile_c`: all kernels and model.c, from an empty cache; `load`:
+    opening the compiled model, when it was opened before.
+    """
+    from vit_opt.backends.c.run import CModel
+    from vit_opt.tools.compile import CompileOptions, compile_model
+
+    compiling = CompileOptions(
+        calib=options.calib,
+        preprocess=options.preprocess,
+        target="c",
+        cpu=options.cpu,
+        passes=options.passes,
+    )
+    project = our_project(folder, 1)
+    with TemporaryDirectory() as empty:
+        os.environ["XDG_CACHE_HOME"] = empty  # of this process alone
+        start = time.perf_counter()
+        report = compile_model(model, folder / "ours", compiling)
+        compiled = time.perf_counter()
+        opened = CModel(project)
+        built = time.perf_counter()
+        [feed] = feeds(model, options.calib, options.preprocess, 1)
+        opened.run(feed)
+        first = time.perf_counter()
+        load = min(_seconds(lambda: CModel(project)) for _ in range(5))
+    return report, {"first_inference": first - start, "compile_c": built - compiled, "load": load}
+
+
+def _seconds(body: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    body()
+    return time.perf_counter() - start
+
+
+def _emit_for_threads(folder: Path, cpu: str, threads: int) -> None:
+    """Write the C project of a compiled model for several threads."""
+    from vit_opt.tools.artefact import Artefact
+    from vit_opt.tools.compile import build_c
+    from vit_opt.tools.steps import new_context
+
+    context = new_context()
+    module = Artefact(folder / "ours").read_module(context)
+    build_c(module, context, our_project(folder, threads), cpu, threads)
 
 
 def _prepare(source: Source, options: CpuOptions, folder: Path, batch: int) -> Prepared:
@@ -202,7 +252,7 @@ def _compete(
     pinned = machine.pin(threads)
     load = os.getloadavg()[0]
     feed = prepared.feed(options)
-    contestants = [our_contestant(project, feed, prepared.batch)]
+    contestants = [our_contestant(project, feed, prepared.batch, threads)]
     failed = dict(prepared.failed)
     for name in (each for each in options.names() if each not in failed):
         repeats = prepared.batch // prepared.taken
@@ -248,7 +298,7 @@ def _row(times: Times, base: Times, batch: int, threads: int) -> dict[str, float
     }
 
 
-def our_contestant(project: Path, feed: Batch, batch: int) -> Contestant:
+def our_contestant(project: Path, feed: Batch, batch: int, threads: int = 1) -> Contestant:
     """Our C project on the first `batch` inputs of a feed, which may hold fewer."""
     from vit_opt.backends.c.run import CModel
 
@@ -266,7 +316,7 @@ def our_contestant(project: Path, feed: Batch, batch: int) -> Contestant:
             total += model.seconds
         return Sample(total, time.process_time() - cpu)
 
-    return Contestant(OURS, infer, "1 thread, integer codes in and out")
+    return Contestant(OURS, infer, f"{threads_text(threads)}, integer codes in and out")
 
 
 def _codes(ports: Sequence[Any], inputs: Batch) -> Batch:
@@ -286,100 +336,10 @@ def _profile(source: Source, options: CpuOptions, folder: Path) -> dict[str, flo
     from vit_opt.tools.benchmarks.profile import profile, shares
 
     machine.pin(1)
-    project = folder / "ours" / "c"
+    project = our_project(folder, 1)
     model, _ = source.export(folder, 1, options.shapes)
     [inputs] = feeds(model, options.calib, options.preprocess, 1)
     return shares(profile(project, _codes(CModel(project).inputs, inputs)))
-
-
-# ---- output --------------------------------------------------------------------------------------
-
-HEADER = (
-    "one inference",
-    *("ms", "best ms", "CPU ms"),
-    *("ratio", "best ratio", "CPU ratio"),
-    *("GMAC/s", "of peak"),
-)
-
-
-LEGEND = """\
-ms, CPU ms: medians over the rounds; best ms: the fastest inference; CPU: processor time of all
-threads, which other work on the machine disturbs least. Ratios are to ORT f32, ratio and CPU ratio
-medians of those within a round. GMAC/s: MACs of the float model, by the fastest inference or, with
-one thread, the processor time if that is less."""
-
-
-def table_rows(entry: Mapping[str, Any]) -> list[list[str]]:
-    """A comparison as rows below `HEADER`."""
-    rows: list[list[str]] = []
-    for row in entry["rows"]:
-        peak = row["peak_fraction"]
-        rows.append(
-            [
-                row["name"],
-                f"{row['ms']:.2f}",
-                f"{row['best_ms']:.2f}",
-                f"{row['cpu_ms']:.2f}",
-                f"{row['ratio']:.2f}",
-                f"{row['best_ratio']:.2f}",
-                f"{row['cpu_ratio']:.2f}",
-                f"{row['macs_per_second'] / 1e9:.0f}",
-                "" if peak is None else f"{100 * peak:.0f} %",
-            ]
-        )
-    return rows
-
-
-def machine_lines(facts: Mapping[str, Any]) -> list[str]:
-    """The machine in words."""
-    about = facts["machine"]
-    peak = facts["peak_macs_per_second"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return [
-        f"{about['processor']} (family {about['family']}), {about['processors']} processors, "
-        f"{' '.join(about['features'])}",
-        f"{about['system']}; {about['compiler']}; Python {about['python']}; {versions}",
-        "int8 dot product peak: "
-        + ("none" if peak is None else f"{peak / 1e9:.0f} GMAC/s a processor, measured"),
-    ]
-
-
-def bound(facts: Mapping[str, Any], model: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    """What ratio the peak alone would allow."""
-    peak = facts["peak_macs_per_second"]
-    if peak is None:
-        return ""
-    [base] = [row["least_ms"] for row in entry["rows"] if row["name"] == peers.ORT_F32]
-    return f"; all MACs at peak: {model['macs'] / (peak * entry['threads']) / base * 1e3:.2f}"
-
-
-def print_report(facts: Mapping[str, Any], markdown: bool) -> None:
-    """All tables, for the terminal or in Markdown."""
-    from vit_opt.tools.tables import markdown_table, print_table
-
-    print("\n".join(machine_lines(facts)))
-    for model in facts["models"]:
-        decibels = ", ".join(f"{each['sqnr_db']:.1f} dB" for each in model["quality"].values())
-        print(
-            f"\n{model['name']}: {model['macs'] / 1e9:.3f} GMAC, {model['weight_bytes']:,} bytes of "
-            f"weights, {model['arena_bytes']:,} bytes of arena, "
-            f"{decibels} against float, compiled in {model['compile_seconds']:.1f} s"
-        )
-        for entry in model["results"]:
-            print(
-                f"\nbatch {entry['batch']}, {_threads(entry['threads'])}, "
-                f"{entry['rows'][0]['rounds']} rounds, load {entry['load']:.1f} at the start"
-                f"{bound(facts, model, entry)}\n"
-            )
-            if markdown:
-                print(markdown_table(HEADER, table_rows(entry)), end="")
-            else:
-                print_table(HEADER, table_rows(entry))
-            for name, reason in entry["failed"].items():
-                print(f"{name}: {reason}")
-        parts = [f"{kind} {100 * share:.0f} %" for kind, share in model["shares"].items()]
-        print(f"\ntime of ours: {', '.join(parts)}")
-    print(f"\n{LEGEND}")
 
 
 # ---- command line --------------------------------------------------------------------------------
@@ -391,6 +351,26 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}': expected numbers such as 1,8")
     return tuple(int(part) for part in parts)
+
+
+def _measured(
+    sources: Sequence[Source], options: CpuOptions, keep: Path | None, out: Path | None
+) -> dict[str, Any]:
+    """What is measured now, together with what `out` holds from before; written there."""
+    before = None if out is None or not out.exists() else read_results(out)
+    if not sources:
+        if before is None:
+            raise VitError("no models: give .onnx files or builders, or a file of results by --out")
+        return before
+    if out is not None:
+        require_folder(out)
+    with progress("vit-bench cpu") as say:
+        facts = measure(sources, options, keep, say)
+    if before is not None:
+        facts = merged(before, facts)
+    if out is not None:
+        write_text(out, json.dumps(facts, indent=1) + "\n")
+    return facts
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -414,8 +394,9 @@ def _run(args: argparse.Namespace) -> None:
         passes=args.passes,
     )
     keep = None if args.keep is None else Path(args.keep)
-    with progress("vit-bench cpu") as say:
-        facts = measure([find_source(text) for text in args.models], options, keep, say)
+    sources = [find_source(text) for text in args.models]
+    out = None if args.out is None else Path(args.out)
+    facts = _measured(sources, options, keep, out)
     if args.json:
         print(json.dumps(facts))
     else:
@@ -429,7 +410,7 @@ def _run(args: argparse.Namespace) -> None:
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add `cpu` to the commands of `vit-bench`."""
     command = commands.add_parser("cpu", help="C projects against ONNX Runtime and OpenVINO")
-    command.add_argument("models", nargs="+", metavar="MODEL", help=".onnx file, or a builder")
+    command.add_argument("models", nargs="*", metavar="MODEL", help=".onnx file, or a builder")
     command.add_argument("--batch", type=_numbers, default=(1, 8), help="default: 1,8")
     command.add_argument("--threads", type=_numbers, default=(1, 2), help="default: 1,2")
     command.add_argument(
@@ -447,6 +428,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--cpu", default="host", help="instruction level (default: host)")
     command.add_argument("--passes", default="", metavar="PIPELINE", help="as in vit-compile")
     command.add_argument("--keep", metavar="DIR", help="keep prepared models, and reuse them")
+    command.add_argument(
+        "--out", metavar="FILE.json", help="keep results there, with those it holds of other runs"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.add_argument("--markdown", action="store_true", help="tables in Markdown")
     command.add_argument("--plot", metavar="FILE.svg|png", help="draw ratios and shares")

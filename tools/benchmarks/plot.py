@@ -33,11 +33,13 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
     library.rcParams["svg.hashsalt"] = "vit-bench"
     plots: Any = importlib.import_module("matplotlib.pyplot")
     models = facts["models"]
-    settings = [(entry["batch"], entry["threads"]) for entry in models[0]["results"]]
+    settings = sorted(
+        {(entry["batch"], entry["threads"]) for model in models for entry in model["results"]}
+    )
     height = 2.6 * (len(settings) + 1)
     figure, axes = plots.subplots(len(settings) + 1, 1, figsize=(9, height), layout="constrained")
     for index, (batch, threads) in enumerate(settings):
-        _ratios(axes[index], models, index)
+        _ratios(axes[index], models, (batch, threads))
         axes[index].set_title(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}")
     _shares(axes[-1], models)
     with replacing(path) as temporary:
@@ -45,9 +47,17 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
     plots.close(figure)
 
 
-def _ratios(axis: Any, models: Sequence[Mapping[str, Any]], setting: int) -> None:
-    """Bars of time relative to ONNX Runtime, grouped by model."""
-    rows = [{row["name"]: row for row in model["results"][setting]["rows"]} for model in models]
+def _ratios(axis: Any, models: Sequence[Mapping[str, Any]], setting: tuple[int, int]) -> None:
+    """Bars of time relative to ONNX Runtime, grouped by model, for a batch and threads."""
+    rows = [
+        {
+            row["name"]: row
+            for entry in model["results"]
+            if (entry["batch"], entry["threads"]) == setting
+            for row in entry["rows"]
+        }
+        for model in models
+    ]
     names = list(dict.fromkeys(name for each in rows for name in each))
     width = 0.8 / len(names)
     for place, name in enumerate(names):
