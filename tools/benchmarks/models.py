@@ -2,7 +2,8 @@
 
 Every model is imported, brought to integers, compiled to C and to accelerator microcode, and run on
 the reference, on C and on the emulator, in a process of its own, so that a large one leaves nothing
-behind. A model that fails on one backend still shows what it does on the others.
+behind. A model that is refused is a row that says why; one that fails on one backend still shows
+what it does on the others.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,24 +46,28 @@ class ModelsOptions:
     compile: CompileOptions = field(default_factory=CompileOptions)
     """Calibration data, shapes, targets, architecture and scales."""
     inferences: int = 1
-    """Inputs that the backends are compared on."""
+    """Inputs that the backends are compared on; 0: only compile."""
 
 
 REPEATS = 5
 """Inferences in C of which the fastest is reported."""
 
 
-class _Measurement:
-    """One model: facts come in stage by stage."""
+TOLD = (VitError, VerifyException, NotImplementedError, MemoryError)
+"""What makes a model a row with a reason, instead of ending everything."""
 
-    def __init__(self, source: Source, options: ModelsOptions, folder: Path) -> None:
-        self._source = source
+
+class _Measurement:
+    """One model in one ONNX file: facts come in stage by stage."""
+
+    def __init__(self, name: str, model: Path, options: ModelsOptions, folder: Path) -> None:
+        self._model = model
         self._options = options
         self._folder = folder
         self._seconds: dict[str, float] = {}
         self._errors: dict[str, str] = {}
         self._facts: dict[str, Any] = {
-            "name": source.name,
+            "name": name,
             "seconds": self._seconds,
             "errors": self._errors,
             "bits_equal": {},
@@ -70,8 +78,8 @@ class _Measurement:
         start = time.perf_counter()
         try:
             return body()
-        except VitError as error:
-            self._errors[name] = str(error)
+        except TOLD as error:
+            self._errors[name] = " ".join(str(error).split()) or type(error).__name__
             return None
         finally:
             self._seconds[name] = time.perf_counter() - start
@@ -81,68 +89,75 @@ class _Measurement:
         from vit_opt.tools.steps import new_context
 
         context = new_context()
-        shapes = self._options.compile.shapes
-        exported = self._stage("export", lambda: self._source.export(self._folder, 1, shapes)[0])
-        if exported is not None:
-            module = self._to_integers(exported, context)
-            if module is not None:
-                self._facts["operations"] = _operations(module)
-                self._compare(module, context, exported)
-        return self._facts | {"peak_memory_bytes": peak_memory()}
+        module = self._to_integers(context)
+        if module is not None:
+            self._facts["operations"] = _operations(module)
+            targets = self._options.compile.targets()
+            ready = [target for target in targets if self._emit(module.clone(), context, target)]
+            self._facts["peak_memory_bytes"] = peak_memory()
+            if self._options.inferences:
+                self._compare(module, context, ready)
+        return self._facts
 
-    def _to_integers(self, exported: Path, context: VitContext) -> ModuleOp | None:
+    def _to_integers(self, context: VitContext) -> ModuleOp | None:
         """Import and all passes up to `tile`; None if the model cannot be taken."""
         from vit_opt.dialects.macs import count_macs
         from vit_opt.passes.pipelines import ROADS, passes_of, remaining
         from vit_opt.tools.steps import import_onnx, provide_batches, run_pipeline
+        from vit_opt.tools.weights import release_weights, return_memory
 
         options = self._options.compile
-        module = self._stage("import", lambda: import_onnx(exported, context=context))
+        module = self._stage("import", lambda: import_onnx(self._model, context=context))
         if module is None:
             return None
-        self._facts["macs"] = count_macs(module)
+        self._facts |= {"macs": count_macs(module), "float_bytes": context.assets.nbytes}
 
         def road() -> ModuleOp:
             provide_batches(module, context, options.calib, options.preprocess)
             names = remaining(module, "tile", ROADS[options.scales])
             run_pipeline(module, context, passes_of(names, options.overrides()), release=True)
+            context.assets.statistics.clear()
+            release_weights(module, context.assets)
+            return_memory()
             return module
 
         return self._stage("road", road)
 
-    def _compare(self, module: ModuleOp, context: VitContext, exported: Path) -> None:
+    def _emit(self, module: ModuleOp, context: VitContext, target: str) -> bool:
+        """Schedule a module for a backend and write what runs there; False if that fails."""
+        from vit_opt.tools.steps import run_pipeline
+
+        options = self._options.compile
+
+        def emit() -> dict[str, Any]:
+            run_pipeline(module, context, options.tiling(target, options.overrides()))
+            if target == "c":
+                return build_c(module, context, self._folder / "c")
+            facts = build_accel(module, context, self._folder / "accel", options.arch)
+            return {key: facts[key] for key in ("instructions", "data_bytes")}
+
+        facts = self._stage(f"emit {target}", emit)
+        self._facts |= facts or {}
+        return facts is not None
+
+    def _compare(self, module: ModuleOp, context: VitContext, targets: Sequence[str]) -> None:
         """Run everything, and compare it with the reference."""
         from vit_opt.backends.reference import run_reference
 
         options = self._options.compile
-        batches = feeds(exported, options.calib, options.preprocess, self._options.inferences)
+        batches = feeds(self._model, options.calib, options.preprocess, self._options.inferences)
         expected = self._stage(
             "run reference",
             lambda: [run_reference(module, context.assets, each).codes for each in batches],
         )
-        for target in options.targets():
-            on_target = self._on_c if target == "c" else self._on_accel
-            outputs = on_target(module.clone(), context, batches)
+        for target in targets:
+            outputs = (self._on_c if target == "c" else self._on_accel)(batches)
             if expected is not None and outputs is not None:
                 self._facts["bits_equal"][target] = same_integers(expected, outputs)
 
-    def _tile(self, module: ModuleOp, context: VitContext, target: str) -> None:
-        from vit_opt.tools.steps import run_pipeline
-
-        options = self._options.compile
-        run_pipeline(module, context, options.tiling(target, options.overrides()))
-
-    def _on_c(
-        self, module: ModuleOp, context: VitContext, batches: Sequence[Arrays]
-    ) -> list[Arrays] | None:
+    def _on_c(self, batches: Sequence[Arrays]) -> list[Arrays] | None:
         """Outputs of the C project for each input; None if it fails."""
         from vit_opt.backends.c.run import CModel
-
-        folder = self._folder / "c"
-
-        def emit() -> dict[str, Any]:
-            self._tile(module, context, "c")
-            return build_c(module, context, folder)
 
         def run() -> list[Arrays]:
             assert model is not None
@@ -153,30 +168,19 @@ class _Measurement:
             self._facts["c_ms"] = min(times) * 1e3
             return outputs
 
-        facts = self._stage("emit c", emit)
-        if facts is None:
-            return None
-        self._facts |= facts
-        model = self._stage("build c", lambda: CModel(folder))
+        model = self._stage("build c", lambda: CModel(self._folder / "c"))
         return None if model is None else self._stage("run c", run)
 
-    def _on_accel(
-        self, module: ModuleOp, context: VitContext, batches: Sequence[Arrays]
-    ) -> list[Arrays] | None:
+    def _on_accel(self, batches: Sequence[Arrays]) -> list[Arrays] | None:
         """Outputs of the emulator for each input; None if it fails."""
         from vit_opt.backends.accel.image import Image
         from vit_opt.backends.accel.run import run_accel
         from vit_opt.tools.architectures import read_arch
         from vit_opt.tools.artefact import IMAGE
 
-        arch, folder = self._options.compile.arch, self._folder / "accel"
-
-        def emit() -> dict[str, Any]:
-            self._tile(module, context, "accel")
-            return build_accel(module, context, folder, arch)
-
         def run() -> list[Arrays]:
-            image, machine = Image.load(folder / IMAGE), read_arch(arch)
+            image = Image.load(self._folder / "accel" / IMAGE)
+            machine = read_arch(self._options.compile.arch)
             results = [run_accel(image, each, machine) for each in batches]
             stats = results[0].stats
             self._facts |= {
@@ -186,10 +190,6 @@ class _Measurement:
             }
             return [result.codes for result in results]
 
-        facts = self._stage("emit accel", emit)
-        if facts is None:
-            return None
-        self._facts |= {key: facts[key] for key in ("instructions", "data_bytes")}
         return self._stage("run accel", run)
 
 
@@ -212,23 +212,38 @@ def same_integers(expected: Sequence[Arrays], given: Sequence[Arrays]) -> bool:
     )
 
 
-def measure_model(source: Source, options: ModelsOptions) -> dict[str, Any]:
+def measure_model(name: str, model: Path, options: ModelsOptions, folder: Path) -> dict[str, Any]:
     """The facts of one model; what it fails at is among them, under `errors`."""
-    with TemporaryDirectory() as name:
-        return _Measurement(source, options, Path(name)).run()
+    return _Measurement(name, model, options, folder).run()
 
 
 def measure(
     sources: Sequence[Source], options: ModelsOptions, say: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """The facts of models, each measured in a process of its own."""
+    """The facts of models, each exported in one process of its own and measured in another.
+
+    An export holds the weights several times over, which would count as memory of the compiler.
+    """
     options.compile.targets()
     found: list[dict[str, Any]] = []
     for source in sources:
         say(source.name)
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            found.append(pool.submit(measure_model, source, options).result())
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            facts: dict[str, Any] = {"name": source.name, "seconds": {}, "bits_equal": {}}
+            try:
+                model, _ = _elsewhere(source.export, folder, 1, options.compile.shapes)
+                facts = _elsewhere(measure_model, source.name, model, options, folder)
+            except (*TOLD, BrokenProcessPool) as error:
+                facts["errors"] = {"export": " ".join(str(error).split())}
+            found.append(facts)
     return found
+
+
+def _elsewhere(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def succeeded(facts: Mapping[str, Any]) -> bool:
@@ -244,8 +259,10 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "GMAC": lambda m: f"{m['macs'] / 1e9:.3f}",
     "weights MB": lambda m: f"{m['weight_bytes'] / 1e6:.2f}",
     "arena KB": lambda m: f"{m['arena_bytes'] / 1e3:.0f}",
-    "bits": lambda m: _bits(m),
+    "bits": lambda m: _outcome(m),
     "C ms": lambda m: f"{m['c_ms']:.1f}",
+    "peak MB": lambda m: f"{m['peak_memory_bytes'] / 1e6:.0f}",
+    "of fp32": lambda m: f"{m['peak_memory_bytes'] / m['float_bytes']:.1f}",
     "cycles": lambda m: f"{m['cycles']:,}",
     "of peak": lambda m: f"{100 * m['utilisation']:.0f} %",
     "import s": lambda m: f"{m['seconds']['import']:.1f}",
@@ -258,13 +275,15 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 """The table; a cell whose facts are missing stays empty."""
 
 
-def _bits(facts: Mapping[str, Any]) -> str:
-    """How the backends compare with the reference."""
+def _outcome(facts: Mapping[str, Any]) -> str:
+    """How the backends compare with the reference, or why they could not."""
     equal = facts["bits_equal"]
-    if not equal:
-        return ""
     different = [name for name, same in equal.items() if not same]
-    return f"{', '.join(different)} DIFFERENT" if different else f"equal on {', '.join(equal)}"
+    if different:
+        return f"{', '.join(different)} DIFFERENT"
+    for stage, reason in facts["errors"].items():
+        return f"{stage}: {reason if len(reason) <= 120 else reason[:119] + '…'}"
+    return f"equal on {', '.join(equal)}" if equal else "compiled"
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -347,7 +366,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--arch", default="p2vit", metavar="NAME|FILE", help="default: p2vit")
     command.add_argument("--scales", choices=("pot", "dyadic"), default="pot", help="default: pot")
     command.add_argument("--passes", default="", metavar="PIPELINE", help="as in vit-compile")
-    command.add_argument("--inferences", type=int, default=1, metavar="N", help="default: 1")
+    command.add_argument("--inferences", type=int, default=1, metavar="N", help="0: only compile")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.add_argument("--markdown", action="store_true", help="the table in Markdown")
     command.set_defaults(run=_run)

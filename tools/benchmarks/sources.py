@@ -6,6 +6,7 @@ installed with the package, so names work in a checkout with torch alone.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -77,7 +78,10 @@ class Source:
 
 
 def find_source(text: str) -> Source:
-    """The model that a command line names; raises VitError if there is none."""
+    """The model that a command line names; raises VitError if there is none.
+
+    A builder's name may be followed by its options: `deit_tiny_patch16_224,pool=avg,registers=4`.
+    """
     path = Path(text)
     if path.suffix == ".onnx":
         if not path.exists():
@@ -109,16 +113,27 @@ def _build(name: str, target: Path, batch: int) -> Path:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     family: Any = importlib.import_module(f"models.{FAMILIES[name.split('_')[0]]}")
+    variant, *options = name.split(",")
+    fields = dict(_option(text) for text in options)
     try:
-        model = family.create() if name == "dense_vit" else family.create(name)
+        model = family.create(*[] if variant == "dense_vit" else [variant], **fields)
     except (KeyError, ValueError) as error:
-        raise VitError(f"{name}: the builders do not know this variant") from error
+        raise VitError(f"{name}: the builders do not know this variant: {error}") from error
     torch: Any = importlib.import_module("torch")
     export: Any = importlib.import_module("models.export")
     size = model.config.image_size
     image = torch.zeros(batch, model.config.in_channels, size, size)
     export.export_onnx(model, target, OPSET, inputs=[image])
     return target
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`pool=avg` or `layer_scale=0.1` as the name and the value of a builder's option."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def with_batch(path: Path, target: Path, batch: int, shapes: Shapes) -> tuple[Path, int]:
