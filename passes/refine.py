@@ -19,9 +19,10 @@ from vit_opt.dialects.evaluation import input_names, main_function, run_main
 from vit_opt.dialects.onnx.base import real as real_number
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, storage_range
-from vit_opt.dialects.vit.ops.base import VitOp, format_of
+from vit_opt.dialects.vit.ops.base import VitOp, format_of, shape_of
 from vit_opt.passes.calibrate import FLOAT_GRAPH
 from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization.graph import NHWC
 from vit_opt.passes.quantization.retype import (
     FREE,
     ImpossibleFormatError,
@@ -201,15 +202,16 @@ def _alive_after(body: Any) -> dict[Operation, int]:
 def float_outputs(
     reference: ModuleOp, blocks: Sequence[Block], batches: Sequence[Mapping[str, Array]], store: Any
 ) -> dict[str, list[Array]]:
-    """What the float graph has at the end of each block, per batch."""
+    """What the float graph has at the end of each block, per batch, images channels last."""
     from vit_opt.dialects.onnx.semantics import evaluate
 
-    wanted = {block.name for block in blocks}
+    wanted = {block.name: shape_of(block.end.results[0]) for block in blocks}
     found: dict[str, list[Array]] = {name: [] for name in wanted}
 
     def observe(op: Operation, results: Sequence[Array]) -> None:
         if isinstance(op, onnx.Add) and op.node_name is not None and op.node_name.data in wanted:
-            found[op.node_name.data].append(results[0])
+            same = results[0].shape == wanted[op.node_name.data]
+            found[op.node_name.data].append(results[0] if same else results[0].transpose(NHWC))
 
     for batch in batches:
         outputs = run_main(reference, batch, lambda op, args: evaluate(op, args, store), observe)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import apply, canonicalize, context, run_float, run_integer, sqnr
+from onnx import helper, numpy_helper
 from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.dialects.assets import VitContext
@@ -112,3 +113,29 @@ def test_changes_can_be_taken_back(images: list[dict[str, np.ndarray]]) -> None:
 def test_the_smallest_value_stays(type_: FixedType, finer: FixedType, coarser: FixedType) -> None:
     assert stepped(type_, 1) == finer
     assert stepped(type_, -1) == coarser
+
+
+def test_images_that_the_integers_hold_channels_last() -> None:
+    """A residual of convolutions: the float sum is [N, C, H, W], the integer one [N, H, W, C]."""
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((4, 4, 1, 1)) / 2).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "a"),
+        helper.make_node("Add", ["a", "x"], ["b"], "b"),
+        helper.make_node("Conv", ["b", "w"], ["c"], "c"),
+        helper.make_node("Add", ["c", "b"], ["y"], "y"),
+    ]
+    ports = [helper.make_tensor_value_info(name, 1, [1, 4, 6, 5]) for name in "xy"]
+    graph = helper.make_graph(
+        nodes, "g", ports[:1], ports[1:], [numpy_helper.from_array(weight, "w")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    images = [{"x": rng.standard_normal((1, 4, 6, 5)).astype(np.float32)} for _ in range(3)]
+    ctx = context(images)
+    module = import_onnx(model, context=ctx)
+    apply(ctx, module, *RAISE, "calibrate", "quantize", "pot-fold")
+    refine(module, Constants.of(ctx))
+    module.verify()
+    names = {row["block"] for row in ctx.assets.reports["refine"]}
+    assert "b" in names
+    assert all(row["sqnr_db"] > 25 for row in ctx.assets.reports["refine"])
