@@ -4,6 +4,8 @@
     vit-bench road MODEL.onnx                          time, memory and bits on the whole road
     vit-bench cpu MODEL...                             speed against ONNX Runtime and OpenVINO
     vit-bench models MODEL... | --builders             the road and all backends, model by model
+    vit-bench ablation MODEL --eval DATA               what each feature of the quantiser is worth
+    vit-bench accuracy MODEL... --eval DATA            power-of-two against arbitrary scales
     vit-bench dse MODEL --sweep lanes=32,64            latency, energy, area of many accelerators
 
 Every command prints a table, or with `--json` one JSON object.
@@ -213,7 +215,7 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from vit_opt.tools.benchmarks import cpu, dse, models
+    from vit_opt.tools.benchmarks import ablation, accuracy, cpu, dse, models
 
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -232,6 +234,8 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_road)
     cpu.add_command(commands)
     models.add_command(commands)
+    ablation.add_command(commands)
+    accuracy.add_command(commands)
     dse.add_command(commands)
     return result
 
