@@ -113,14 +113,14 @@ def test_make_under_sanitizers(vit, compiler, tmp_path):
     flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
     command = ["make", "-s", "-j2", f"CC={compiler}", f"CFLAGS={flags}"]
     subprocess.run(command, cwd=folder, check=True)
-    (folder / "in.bin").write_bytes(case.inputs[0].tobytes())
+    (folder / "in.bin").write_bytes(3 * case.inputs[0].tobytes())
     done = subprocess.run(
         ["./model", "in.bin", "out.bin"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[:2000]
     expected = case.arrays[output]
-    actual = np.fromfile(folder / "out.bin", expected.dtype).reshape(expected.shape)
-    np.testing.assert_array_equal(actual, expected)
+    actual = np.fromfile(folder / "out.bin", expected.dtype).reshape(3, *expected.shape)
+    np.testing.assert_array_equal(actual, [expected] * 3)
     (folder / "in.bin").write_bytes(b"short")
     done = subprocess.run(
         ["./model", "in.bin", "out.bin"], cwd=folder, capture_output=True, text=True
