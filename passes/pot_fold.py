@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import I64, IntegerAttr, ModuleOp, StringAttr, i64
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects.builtin import I64, IntegerAttr, ModuleOp, StringAttr, TensorType, i64
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -249,6 +249,8 @@ class _Folder:
         import numpy as np
 
         from vit_opt.passes.algorithms.exponents import (
+            FRAC_FLOOR,
+            FRAC_LIMIT,
             covering_fracs,
             limit_for_bias,
             search_weight,
@@ -257,7 +259,7 @@ class _Folder:
         low, high = old.bounds
         rows = master.reshape(master.shape[0], -1).astype(np.float64)
         if self.exponents == "search" and moments is not None:
-            fracs = search_weight(rows, moments, low, high)
+            fracs = np.clip(search_weight(rows, moments, low, high), FRAC_FLOOR, FRAC_LIMIT)
         else:
             magnitude = np.abs(rows).max(axis=1)
             fracs = covering_fracs(-magnitude, magnitude, -high, high)
@@ -327,6 +329,6 @@ def _chosen(op: VitOp) -> FixedType | None:
     """The folded format of a result whose format is free, None where operands imply it."""
     from vit_opt.passes.quantization.formats import folded_type
 
-    element = cast("SSAValue", op.results[0]).type
-    format_ = format_of(op.results[0]) if hasattr(element, "get_element_type") else None
-    return folded_type(format_) if isinstance(format_, QuantizedType) else None
+    type_ = cast("SSAValue", op.results[0]).type
+    element = cast("TensorType[Attribute]", type_).get_element_type()
+    return folded_type(element) if isinstance(element, QuantizedType) else None

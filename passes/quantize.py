@@ -12,10 +12,11 @@ from xdsl.passes import ModulePass
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.evaluation import input_names, main_function
+from vit_opt.dialects.evaluation import input_names, main_function, output_names
 from vit_opt.dialects.vit import ops
 from vit_opt.passes.calibrate import FLOAT_GRAPH, INPUT_CLIPS, INPUT_RANGES
 from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization.options import QuantizeOptions, mark_wide
 from vit_opt.passes.stage import require_stage, set_stage
 
 
@@ -35,28 +36,56 @@ class QuantizePass(ModulePass):
 
     name = "quantize"
 
+    residual: str = "int16"
+    """Residual sums: "int16", "int8", or "int8-ptf" (a power of two per channel)."""
+
+    softmax: str = "deferred"
+    """Softmax: "deferred" (u8 exponentials, one division a row after the product with the values),
+    "int8" or "int16" (probabilities by shifts, I-ViT), "log2" (4-bit exponents, FQ-ViT), or "auto"
+    (for each softmax the one with the least error of that product on calibration inputs)."""
+
+    gelu: str = "table"
+    """GELU: "table" (exact for every code), or "shift" (I-ViT's form)."""
+
+    divisor: str = "recip"
+    """Linear attention divides by a reciprocal ("recip") or a power of two ("pot", Trio-ViT)."""
+
+    wide: tuple[str, ...] = ()
+    """Places whose values products read in 16 bits: any of input, norm, attention, gelu."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        quantize(op, Constants.of(ctx))
+        options = QuantizeOptions(
+            self.residual, self.softmax, self.gelu, self.divisor, tuple(self.wide)
+        )
+        quantize(op, Constants.of(ctx), options)
 
 
-def quantize(module: ModuleOp, constants: Constants) -> None:
+def quantize(
+    module: ModuleOp, constants: Constants, options: QuantizeOptions | None = None
+) -> None:
     """Replace the float graph by an integer one; see `QuantizePass`.
 
     Raises VitError naming every operation that has no integer form, all at once.
     """
+    from vit_opt.passes.quantization.attention import ATTENTION_RULES, choose_forms
     from vit_opt.passes.quantization.graph import IntegerGraph
     from vit_opt.passes.quantization.movement import MOVEMENT_RULES
     from vit_opt.passes.quantization.rules import RULES, activation_type
 
     require_stage(module, "quantize", "calibrated")
     func = main_function(module)
-    rules = {**RULES, **MOVEMENT_RULES}
+    rules = {**RULES, **MOVEMENT_RULES, **ATTENTION_RULES}
+    options = options or QuantizeOptions()
+    mark_wide(func, options.wide)
     floats = [op for op in func.body.block.ops if isinstance(op, onnx.OnnxOp)]
     check_supported(floats, set(rules))
     returned = func.body.block.last_op
     assert isinstance(returned, ReturnOp)
     constants.store.statistics[FLOAT_GRAPH] = module.clone()
-    graph = IntegerGraph(constants, returned)
+    graph = IntegerGraph(constants, returned, options)
+    if options.softmax == "auto" and constants.store.batches:
+        report = constants.store.reports["softmax"] = []
+        graph.softmax_forms.update(choose_forms(func, constants, report))
     for name, argument in zip(input_names(func), func.args, strict=True):
         argument.name_hint = argument.name_hint or (name if name.isidentifier() else None)
         quantized = ops.QuantizeOp.of(argument, type=activation_type(graph, argument))
@@ -64,6 +93,9 @@ def quantize(module: ModuleOp, constants: Constants) -> None:
     for op in floats:
         if not isinstance(op, onnx.Constant):
             rules[type(op)](graph, op)
+    for name, value in zip(output_names(func), returned.operands, strict=True):
+        if isinstance(value.owner, onnx.Constant):
+            raise VitError(f"output {name} is a constant; leave it out of the model")
     for index, value in enumerate(returned.operands):
         real = ops.DequantizeOp.of(graph.codes(value, 16))
         returned.operands[index] = graph.emit(real).result

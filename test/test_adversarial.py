@@ -5,17 +5,20 @@ with one huge channel, dead channels, constants, zeros or a single image, and on
 dead or huge rows; then it runs on those images and on an ordinary one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from graphs import apply, canonicalize, context, parse, run_float, run_integer, sqnr
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of
+from vit_opt.passes.algorithms.ranges import GRIDS, OBSERVERS
+from vit_opt.passes.quantization.options import GELUS, PLACES, RESIDUALS, SOFTMAXES
 
 SIDE, PATCH, WIDTH, HEADS, HIDDEN, CLASSES = 8, 4, 16, 2, 32, 5
 TOKENS, DEPTH = (SIDE // PATCH) ** 2, WIDTH // HEADS
@@ -129,19 +132,26 @@ WEIGHT_KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "constant": lambda w: np.full_like(w, 0.5),
 }
 
+ROAD = ("calibrate", "smooth", "fold-scales", "split-channels", "quantize", "pot-fold")
+
 KINDS = ("ordinary", "huge channel", "dead channel", "constant", "zero", "tiny", "vast")
 
 
-def through(weights: Weights, data: list[np.ndarray], rounding: str) -> float:
-    """Down the road and over all images: SQNR in dB on the calibration images."""
+def through(
+    weights: Weights, data: list[np.ndarray], options: Mapping[str, Mapping[str, Any]]
+) -> float:
+    """Down the road and over all images: SQNR in dB on the calibration images.
+
+    `options` by the name of the pass.
+    """
     ctx = context([{"image": image} for image in data])
     module = parse(ctx, model(weights))
     floats = module.clone()
-    apply(ctx, module, "calibrate", "smooth", "fold-scales", "split-channels", "quantize")
-    apply(ctx, module, "pot-fold", weights=rounding)
+    for name in ROAD:
+        apply(ctx, module, name, **options.get(name, {}))
     canonicalize(ctx, module)
     for op in main_function(module).walk():
-        if isinstance(op, VitOp) and op.name != "vit.dequantize":
+        if isinstance(op, VitOp) and op.name not in ("vit.dequantize", "vit.log2_softmax"):
             for result in op.results:
                 format_ = format_of(result)
                 assert isinstance(format_, FixedType), op
@@ -160,18 +170,39 @@ def through(weights: Weights, data: list[np.ndarray], rounding: str) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_images_of_every_kind(kind: str, count: int) -> None:
-    ratio = through(ordinary_weights(), images(kind, count), "compensated")
+    ratio = through(ordinary_weights(), images(kind, count), {})
     assert ratio > 20
 
 
 @pytest.mark.parametrize("kind", WEIGHT_KINDS)
 def test_weights_of_every_kind(kind: str) -> None:
     weights = {name: WEIGHT_KINDS[kind](w) for name, w in ordinary_weights().items()}
-    ratio = through(weights, images("ordinary"), "compensated")
+    ratio = through(weights, images("ordinary"), {})
     assert kind == "tiny" or ratio > 20  # logits of 1e-20 may become zeros
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+OPTIONS: dict[str, dict[str, list[Any]]] = {
+    "calibrate": {"observer": list(OBSERVERS), "grid": list(GRIDS), "augment": ["none", "flips"]},
+    "smooth": {"search": [False, True]},
+    "split-channels": {"parts": [1, 3]},
+    "quantize": {
+        "residual": list(RESIDUALS),
+        "softmax": list(SOFTMAXES),
+        "gelu": list(GELUS),
+        "wide": [(), ("norm",), PLACES],
+    },
+    "pot-fold": {"weights": ["compensated", "nearest"], "exponents": ["cover", "search"]},
+}
+"""Options of the passes and the values to mix."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_every_observer_survives(observer: str, kind: str) -> None:
+    through(ordinary_weights(), images(kind, 1), {"calibrate": {"observer": observer}})
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 @given(st.data())
 def test_any_mixture_of_them(data: st.DataObject) -> None:
     weights = {
@@ -179,5 +210,8 @@ def test_any_mixture_of_them(data: st.DataObject) -> None:
         for name, w in ordinary_weights().items()
     }
     kinds = data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3), label="images")
-    rounding = data.draw(st.sampled_from(["compensated", "nearest"]), label="rounding")
-    through(weights, [images(kind, 1)[0] for kind in kinds], rounding)
+    options = {
+        name: {key: data.draw(st.sampled_from(values), label=key) for key, values in keys.items()}
+        for name, keys in OPTIONS.items()
+    }
+    through(weights, [images(kind, 1)[0] for kind in kinds], options)

@@ -8,6 +8,7 @@ straight into a residual sum, and through 8 bits only where the MAC array reads 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ from vit_opt.dialects.vit.ops.base import VitOp, format_of, i64_array, is_fixed,
 from vit_opt.passes.calibrate import clip_of, range_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.formats import covering_type, quantized_array
+from vit_opt.passes.quantization.options import QuantizeOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +69,13 @@ class IntegerGraph:
 
     constants: Constants
     point: Operation
+    options: QuantizeOptions = field(default_factory=QuantizeOptions)
+    softmax_forms: dict[Operation, str] = field(default_factory=dict["Operation", "str"])
+    """Softmaxes with a form of their own, whatever the options say."""
+
     records: dict[SSAValue, Record] = field(default_factory=dict["SSAValue", "Record"])
+    given: Mapping[SSAValue, Given] = field(default_factory=dict["SSAValue", "Given"])
+    """Formats that the model brings along."""
 
     def emit(self, op: OpT, origin: Operation | None = None) -> OpT:
         """Insert an operation, under the node name of the float operation it came from."""
@@ -128,8 +136,12 @@ class IntegerGraph:
     ) -> QuantizedType:
         """A format that covers the calibrated range of a value, with headroom in 16 bits.
 
-        In 8 bits the part of the range that the observer of `calibrate` chose.
+        In 8 bits the part of the range that the observer of `calibrate` chose. A format that the
+        model brings along comes first, where the reader can take it.
         """
+        own = self.given.get(value)
+        if own is not None and own.fits(bits, symmetric=symmetric, pot=pot):
+            return own.type
         low, high = self.span(value, bits)
         if bits == 16:
             low, high = HEADROOM * low, HEADROOM * high
@@ -143,17 +155,18 @@ class IntegerGraph:
         symmetric: bool = False,
         pot: bool = False,
         channels_last: bool = False,
+        channelwise: bool = False,
     ) -> SSAValue:
         """The integers of a value in at most `bits` bits, requantised if the raw form has more.
 
         `symmetric` excludes a zero point, `pot` asks for a power-of-two scale, `channels_last` for
-        the layout NHWC of a value that is NCHW.
+        the layout NHWC of a value that is NCHW. `channelwise` lets each channel have its own scale.
         """
         array = self.constants.array(value)
         if array is None:
             self.settle(self.record(value))
             raw = format_of(self.record(value).raw)
-            fits = raw.storage.width.data <= bits and not raw.is_per_channel
+            fits = raw.storage.width.data <= bits and (channelwise or not raw.is_per_channel)
             if fits and not (symmetric and raw.zero_point) and not (pot and not is_fixed(raw)):
                 return self.typed(value, raw, channels_last=channels_last)
         type_ = self.type_for(value, bits, symmetric=symmetric or array is not None, pot=pot)

@@ -55,6 +55,7 @@ def linear_attention(graph: IntegerGraph, op: onnx.LinearAttention) -> None:
         v,
         type=mean_type(v_type, low, high, 8),
         kv_shift=covering_shift(largest[0] * 2.0 ** (k_type.frac + v_type.frac), STATE_TOP),
+        divisor=graph.options.divisor,
         ksum_shift=covering_shift(largest[1] * 2.0**k_type.frac, SUM_TOP),
     )
     graph.define(op.y, graph.emit(attention, op).result)

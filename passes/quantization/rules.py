@@ -20,8 +20,10 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx.base import integer, integers, real
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, storage_of
-from vit_opt.dialects.vit.ops.base import format_of, is_fixed, shape_of
-from vit_opt.passes.calibrate import STATISTICS
+from vit_opt.dialects.vit.ops.base import format_of, shape_of
+from vit_opt.passes.algorithms.exponents import covering_fracs
+from vit_opt.passes.algorithms.ptf import FACTORS
+from vit_opt.passes.calibrate import STATISTICS, statistics_of
 from vit_opt.passes.quantization.formats import (
     covering_type,
     layernorm_types,
@@ -32,6 +34,7 @@ from vit_opt.passes.quantization.formats import (
 )
 from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
 from vit_opt.passes.quantization.linear_attention import linear_attention
+from vit_opt.passes.quantization.options import activation_bits, readers_through
 from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
 
 if TYPE_CHECKING:
@@ -78,7 +81,7 @@ def wanted_bits(value: SSAValue) -> int:
         elif type(reader) in FUNCTION_OF:
             if wanted_bits(reader.results[0]) == 16:
                 return 16
-        elif not isinstance(reader, PRODUCTS):
+        elif not isinstance(reader, PRODUCTS) or activation_bits(reader) == 16:
             return 16
     return 8
 
@@ -126,41 +129,10 @@ def quantized_weight(
 
 def linear(graph: IntegerGraph, op: onnx.Linear) -> None:
     """A product with constant weights; the accumulator is requantised by its readers."""
-    x = graph.codes(op.x, 8)
+    x = graph.codes(op.x, activation_bits(op))
     weight = constant_of(graph, op.w, f"{op.label}: the weight")
     w, bias = quantized_weight(graph, op, weight, x)
     graph.define(op.y, graph.emit(ops.LinearOp.of(x, w, bias), op).result)
-
-
-def matmul(graph: IntegerGraph, op: onnx.MatMul) -> None:
-    """A product of two activations; of exponentials and values, divided by the row sums after."""
-    record = graph.records.get(op.a)
-    if record is not None and record.total is not None:
-        v = graph.codes(op.b, 8, symmetric=True)
-        acc = graph.emit(ops.MatmulOp.of(record.raw, v), op).result
-        bits = wanted_bits(op.y)
-        type_ = mean_type(format_of(v), *graph.span(op.y, bits), bits)
-        normalized = ops.NormalizeOp.of(acc, record.total, type=type_)
-        graph.define(op.y, graph.emit(normalized, op).result)
-        return
-    a = graph.codes(op.a, 8, symmetric=True, pot=True)
-    b = graph.codes(op.b, 8, symmetric=True, pot=True)
-    graph.define(op.y, graph.emit(ops.MatmulOp.of(a, b), op).result)
-
-
-def softmax(graph: IntegerGraph, op: onnx.Softmax) -> None:
-    """Exponentials and their sum; whoever reads them divides."""
-    rank = len(shape_of(op.x))
-    if integer(op.axis) % rank != rank - 1:
-        raise VitError(
-            f"{op.label}: softmax over axis {integer(op.axis)}; transpose it to the last"
-        )
-    raw = graph.record(op.x).raw
-    scores = raw
-    if not is_fixed(format_of(raw)) or format_of(raw).is_per_channel:
-        scores = graph.codes(op.x, 16, symmetric=True, pot=True)
-    exponentials = graph.emit(ops.SoftmaxExpOp.of(scores), op)
-    graph.define(op.y, exponentials.p, total=exponentials.sum)
 
 
 def alignable(summand: QuantizedType, total: QuantizedType) -> bool:
@@ -170,16 +142,19 @@ def alignable(summand: QuantizedType, total: QuantizedType) -> bool:
     into it, and one far coarser belongs to a sum that cancels: such summands are brought to the
     sum's grid first. The bounds leave a bit each for folding to powers of two.
     """
-    scales, scale = summand.channel_scales(), float(total.channel_scales())
+    scales, totals = summand.channel_scales(), total.channel_scales()
     wide = summand.storage.width.data == 32
     finer, coarser = (30, 6) if wide else (22, 14)
-    return bool(scales.min() >= scale * 2.0**-finer and scales.max() <= scale * 2.0**coarser)
+    fine_enough = scales.min() >= totals.max() * 2.0**-finer
+    return bool(fine_enough and scales.max() <= totals.min() * 2.0**coarser)
 
 
 def add(graph: IntegerGraph, op: onnx.Add) -> None:
     """A sum on the result's grid, rounded once; accumulators are added as they are."""
     left, right = op.inputs
-    type_ = graph.type_for(op.y, wanted_bits(op.y), symmetric=True, pot=feeds_softmax(op.y))
+    type_ = residual_type(graph, op) or graph.type_for(
+        op.y, wanted_bits(op.y), symmetric=True, pot=feeds_softmax(op.y)
+    )
     last = any(
         value in graph.records and graph.records[value].channels_last for value in op.inputs
     ) and all(len(shape_of(value)) == 4 for value in op.inputs)
@@ -188,7 +163,7 @@ def add(graph: IntegerGraph, op: onnx.Add) -> None:
     else:
         a = graph.operand(left)
         wide = format_of(a).storage.width.data == 32
-        b = graph.codes(right, 16) if wide else graph.operand(right)
+        b = graph.codes(right, 16, channelwise=True) if wide else graph.operand(right)
     a, b = (
         summand
         if alignable(format_of(summand), type_)
@@ -196,6 +171,29 @@ def add(graph: IntegerGraph, op: onnx.Add) -> None:
         for v, summand in ((left, a), (right, b))
     )
     graph.define(op.y, graph.emit(ops.AddOp.of(a, b, type=type_), op).result, channels_last=last)
+
+
+def residual_type(graph: IntegerGraph, op: onnx.Add) -> QuantizedType | None:
+    """The format of a sum of the residual stream, where it is kept in 8 bits; else None.
+
+    With PTF the channels that a LayerNorm reads have powers of two of their own, up to 2^3 finer
+    than the one that covers them all (FQ-ViT, P2-ViT).
+    """
+    import numpy as np
+
+    if graph.options.residual == "int16" or feeds_softmax(op.y):
+        return None
+    readers = list(readers_through(op.y))
+    if not any(isinstance(reader, onnx.Add | onnx.LayerNormalization) for reader in readers):
+        return None
+    found = statistics_of(op.y, graph.constants.store)
+    common = graph.type_for(op.y, 8, symmetric=True, pot=graph.options.residual == "int8-ptf")
+    if found is None or not isinstance(common, FixedType):
+        return common
+    magnitude = found.magnitude
+    fracs = covering_fracs(-magnitude, magnitude, *common.bounds)
+    fracs = np.clip(fracs, common.frac, common.frac + FACTORS - 1)
+    return FixedType("i8", fracs, axis=len(shape_of(op.y)) - 1)
 
 
 def multiply(graph: IntegerGraph, op: onnx.Mul) -> None:
@@ -223,14 +221,14 @@ def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
     channels = shape_of(op.x)[-1]
     if integer(op.axis) % len(shape_of(op.x)) != len(shape_of(op.x)) - 1:
         raise VitError(f"{op.label}: LayerNorm over several dimensions is not supported")
-    x = graph.codes(op.x, 16)
+    x = graph.codes(op.x, 16, channelwise=True)
     gamma = constant_of(graph, op.scale, f"{op.label}: the scale")
     beta = np.zeros(channels) if op.bias is None else constant_of(graph, op.bias, op.label)
     gamma_type, beta_type = layernorm_types(gamma, beta)
     finest = channels * math.sqrt(real(op.epsilon)) * FINEST_NORM
-    if float(format_of(x).channel_scales()) < finest:
+    if float(format_of(x).channel_scales().min()) < finest:
         x = graph.typed(op.x, ScaledType("i16", finest))
-    scale = float(format_of(x).channel_scales())
+    scale = float(format_of(x).channel_scales().min())
     normalized = ops.LayerNormOp.of(
         x,
         graph.constant(label_of(op.scale), gamma, gamma_type),
@@ -250,7 +248,10 @@ def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid)
     record = graph.record(op.x)
     graph.settle(record)
     last, name, bits = record.channels_last, FUNCTION_OF[type(op)](op), wanted_bits(op.y)
-    type_ = graph.type_for(op.y, bits)
+    if graph.options.gelu == "shift" and isinstance(op, onnx.Gelu):
+        graph.define(op.y, shifted_gelu(graph, op, last), channels_last=last)
+        return
+    type_ = table_type(graph, op.y, bits)
     x_type = format_of(record.raw)
     if x_type.storage.width.data > bits or x_type.is_per_channel:
         low, high = changing_range(name, *graph.range(op.x), type_)
@@ -261,6 +262,25 @@ def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid)
     table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)
     lut = ops.LutOp.of(x, graph.emit(table).result, function=name)
     graph.define(op.y, graph.emit(lut, op).result, channels_last=last)
+
+
+def table_type(graph: IntegerGraph, value: SSAValue, bits: int) -> QuantizedType:
+    """The format of a table's results; 13 of 16 bits where a product reads them, which sums many."""
+    products = all(isinstance(reader, PRODUCTS) for reader in readers_through(value))
+    if bits == 8 or not products:
+        return graph.type_for(value, bits)
+    low, high = graph.range(value)
+    return covering_type(8 * low, 8 * high, 16, symmetric=True, pot=False)
+
+
+def shifted_gelu(graph: IntegerGraph, op: onnx.Gelu, channels_last: bool) -> SSAValue:
+    """GELU by shifts (I-ViT), from 8 bits on a power-of-two grid to 16 bits."""
+    low, high = changing_range("gelu", *graph.span(op.x, 8), graph.type_for(op.y, 8))
+    found = covering_type(low, high, 8, symmetric=True, pot=True)
+    assert isinstance(found, FixedType)
+    x_type = FixedType("i8", min(max(found.frac, 0), 15))
+    x = graph.typed(op.x, x_type, channels_last=channels_last)
+    return graph.emit(ops.ShiftGeluOp.of(x), op).result
 
 
 def rectify(graph: IntegerGraph, op: onnx.Relu | onnx.Clip) -> None:
@@ -297,7 +317,7 @@ def reduce_mean(graph: IntegerGraph, op: onnx.ReduceMean | onnx.GlobalAveragePoo
 
 def conv(graph: IntegerGraph, op: onnx.Conv) -> None:
     """Convolution, channels last."""
-    x = graph.codes(op.x, 8, channels_last=True)
+    x = graph.codes(op.x, activation_bits(op), channels_last=True)
     weight = constant_of(graph, op.w, f"{op.label}: the weight").transpose(NHWC)
     w, bias = quantized_weight(graph, op, weight, x)
     product = ops.Conv2dOp.of(
@@ -412,8 +432,6 @@ def activation_type(graph: IntegerGraph, value: SSAValue) -> QuantizedType:
 RULES: dict[type[Operation], Rule] = {
     onnx.Linear: linear,
     onnx.LinearAttention: linear_attention,
-    onnx.MatMul: matmul,
-    onnx.Softmax: softmax,
     onnx.Add: add,
     onnx.Mul: multiply,
     onnx.LayerNormalization: layer_norm,
