@@ -1,6 +1,6 @@
 """`vit-bench`: measures.
 
-    vit-bench digits examples/digits --compiled DIR    accuracy and bits on the digits' test images
+    vit-bench digits examples/digits examples/...      accuracy and bits on the digits' test images
     vit-bench road MODEL.onnx                          time, memory and bits on the whole road
     vit-bench cpu MODEL...                             speed against ONNX Runtime and OpenVINO
     vit-bench models MODEL... | --builders             the road and all backends, model by model
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import run_command
-from vit_opt.tools.execution import BACKENDS
 from vit_opt.tools.tables import print_table
 
 if TYPE_CHECKING:
@@ -36,86 +35,6 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 DESCRIPTION = "Measure accuracy, speed, memory, and whether the backends agree bit for bit."
-
-
-# ---- digits -------------------------------------------------------------------------------------
-
-
-def digits(folder: Path, compiled: Path, count: int | None = None) -> dict[str, Any]:
-    """Float model and integer backends on the test images of `examples/digits`.
-
-    Returns the accuracy of each, SQNR of the logits in dB, a hash of all output integers, and
-    sizes and cycles from the report. `count` limits the number of images.
-    """
-    import numpy as np
-
-    from vit_opt.dialects.npz import read_npz
-    from vit_opt.tools.artefact import Artefact
-    from vit_opt.tools.check import run_float, sqnr_db
-    from vit_opt.tools.run import run_folder, sha256_of
-
-    test = read_npz(folder / "test.npz")
-    pixels, labels = test["image"][:count], test["label"][:count]
-    inputs = {"image": (pixels.astype(np.float32) - 128) / 128}
-    logits = run_float(folder / "model.onnx", inputs)["logits"]
-    rows: dict[str, dict[str, Any]] = {"float": {"accuracy": _accuracy(logits, labels)}}
-    for backend in BACKENDS:
-        result = run_folder(compiled, backend, inputs)
-        rows[backend] = {
-            "accuracy": _accuracy(result.reals["logits"], labels),
-            "sqnr_db": sqnr_db(logits, result.reals["logits"]),
-            "sha256": sha256_of(result.codes["logits"]),
-            **result.measures,
-            "seconds": result.seconds,
-        }
-    report = Artefact(compiled).read_report()
-    return {
-        "images": len(labels),
-        "backends": rows,
-        "bits_equal": len({rows[backend]["sha256"] for backend in BACKENDS}) == 1,
-        "weight_bytes": report["c"]["weight_bytes"],
-        "arena_bytes": report["c"]["arena_bytes"],
-        "cycles": rows["accel"]["cycles"],
-    }
-
-
-def _accuracy(logits: Array, labels: Array) -> float:
-    return float((logits.argmax(axis=-1) == labels).mean())
-
-
-def _digits(args: argparse.Namespace) -> None:
-    facts = digits(Path(args.folder), Path(args.compiled), args.count)
-    if args.json:
-        print(json.dumps(facts))
-    else:
-        _print_digits(facts)
-    if not facts["bits_equal"]:
-        raise VitError("the backends give different integers")
-
-
-def _print_digits(facts: Mapping[str, Any]) -> None:
-    rows: list[list[str]] = []
-    for name, row in facts["backends"].items():
-        rows.append(
-            [
-                name,
-                f"{100 * row['accuracy']:.1f} %",
-                f"{row['sqnr_db']:.1f} dB" if "sqnr_db" in row else "",
-                row.get("sha256", "")[:16],
-                f"{row['seconds']:.1f} s" if "seconds" in row else "",
-            ]
-        )
-    print(f"\n{facts['images']} test images")
-    print_table(["", "accuracy", "logits SQNR", "output bits", "host time"], rows)
-    c, accel = facts["backends"]["c"], facts["backends"]["accel"]
-    print()
-    print(f"output bits of the three backends: {'equal' if facts['bits_equal'] else 'DIFFERENT'}")
-    print(f"weights {facts['weight_bytes']:,} bytes, arena {facts['arena_bytes']:,} bytes")
-    print(f"C: {c['latency_ms']:.2f} ms an image")
-    print(
-        f"accelerator: {facts['cycles']:,} cycles an image, {100 * accel['utilisation']:.0f} % of "
-        f"the array's peak, {accel['energy_uj']:.0f} uJ"
-    )
 
 
 # ---- road ---------------------------------------------------------------------------------------
@@ -215,16 +134,11 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from vit_opt.tools.benchmarks import ablation, accuracy, cpu, dse, models
+    from vit_opt.tools.benchmarks import ablation, accuracy, cpu, digits, dse, models
 
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("digits", help="accuracy and bits on the digits' test images")
-    command.add_argument("folder", metavar="FOLDER", help="examples/digits")
-    command.add_argument("--compiled", required=True, metavar="DIR", help="output of vit-compile")
-    command.add_argument("--count", type=int, metavar="N", help="only the first N images")
-    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    command.set_defaults(run=_digits)
+    digits.add_command(commands)
     command = commands.add_parser("road", help="time, memory and bits from ONNX to the backends")
     command.add_argument("model", metavar="MODEL.onnx")
     command.add_argument("--calib", metavar="DATA", help="calibration data (default: synthetic)")
