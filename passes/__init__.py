@@ -15,6 +15,7 @@ from typing import cast
 from xdsl.passes import ModulePass
 
 PASSES = (
+    "assign-bits",
     "calibrate",
     "decompose-einsum",
     "fold-batch-norm",

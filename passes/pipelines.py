@@ -34,7 +34,7 @@ RAISE = (
 
 STAGE_PASSES: Mapping[str, tuple[str, ...]] = {
     "calibrated": (*RAISE, "calibrate"),
-    "quantized": ("smooth", "fold-scales", "split-channels", "quantize"),
+    "quantized": ("smooth", "fold-scales", "split-channels", "assign-bits", "quantize"),
     "pot": ("pot-fold",),
     "scheduled": ("verify-integer", "prove-ranges", "fuse", "tile"),
 }

@@ -21,6 +21,7 @@ from vit_opt.dialects.vit.ops.base import ROUNDINGS, VitOp, format_of
 from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.passes.calibrate import STATISTICS, named_statistics
 from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization.weights import BYTE_GROUPS, byte_groups
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
@@ -212,10 +213,17 @@ class _Folder:
         master = self.master(weight)
         offsets = self.master(bias) if isinstance(bias, ops.ConstantOp) else None
         statistics = self.statistics(weight, master)
-        type_ = self.weight_type(op, format_of(op.weight), master, offsets, statistics)
-        codes = self.rounded(master, type_, statistics)
+        if format_of(op.weight).storage.width.data < 8 or BYTE_GROUPS in weight.attributes:
+            type_, codes = self.narrow(op, weight, master, offsets, statistics)
+        else:
+            type_ = self.weight_type(op, format_of(op.weight), master, offsets, statistics)
+            codes = self.rounded(master, type_, statistics)
         self.note(weight, master, codes, type_)
         self.replace(op, 1, weight, type_, codes)
+        if BYTE_GROUPS in weight.attributes:
+            cast("Operation", op.weight.owner).attributes[BYTE_GROUPS] = weight.attributes[
+                BYTE_GROUPS
+            ]
         if isinstance(bias, ops.ConstantOp):
             op.infer()
             accumulator = format_of(op.result)
@@ -223,7 +231,7 @@ class _Folder:
             self.replace(op, 2, bias, vector)
 
     def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
-        """Second moments of the inputs of a weight [N, K], if they were gathered."""
+        """Second moments of the inputs of a weight [N, ...] in rows, if they were gathered."""
         key = weight.attributes.get(STATISTICS)
         wanted = self.weights == "compensated" or self.exponents == "search"
         if not isinstance(key, StringAttr) or not wanted:
@@ -233,7 +241,7 @@ class _Folder:
         self.readers[key.data] -= 1
         if not self.readers[key.data]:
             statistics.moments = None
-        if moments is None or master.ndim != 2 or moments.size != master.shape[1]:
+        if moments is None or moments.size * master.shape[0] != master.size:
             return None
         return moments.matrix()
 
@@ -270,6 +278,32 @@ class _Folder:
             return FixedType(old.storage, int(fracs.min()))
         return FixedType(old.storage, fracs, axis=0)
 
+    def narrow(
+        self,
+        op: ops.LinearOp | ConvBase,
+        weight: ops.ConstantOp,
+        master: Array,
+        bias: Array | None,
+        moments: NDArray[np.float64] | None,
+    ) -> tuple[FixedType, Array]:
+        """Format and codes of a weight of 4 bits, in part or all, which are chosen together."""
+        from vit_opt.passes.algorithms.exponents import limit_for_bias
+        from vit_opt.passes.algorithms.narrow import round_grouped, round_narrow
+
+        old, x = format_of(op.weight), format_of(op.x)
+        limit = None
+        if bias is not None and isinstance(x, FixedType):
+            limit = limit_for_bias(bias, int(x.channel_fracs().max()))
+        rows = master.reshape(master.shape[0], -1)
+        if self.weights != "compensated":
+            moments = None
+        wide = byte_groups(weight)
+        if wide is not None:
+            fracs, codes = round_grouped(rows, moments, wide, limit=limit, damping=DAMPING)
+        else:
+            fracs, codes = round_narrow(rows, moments, *old.bounds, limit=limit, damping=DAMPING)
+        return FixedType(old.storage, fracs, axis=0), codes.reshape(master.shape)
+
     def rounded(
         self, master: Array, type_: FixedType, moments: NDArray[np.float64] | None
     ) -> Array:
@@ -278,8 +312,9 @@ class _Folder:
         from vit_opt.passes.quantization.formats import quantized_array
 
         if self.weights == "compensated" and moments is not None:
-            fracs = type_.channel_fracs()
-            return round_compensated(master, moments, fracs, *type_.bounds, damping=DAMPING)
+            fracs, rows = type_.channel_fracs(), master.reshape(master.shape[0], -1)
+            codes = round_compensated(rows, moments, fracs, *type_.bounds, damping=DAMPING)
+            return codes.reshape(master.shape)
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:

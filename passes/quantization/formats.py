@@ -84,16 +84,21 @@ def weight_scales(
 ) -> Reals:
     """Scales [N] of a weight [N, ...]: largest magnitude over 2^(bits-1) - 1.
 
-    A row of zeros gets the scale of the largest row; a scale is raised where the bias, which is
-    kept on the grid x_scale * scale, would leave its 32-bit accumulator.
+    With 4 bits a smaller scale that clips is taken where its error is less. A row of zeros gets the
+    scale of the largest row; a scale is raised where the bias, which is kept on the grid
+    x_scale * scale, would leave its 32-bit accumulator.
     """
     import numpy as np
+
+    from vit_opt.passes.algorithms.narrow import shrunk_scales
 
     top = (1 << (bits - 1)) - 1
     magnitude = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1).astype(np.float64)
     largest = float(magnitude.max())
     magnitude = np.where(magnitude > 0, magnitude, largest if largest > 0 else 1.0)
     scales = magnitude / top
+    if bits == 4:
+        scales = shrunk_scales(weight.reshape(weight.shape[0], -1), scales, -top - 1, top)
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias) / (x_scale * 2.0**BIAS_BITS))
     return scales

@@ -36,6 +36,7 @@ from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
 from vit_opt.passes.quantization.linear_attention import linear_attention
 from vit_opt.passes.quantization.options import activation_bits, readers_through
 from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
+from vit_opt.passes.quantization.weights import BYTE_GROUPS, MOMENTS, weight_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,11 +117,15 @@ def quantized_weight(
     """Weight [N, ...] and bias of a product as constants, a scale per output channel."""
     bias = None if op.bias is None else constant_of(graph, op.bias, f"{op.label}: the bias")
     x_scale = float(format_of(x).channel_scales())
-    scales = weight_scales(weight, bias, x_scale)
-    type_ = ScaledType("i8", scales, axis=0)
-    source = op.x.op if isinstance(op.x, OpResult) else None
-    statistics = None if source is None else source.attributes.get(STATISTICS)
+    bits = weight_bits(op)
+    scales = weight_scales(weight, bias, x_scale, bits)
+    type_ = ScaledType(f"i{bits}", scales, axis=0)
+    statistics = op.attributes.get(MOMENTS)
+    if isinstance(op, onnx.Linear) and isinstance(op.x, OpResult):
+        statistics = op.x.op.attributes.get(STATISTICS)
     w = graph.constant(label_of(op.w), weight, type_, statistics)
+    if BYTE_GROUPS in op.attributes and isinstance(w, OpResult):
+        w.op.attributes[BYTE_GROUPS] = op.attributes[BYTE_GROUPS]
     if bias is None:
         return w, None
     product = ScaledType("i32", scales * x_scale, axis=0)

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 
 class Sensitivity:
-    """Errors of the float graph with some weights rounded to 4 bits."""
+    """Errors of the float graph with some layers' weights replaced by rounded ones."""
 
     def __init__(
         self,
         module: ModuleOp,
         store: AssetStore,
         layers: Sequence[Layer],
+        weights: Sequence[Array],
         batches: Sequence[Mapping[str, Array]],
     ):
         self.store, self.layers = store, layers
@@ -41,7 +42,7 @@ class Sensitivity:
         self.arguments = block.args
         self.operations = [op for op in block.ops if isinstance(op, onnx.OnnxOp)]
         self.inputs = [[batch[name] for name in input_names(func)] for batch in batches]
-        self.weights = [layer.narrowed() for layer in layers]
+        self.weights = weights
         last = block.last_op
         returned = last.operands if last is not None else ()
         self.taps = list(dict.fromkeys([*(layer.op.x for layer in layers), *returned]))
@@ -64,7 +65,7 @@ class Sensitivity:
 
     def together(self, choice: Sequence[bool]) -> float:
         """The error with all chosen layers narrow."""
-        chosen = {
+        chosen: dict[Operation, Array] = {
             layer.op: weight
             for layer, weight, narrow in zip(self.layers, self.weights, choice, strict=True)
             if narrow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
 from xdsl.ir import Operation
 
 from vit_opt.dialects import onnx
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array: TypeAlias = NDArray[Any]
+    Bools: TypeAlias = NDArray[np.bool_]
     Reals: TypeAlias = NDArray[np.float64]
 
 Product: TypeAlias = onnx.Linear | onnx.Conv | onnx.ConvTranspose
@@ -34,8 +35,15 @@ WEIGHT_BITS = "vit.weight_bits"
 MOMENTS = "vit.moments"
 """Attribute of a convolution: key of the second moments of its windows in the asset store."""
 
+BYTE_GROUPS = "vit.byte_groups"
+"""Attribute of a product, and of its weight: weights are narrow in groups (`algorithms.narrow`),
+but for the groups of columns listed here, which keep 8 bits."""
+
 LARGEST_WINDOW = 2400
 """Values of a window up to which its second moments are gathered."""
+
+GROUP_BYTES = 8
+"""Bytes of a group of columns with 8 bits, per output channel."""
 
 SCALE_BYTES = 1
 """Bytes of a scale: the exponent of an output channel."""
@@ -47,9 +55,39 @@ def weight_bits(op: Operation) -> int:
     return cast("IntegerAttr[Any]", found).value.data if isinstance(found, IntegerAttr) else 8
 
 
+def byte_groups(op: Operation) -> Bools | None:
+    """Which groups of columns keep 8 bits, of a weight that is narrow in groups; else None.
+
+    For a product or its constant weight [N, ...]; the shape is [ceil(K / GROUP)].
+    """
+    import numpy as np
+
+    from vit_opt.passes.algorithms.narrow import GROUP
+
+    found = op.attributes.get(BYTE_GROUPS)
+    if not isinstance(found, DenseArrayBase):
+        return None
+    weight = op.operands[1] if op.operands else op.results[0]
+    shape = shape_of(weight)
+    size = prod(shape[1:]) if not isinstance(op, onnx.ConvTranspose) else prod(shape) // shape[1]
+    marked = np.zeros(-(-size // GROUP), bool)
+    marked[list(cast("DenseArrayBase[Any]", found).get_values())] = True
+    return marked
+
+
 def weight_bytes(channels: int, reduction: int, bits: int) -> int:
     """Bytes of a weight [channels, reduction] with its scales; int4 rows end on a byte."""
     return channels * (-(-reduction * bits // 8) + SCALE_BYTES)
+
+
+def grouped_bytes(channels: int, groups: int, wide: int) -> int:
+    """Bytes of a weight with `groups` groups of columns, `wide` of them with 8 bits.
+
+    The others have 4 bits a weight and 2 a group and channel; a bit for each group says which.
+    """
+    row = wide * GROUP_BYTES + (groups - wide) * GROUP_BYTES // 2
+    shifts = -(-(groups - wide) // 4)
+    return channels * (row + shifts + SCALE_BYTES) + -(-groups // 8)
 
 
 def in_rows(op: Product, weight: Array) -> Array:
@@ -96,6 +134,18 @@ class Layer:
         """Bytes of the weights with their scales."""
         return weight_bytes(self.channels, self.size // self.channels, bits)
 
+    def no_group(self) -> Bools:
+        """The choice that keeps no group of columns wide."""
+        import numpy as np
+
+        from vit_opt.passes.algorithms.narrow import GROUP
+
+        return np.zeros(-(-(self.size // self.channels) // GROUP), bool)
+
+    def grouped_bytes(self, wide: Bools) -> int:
+        """Bytes of the weights, narrow in groups but for the wide ones."""
+        return grouped_bytes(self.channels, wide.size, int(wide.sum()))
+
     def cycles(self, arch: AccelTarget, bits: int) -> int:
         """Cycles of the MAC array, as if the product were one instruction."""
         from vit_opt.dialects.vit_accel import isa
@@ -112,10 +162,27 @@ class Layer:
 
         from vit_opt.passes.algorithms.narrow import round_narrow
 
-        moments = None if self.moments is None else self.moments.matrix()
-        fracs, codes = round_narrow(in_rows(self.op, self.weight), moments, -8, 7)
+        fracs, codes = round_narrow(self.rows(), self.matrix(), -8, 7)
         rows = np.ldexp(codes.astype(np.float32), -fracs[:, None].astype(np.int32))
         return from_rows(self.op, rows, self.weight.shape)
+
+    def grouped(self, wide: Bools) -> Array:
+        """The weight with all groups but the wide ones narrow, as real values in its own shape."""
+        import numpy as np
+
+        from vit_opt.passes.algorithms.narrow import round_grouped
+
+        fracs, codes = round_grouped(self.rows(), self.matrix(), wide)
+        rows = np.ldexp(codes.astype(np.float32), -fracs[:, None].astype(np.int32))
+        return from_rows(self.op, rows, self.weight.shape)
+
+    def rows(self) -> Array:
+        """The weight [N, K]."""
+        return in_rows(self.op, self.weight)
+
+    def matrix(self) -> Reals | None:
+        """The second moments of the inputs in full, if they are known."""
+        return None if self.moments is None else self.moments.matrix()
 
     def keep_moments(self, store: AssetStore) -> str | None:
         """Put a convolution's moments into the store; the key, None where there is nothing."""
@@ -138,9 +205,8 @@ def layers_of(module: ModuleOp, constants: Constants) -> tuple[list[Layer], int]
         weight = constants.array(op.w)
         if weight is None:
             continue
-        grouped = not isinstance(op, onnx.Linear) and integer(op.group) != 1
         layer = Layer(op, weight)
-        if grouped:
+        if not isinstance(op, onnx.Linear) and is_depthwise(op):
             fixed += layer.bytes(8)
             continue
         layers.append(layer)
@@ -151,14 +217,23 @@ def layers_of(module: ModuleOp, constants: Constants) -> tuple[list[Layer], int]
     return layers, fixed
 
 
+def is_depthwise(op: onnx.Conv | onnx.ConvTranspose) -> bool:
+    """Whether a convolution has one input channel a group, or cannot be taken as one product."""
+    groups = integer(op.group)
+    depth = shape_of(op.x)[1] // groups
+    return groups > 1 and (depth == 1 or isinstance(op, onnx.ConvTranspose))
+
+
 def gather_moments(module: ModuleOp, store: AssetStore, layers: Sequence[Layer]) -> None:
     """Second moments of the windows of convolutions, on the calibration batches."""
     from vit_opt.dialects.onnx.semantics import evaluate
 
-    wanted = {
+    wanted: dict[Operation, Layer] = {
         layer.op: layer
         for layer in layers
-        if isinstance(layer.op, onnx.Conv) and layer.size // layer.channels <= LARGEST_WINDOW
+        if isinstance(layer.op, onnx.Conv)
+        and integer(layer.op.group) == 1
+        and layer.size // layer.channels <= LARGEST_WINDOW
     }
     if not wanted:
         return
@@ -186,11 +261,14 @@ def _add_windows(layer: Layer, x: Array) -> None:
 
 
 __all__: Sequence[str] = [
+    "BYTE_GROUPS",
     "MOMENTS",
     "WEIGHT_BITS",
     "Layer",
+    "byte_groups",
     "from_rows",
     "gather_moments",
+    "grouped_bytes",
     "in_rows",
     "layers_of",
     "weight_bits",
