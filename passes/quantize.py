@@ -70,19 +70,21 @@ def quantize(
     from vit_opt.passes.quantization.attention import ATTENTION_RULES, choose_forms
     from vit_opt.passes.quantization.graph import IntegerGraph
     from vit_opt.passes.quantization.movement import MOVEMENT_RULES
+    from vit_opt.passes.quantization.pairs import absorb_pairs
     from vit_opt.passes.quantization.rules import RULES, activation_type
 
     require_stage(module, "quantize", "calibrated")
     func = main_function(module)
     rules = {**RULES, **MOVEMENT_RULES, **ATTENTION_RULES}
     options = options or QuantizeOptions()
+    given = absorb_pairs(func, constants)
     mark_wide(func, options.wide)
     floats = [op for op in func.body.block.ops if isinstance(op, onnx.OnnxOp)]
     check_supported(floats, set(rules))
     returned = func.body.block.last_op
     assert isinstance(returned, ReturnOp)
     constants.store.statistics[FLOAT_GRAPH] = module.clone()
-    graph = IntegerGraph(constants, returned, options)
+    graph = IntegerGraph(constants, returned, options, given=given)
     if options.softmax == "auto" and constants.store.batches:
         report = constants.store.reports["softmax"] = []
         graph.softmax_forms.update(choose_forms(func, constants, report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnxruntime
 import pytest
 from c_cases import Case, FixedType, codes, ops
 from c_vit import VitBuilder, VitShape
-from xdsl.dialects.builtin import StringAttr
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 
 from vit_opt.backends.onnx_qdq import export_qdq, qdq_model
@@ -21,8 +22,10 @@ from vit_opt.dialects.vit.attributes import QuantizedType
 from vit_opt.dialects.vit.evaluate import scales_of
 from vit_opt.dialects.vit.ops.base import VitOp, format_of
 from vit_opt.dialects.vit.semantics.activation import FUNCTIONS, make_table
+from vit_opt.passes.pipelines import passes_of, remaining
 from vit_opt.tools.command import run_command
 from vit_opt.tools.opt import VitOptMain
+from vit_opt.tools.steps import import_onnx, new_context, run_pipeline
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 I8, U8, I16 = FixedType("i8", 5), FixedType("ui8", 6, zp=9), FixedType("i16", 9)
@@ -212,6 +215,16 @@ def test_tables_are_their_functions(name: str) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1.001 * 2.0**-4)
 
 
+def test_a_table_of_a_function_times_a_number() -> None:
+    case = Case()
+    y = FixedType("i8", 5)
+    table = make_table(lambda x: 0.3 * FUNCTIONS["gelu"](x), 2.0**-5, 2.0**-5, -128, -128, 127)
+    x = case.input(I8, np.arange(-128, 128).reshape(2, 128))
+    lut = case.op(ops.LutOp, [x, case.constant(y, table)], function="gelu*0.3")
+    actual, expected = compare(case, lut)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1.001 * 2.0**-5)
+
+
 def test_a_vision_transformer_with_a_deferred_softmax() -> None:
     builder = VitBuilder(VitShape())
     logits = builder.build()
@@ -269,6 +282,34 @@ def test_digits_top1_on_onnxruntime(tmp_path: Path, capsys: pytest.CaptureFixtur
     for tensor in exported.graph.initializer:
         if tensor.name in scales:
             assert (np.frexp(onnx.numpy_helper.to_array(tensor))[0] == 0.5).all()
+
+
+def formats(module: ModuleOp) -> Counter[tuple[str, str]]:
+    """Operations with the formats of their results, constants and accumulators left out."""
+    found: Counter[tuple[str, str]] = Counter()
+    for op in module.walk():
+        if isinstance(op, VitOp) and not isinstance(op, ops.ConstantOp):
+            element = op.results[0].type.get_element_type()
+            if isinstance(element, QuantizedType) and element.storage.width.data < 32:
+                found[op.name, str(element)] += 1
+    return found
+
+
+def test_imported_again_the_formats_are_the_same() -> None:
+    modules: list[ModuleOp] = []
+    context = new_context()
+    with np.load(DIGITS / "calib.npz") as data:
+        batches = [{"image": image[None]} for image in data["image"][:4]]
+    for source in (DIGITS / "model.onnx", None):
+        model = source or qdq_model(modules[0], context.assets)
+        context = new_context()
+        module = import_onnx(model, context=context)
+        context.assets.batches = batches
+        run_pipeline(module, context, passes_of(remaining(module, "verify-integer")))
+        modules.append(module)
+    first, second = map(formats, modules)
+    assert sum(first.values()) > 60
+    assert first == second
 
 
 def test_errors_of_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,8 @@ class Writer:
     def __init__(self, store: AssetStore) -> None:
         self.store = store
         self.graph = OnnxGraph()
+        self.factor = 1.0
+        """What the next result is multiplied by: a table may hold a function times a number."""
 
     def hint(self, op: VitOp) -> str:
         """A name for the nodes of an operation."""
@@ -53,6 +55,9 @@ class Writer:
         value = op.results[0]
         limited = all(isinstance(use.operation, ops.ClampOp) for use in value.uses)
         rounds = not limited or not any(value.uses)
+        if self.factor != 1.0:
+            factor = self.graph.floats(self.factor, "factor")
+            name = self.graph.node("Mul", [name, factor], f"{self.hint(op)}.scaled")
         self.graph.write(value, name, self.hint(op), nchw=nchw, rounds=rounds)
 
     def unary(self, op: VitOp, operator: str, *more: str, **attributes: Any) -> None:
@@ -269,14 +274,17 @@ FUNCTIONS: dict[str, Rule] = {
 
 
 def lut(w: Writer, op: ops.LutOp) -> None:
-    """The function that the table holds."""
-    rule = None if op.function is None else FUNCTIONS.get(op.function.data)
+    """The function that the table holds, `name` or `name*factor`."""
+    name, _, factor = ("" if op.function is None else op.function.data).partition("*")
+    rule = FUNCTIONS.get(name)
     if rule is None:
         raise VitError(
             f"--export-qdq: {label_of(op)}: a table of no function that ONNX has; export before "
             f"the pass fuse"
         )
+    w.factor = float(factor or 1)
     rule(w, op)
+    w.factor = 1.0
 
 
 def layer_norm(w: Writer, op: ops.LayerNormOp) -> None:

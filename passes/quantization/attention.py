@@ -27,7 +27,6 @@ from vit_opt.dialects.vit.attributes import FixedType, Log2Type
 from vit_opt.dialects.vit.ops.base import format_of, is_fixed, shape_of, tensor_type
 from vit_opt.passes.algorithms.exponents import covering_frac
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.formats import mean_type
 from vit_opt.passes.quantization.graph import IntegerGraph
 from vit_opt.passes.quantization.rules import wanted_bits
 
@@ -91,7 +90,7 @@ def matmul(graph: IntegerGraph, op: onnx.MatMul) -> None:
         v = graph.codes(op.b, 8, symmetric=True)
         acc = graph.emit(ops.MatmulOp.of(record.raw, v), op).result
         bits = wanted_bits(op.y)
-        type_ = mean_type(format_of(v), *graph.span(op.y, bits), bits)
+        type_ = graph.averaged_type(op.y, format_of(v), bits)
         normalized = ops.NormalizeOp.of(acc, record.total, type=type_)
         graph.define(op.y, graph.emit(normalized, op).result)
         return

@@ -23,8 +23,9 @@ from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of, i64_array, is_fixed, shape_of
 from vit_opt.passes.calibrate import clip_of, range_of
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.formats import covering_type, quantized_array
+from vit_opt.passes.quantization.formats import covering_type, mean_type, quantized_array
 from vit_opt.passes.quantization.options import QuantizeOptions
+from vit_opt.passes.quantization.pairs import Given
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,6 +147,13 @@ class IntegerGraph:
         if bits == 16:
             low, high = HEADROOM * low, HEADROOM * high
         return covering_type(low, high, bits, symmetric=symmetric, pot=pot)
+
+    def averaged_type(self, value: SSAValue, source: QuantizedType, bits: int) -> QuantizedType:
+        """A signed format for a value whose scale differs from the source's by a power of two."""
+        own = self.given.get(value)
+        if own is not None and own.fits(bits, symmetric=True, pot=True) and is_fixed(source):
+            return own.type
+        return mean_type(source, *self.span(value, bits), bits)
 
     def codes(
         self,

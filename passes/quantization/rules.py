@@ -27,7 +27,6 @@ from vit_opt.passes.calibrate import STATISTICS, statistics_of
 from vit_opt.passes.quantization.formats import (
     covering_type,
     layernorm_types,
-    mean_type,
     power_exponent,
     scaled_epsilon,
     weight_scales,
@@ -314,7 +313,7 @@ def reduce_mean(graph: IntegerGraph, op: onnx.ReduceMean | onnx.GlobalAveragePoo
     rank = len(shape_of(op.x))
     axes = (2, 3) if pooled else tuple(axis % rank for axis in integers(op.axes))
     bits = 16 if wanted_bits(op.y) == 16 else 8
-    type_ = mean_type(format_of(x), *graph.span(op.y, bits), bits)
+    type_ = graph.averaged_type(op.y, format_of(x), bits)
     keep = pooled or bool(integer(op.keepdims))
     mean = ops.MeanOp.of(x, type=type_, axes=axes, keepdims=keep)
     graph.define(op.y, graph.emit(mean, op).result)
@@ -366,7 +365,7 @@ def average_pool(graph: IntegerGraph, op: onnx.AveragePool) -> None:
     bits = wanted_bits(op.y)
     pooled = ops.AvgPool2dOp.of(
         x,
-        type=mean_type(format_of(x), *graph.span(op.y, bits), bits),
+        type=graph.averaged_type(op.y, format_of(x), bits),
         kernel=integers(op.kernel_shape),
         strides=integers(op.strides),
         pads=integers(op.pads),
@@ -430,7 +429,9 @@ def dequantize_linear(graph: IntegerGraph, op: onnx.DequantizeLinear) -> None:
 
 def activation_type(graph: IntegerGraph, value: SSAValue) -> QuantizedType:
     """The format of a model input."""
-    bits = wanted_bits(value)
+    bits, own = wanted_bits(value), graph.given.get(value)
+    if own is not None and own.fits(bits, symmetric=False, pot=False):
+        return own.type
     return covering_type(*graph.span(value, bits), bits, symmetric=True, pot=False)
 
 
