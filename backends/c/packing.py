@@ -16,7 +16,7 @@ otherwise nothing is folded and the stages run one after the other.
 The panel layout is that of the kernels: 64 columns a panel, each `init`, `shift` and the weights in
 groups along the reduction, as many steps as an instruction takes (`levels.Layout`). For AVX-512,
 columns are permuted so that the instructions that pack 32-bit lanes into bytes or words return them
-in order.
+in order, and a last panel of no more than 32 columns is half as wide.
 """
 
 from __future__ import annotations
@@ -220,9 +220,25 @@ def pack_panels(
     init[:n] = (product.bias - product.zero_point * sums) * alive + finish.extra
     shift = np.zeros(panels * COLUMNS, np.int64)
     shift[:n] = finish.shift
+    whole = order is not None
     if order is None:
         order = column_order(finish.name) if layout.in_lanes else np.arange(COLUMNS)
-    columns = weight.reshape(panels, COLUMNS, steps, layout.group)[:, order].transpose(0, 2, 1, 3)
+    rows = weight.reshape(-1, steps, layout.group)
+    last = n - (panels - 1) * COLUMNS
+    if not layout.in_lanes or whole or last > COLUMNS // 2:
+        return _panels(rows, init, shift, order)
+    edge = (panels - 1) * COLUMNS
+    half = column_order("VIT_TO_S16" if finish.name != "VIT_BY_STAGES" else finish.name)
+    narrow = _panels(rows[edge:], init[edge:], shift[edge:], half[: COLUMNS // 2])
+    if edge == 0:
+        return narrow
+    return np.concatenate([_panels(rows[:edge], init[:edge], shift[:edge], order), narrow])
+
+
+def _panels(rows: Array, init: Array, shift: Array, order: Array) -> Array:
+    """Panels of columns [n, steps, group], each with the columns `order` of 64."""
+    panels = len(rows) // COLUMNS
+    columns = rows.reshape(panels, COLUMNS, *rows.shape[1:])[:, order].transpose(0, 2, 1, 3)
     head = [
         np.ascontiguousarray(wrap32(v).reshape(panels, COLUMNS)[:, order]).view(np.int8)
         for v in (init, shift)

@@ -52,8 +52,51 @@ VIT_INLINE __m512i vit_widen_words(__m512i words, int32_t high)
     return _mm512_srai_epi32(twice, 16);
 }
 
-VIT_INLINE void vit_finish_row(vit_finish finish, const vit_outlet *o, size_t row, const __m512i *acc)
+/* Codes of the 32 columns of two accumulators, which packing to words puts in order. */
+VIT_INLINE void vit_finish_half_row(vit_finish finish, const vit_outlet *o, size_t row,
+                                    const __m512i *acc)
 {
+    const __mmask32 mask = (__mmask32)o->mask;
+    char *y = o->y + row * o->ld;
+    if (finish == VIT_BY_STAGES) {
+        _mm512_store_si512(y, acc[0]);
+        _mm512_store_si512(y + 64, acc[1]);
+        return;
+    }
+    __m512i v0 = _mm512_srav_epi32(acc[0], o->shift[0]);
+    __m512i v1 = _mm512_srav_epi32(acc[1], o->shift[1]);
+    if (finish == VIT_TO_SUM) {
+        const __m512i other = _mm512_maskz_loadu_epi16(mask, o->other + row * o->other_ld);
+        v0 = _mm512_add_epi32(v0, vit_widen_words(other, 0));
+        v1 = _mm512_add_epi32(v1, vit_widen_words(other, 1));
+    }
+    if (finish == VIT_TO_S16) {
+        v0 = _mm512_sllv_epi32(v0, o->left[0]);
+        v1 = _mm512_sllv_epi32(v1, o->left[1]);
+    }
+    const __m512i words = _mm512_packs_epi32(v0, v1);
+    if (finish == VIT_TO_S16 || finish == VIT_TO_SUM) {
+        _mm512_mask_storeu_epi16(y, mask, words);
+        return;
+    }
+    const __m512i positive = _mm512_max_epi16(words, _mm512_setzero_si512());
+    __m256i bytes = finish == VIT_TO_S8 ? _mm512_cvtsepi16_epi8(words)
+                                        : _mm512_cvtusepi16_epi8(positive);
+    if (finish == VIT_TO_TABLE) {
+        const __m512i index = _mm512_castsi256_si512(bytes);
+        bytes = _mm512_castsi512_si256(vit_lookup(&o->table, index));
+    }
+    _mm256_mask_storeu_epi8(y, mask, bytes);
+}
+
+/* A row of accumulators: four of them, or two for a panel of 32 columns. */
+VIT_INLINE void vit_finish_row(int32_t vectors, vit_finish finish, const vit_outlet *o, size_t row,
+                               const __m512i *acc)
+{
+    if (vectors == 2) {
+        vit_finish_half_row(finish, o, row, acc);
+        return;
+    }
     const __mmask64 mask = o->mask;
     char *y = o->y + row * o->ld;
     if (finish == VIT_BY_STAGES) {

@@ -155,7 +155,7 @@ VIT_INLINE void output_line(vit_finish finish, const vit_packed_conv_shape *p, c
             } else {
                 o.mask = vit_first64(s->outputs - at);
                 o.y = y + at;
-                vit_finish_row(finish, &o, 0, acc);
+                vit_finish_row(4, finish, &o, 0, acc);
             }
         }
     }

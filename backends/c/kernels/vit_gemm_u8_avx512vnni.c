@@ -1,55 +1,63 @@
 /* kernel: matrix product u8 x s8 with packed weights, epilogue in registers
  * layout: x[m] rows of ceil(k / 4) * 4 bytes, p->ld apart; w: per 64 columns a panel of init[64] s32,
  *         shift[64] s32 and [ceil(k / 4)][64][4] s8, columns in the order in which the packing
- *         instructions give them back (backends/c/packing.py); result rows at p->row, columns at
- *         p->col of the epilogue's result
+ *         instructions give them back (backends/c/packing.py); a last panel of up to 32 columns is
+ *         one of 32; result rows at p->row, columns at p->col of the epilogue's result
  * in:     codes of x as they are; zero point, bias and rounding constant are part of `init`
  * out:    the epilogue's type; the stages that `finish` names have been checked and folded by the
  *         packing, any others run on tiles in scratch
- * method: tiles of 6 x 64 accumulators in 24 registers; a column panel stays in the first- or
- *         second-level cache while all rows pass
+ * method: tiles of 6 x 64 accumulators in 24 registers, or 8 x 32 in 16; a column panel stays in the
+ *         first- or second-level cache while all rows pass
  * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
  * scratch: VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES, else none
  */
 #include "vit_avx512_finish.h"
 
-enum { ROWS = 6 };
+enum { MOST_ROWS = 8 };
 
-typedef __m512i accumulators[ROWS][4];
+typedef __m512i accumulators[MOST_ROWS][4];
+
+/* Rows of a tile of some vectors. */
+VIT_INLINE int32_t tile_rows(int32_t vectors)
+{
+    return vectors == 4 ? 6 : MOST_ROWS;
+}
 
 /* `ahead` bytes behind the weights in use, one line a step is fetched into the second-level cache. */
-VIT_INLINE void multiply(const vit_packed_shape *p, const uint8_t *const x[ROWS], const int8_t *w,
-                         size_t ahead, accumulators acc)
+VIT_INLINE void multiply(int32_t vectors, const vit_packed_shape *p, const uint8_t *const *x,
+                         const int8_t *w, size_t ahead, accumulators acc)
 {
-    for (int32_t r = 0; r < ROWS; ++r) {
-        for (int32_t j = 0; j < 4; ++j) {
+    const int32_t rows = tile_rows(vectors);
+    for (int32_t r = 0; r < rows; ++r) {
+        for (int32_t j = 0; j < vectors; ++j) {
             acc[r][j] = _mm512_load_si512(w + 64 * j);
         }
     }
-    w += 8 * VIT_COLUMNS;
-    for (size_t k = 0; k < (size_t)p->k; k += 4, w += 4 * VIT_COLUMNS) {
-        const __m512i b0 = _mm512_load_si512(w), b1 = _mm512_load_si512(w + 64);
-        const __m512i b2 = _mm512_load_si512(w + 128), b3 = _mm512_load_si512(w + 192);
+    w += 128 * vectors;
+    for (size_t k = 0; k < (size_t)p->k; k += 4, w += 64 * vectors) {
+        __m512i b[4];
+        for (int32_t j = 0; j < vectors; ++j) {
+            b[j] = _mm512_load_si512(w + 64 * j);
+        }
         _mm_prefetch((const char *)w + ahead, _MM_HINT_T1);
-        for (int32_t r = 0; r < ROWS; ++r) {
+        for (int32_t r = 0; r < rows; ++r) {
             const __m512i a = vit_repeat4(x[r] + k);
-            VIT_DOT(acc[r][0], a, b0);
-            VIT_DOT(acc[r][1], a, b1);
-            VIT_DOT(acc[r][2], a, b2);
-            VIT_DOT(acc[r][3], a, b3);
+            for (int32_t j = 0; j < vectors; ++j) {
+                VIT_DOT(acc[r][j], a, b[j]);
+            }
         }
     }
 }
 
-VIT_INLINE vit_outlet outlet_of(vit_finish finish, const vit_packed_shape *p, const int8_t *w,
-                            int32_t col, const vit_epilogue *e)
+VIT_INLINE vit_outlet outlet_of(int32_t vectors, vit_finish finish, const vit_packed_shape *p,
+                                const int8_t *w, int32_t col, const vit_epilogue *e)
 {
     vit_outlet o;
     const size_t size = finish == VIT_TO_S16 || finish == VIT_TO_SUM ? 2 : 1;
     const size_t column = (size_t)(p->col + col);
     o.mask = vit_first64(p->n - col);
-    for (int32_t j = 0; j < 4; ++j) {
-        vit_set_shift(&o, j, w + 4 * VIT_COLUMNS + 64 * j);
+    for (int32_t j = 0; j < vectors; ++j) {
+        vit_set_shift(&o, j, w + 64 * (vectors + j));
     }
     o.ld = (size_t)e->ld * size;
     o.y = (char *)e->y + (size_t)p->row * o.ld + column * size;
@@ -69,73 +77,86 @@ VIT_INLINE vit_outlet outlet_of(vit_finish finish, const vit_packed_shape *p, co
 /* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. While the first four
  * tiles are computed, the next panel comes nearer (behind the last one lie the weights of what
  * follows). */
-VIT_INLINE void panel(vit_finish finish, const vit_packed_shape *p, int32_t r0, int32_t rows,
-                      const uint8_t *x, const int8_t *w, const vit_outlet *o)
+VIT_INLINE void panel(int32_t vectors, vit_finish finish, const vit_packed_shape *p, int32_t r0,
+                      int32_t rows, const uint8_t *x, const int8_t *w, const vit_outlet *o)
 {
-    for (int32_t r = 0; r < rows; r += ROWS) {
-        const uint8_t *row[ROWS]; /* the last one again where there are no more */
-        for (int32_t i = 0; i < ROWS; ++i) {
+    const int32_t height = tile_rows(vectors);
+    for (int32_t r = 0; r < rows; r += height) {
+        const uint8_t *row[MOST_ROWS]; /* the last one again where there are no more */
+        for (int32_t i = 0; i < height; ++i) {
             row[i] = x + (size_t)(r0 + vit_min32(r + i, rows - 1)) * (size_t)p->ld;
         }
+        const size_t next = vit_panel_bytes(p->k) + 64 * (size_t)(r / height);
         accumulators acc;
-        multiply(p, row, w, r < 4 * ROWS ? vit_panel_bytes(p->k) + 64 * (size_t)(r / ROWS) : 0, acc);
-        for (int32_t i = 0; i < ROWS; ++i) {
+        multiply(vectors, p, row, w, r < 4 * height ? next : 0, acc);
+        for (int32_t i = 0; i < height; ++i) {
             if (r + i < rows) {
-                vit_finish_row(finish, o, (size_t)(r + i), acc[i]);
+                vit_finish_row(vectors, finish, o, (size_t)(r + i), acc[i]);
             }
         }
     }
 }
 
-#define VIT_PANEL_OF(name, finish)                                                                 \
+#define VIT_PANEL_OF(name, vectors, finish)                                                        \
     static void name(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,    \
                      const vit_epilogue *e)                                                        \
     {                                                                                              \
-        const vit_outlet o = outlet_of(finish, p, w, col, e);                                          \
-        panel(finish, p, 0, p->m, x, w, &o);                                                       \
+        const vit_outlet o = outlet_of(vectors, finish, p, w, col, e);                             \
+        panel(vectors, finish, p, 0, p->m, x, w, &o);                                              \
     }
 
-VIT_PANEL_OF(panel_s8, VIT_TO_S8)
-VIT_PANEL_OF(panel_u8, VIT_TO_U8)
-VIT_PANEL_OF(panel_table, VIT_TO_TABLE)
-VIT_PANEL_OF(panel_s16, VIT_TO_S16)
-VIT_PANEL_OF(panel_sum, VIT_TO_SUM)
+VIT_PANEL_OF(panel_s8, 4, VIT_TO_S8)
+VIT_PANEL_OF(half_s8, 2, VIT_TO_S8)
+VIT_PANEL_OF(panel_u8, 4, VIT_TO_U8)
+VIT_PANEL_OF(half_u8, 2, VIT_TO_U8)
+VIT_PANEL_OF(panel_table, 4, VIT_TO_TABLE)
+VIT_PANEL_OF(half_table, 2, VIT_TO_TABLE)
+VIT_PANEL_OF(panel_s16, 4, VIT_TO_S16)
+VIT_PANEL_OF(half_s16, 2, VIT_TO_S16)
+VIT_PANEL_OF(panel_sum, 4, VIT_TO_SUM)
+VIT_PANEL_OF(half_sum, 2, VIT_TO_SUM)
 
 /* Accumulators to memory, then the stages one after the other. */
-static void panel_stages(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,
-                         const vit_epilogue *e, int32_t *tile)
-{
-    const vit_outlet o = {.y = (char *)tile, .ld = VIT_COLUMNS * 4};
-    const int32_t cols = vit_min32(VIT_COLUMNS, p->n - col);
-    for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {
-        const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);
-        panel(VIT_BY_STAGES, p, r0, rows, x, w, &o);
-        vit_epilogue_apply_avx512vnni(e, tile, VIT_COLUMNS, p->row + r0, rows, p->col + col, cols);
+#define VIT_STAGES_OF(name, vectors)                                                               \
+    static void name(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,    \
+                     const vit_epilogue *e, int32_t *tile)                                         \
+    {                                                                                              \
+        const vit_outlet o = {.y = (char *)tile, .ld = VIT_COLUMNS * 4};                           \
+        const int32_t cols = vit_min32(VIT_COLUMNS, p->n - col);                                   \
+        for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {                                     \
+            const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);                              \
+            panel(vectors, VIT_BY_STAGES, p, r0, rows, x, w, &o);                                  \
+            vit_epilogue_apply_avx512vnni(e, tile, VIT_COLUMNS, p->row + r0, rows, p->col + col,   \
+                                          cols);                                                   \
+        }                                                                                          \
     }
-}
+
+VIT_STAGES_OF(panel_stages, 4)
+VIT_STAGES_OF(half_stages, 2)
 
 void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const int8_t *w,
                             const vit_epilogue *e, int32_t *tile)
 {
     for (int32_t col = 0; col < p->n; col += VIT_COLUMNS, w += vit_panel_bytes(p->k), x += p->step) {
+        const int half = p->n - col <= VIT_COLUMNS / 2;
         switch (p->finish) {
         case VIT_TO_S8:
-            panel_s8(p, x, w, col, e);
+            (half ? half_s8 : panel_s8)(p, x, w, col, e);
             break;
         case VIT_TO_U8:
-            panel_u8(p, x, w, col, e);
+            (half ? half_u8 : panel_u8)(p, x, w, col, e);
             break;
         case VIT_TO_TABLE:
-            panel_table(p, x, w, col, e);
+            (half ? half_table : panel_table)(p, x, w, col, e);
             break;
         case VIT_TO_S16:
-            panel_s16(p, x, w, col, e);
+            (half ? half_s16 : panel_s16)(p, x, w, col, e);
             break;
         case VIT_TO_SUM:
-            panel_sum(p, x, w, col, e);
+            (half ? half_sum : panel_sum)(p, x, w, col, e);
             break;
         default:
-            panel_stages(p, x, w, col, e, tile);
+            (half ? half_stages : panel_stages)(p, x, w, col, e, tile);
             break;
         }
     }

@@ -33,7 +33,7 @@ void vit_team_wait(vit_team *team)
 #include <stdatomic.h>
 
 /* How often a waiting worker looks at the round before it lets others run: some microseconds. */
-enum { LOOKS = 4096 };
+enum { LOOKS = 1024 };
 
 struct vit_team {
     atomic_int arrived, round;
