@@ -18,6 +18,7 @@ PASSES = (
     "assign-bits",
     "calibrate",
     "decompose-einsum",
+    "fill-grids",
     "fold-batch-norm",
     "fold-constants",
     "fold-scales",

@@ -73,7 +73,7 @@ def fold_scales(module: ModuleOp, constants: Constants, alpha: float = 0.5) -> i
 
 
 @dataclass(frozen=True)
-class _Projected:
+class Projected:
     """A value that is a linear layer's output moved about, and nothing else reads on the way."""
 
     layer: onnx.Linear
@@ -87,21 +87,21 @@ class _Projected:
     """Largest magnitude of each output channel."""
 
 
-def _projected(value: SSAValue, constants: Constants) -> _Projected | None:
+def projected(value: SSAValue, constants: Constants) -> Projected | None:
     path = climb(value, constants)
     layer = path.top.owner
     if not isinstance(layer, onnx.Linear) or constants.array(layer.w) is None:
         return None
     if layer.bias is not None and constants.array(layer.bias) is None:
         return None
-    values, statistics = _way(path, value), statistics_of(path.top, constants.store)
+    values, statistics = way_between(path, value), statistics_of(path.top, constants.store)
     if values is None or statistics is None:
         return None
     channels = element_numbers(path, constants) % shape_of(layer.y)[-1]
-    return _Projected(layer, values, channels, statistics.magnitude)
+    return Projected(layer, values, channels, statistics.magnitude)
 
 
-def _way(path: Path, value: SSAValue) -> tuple[SSAValue, ...] | None:
+def way_between(path: Path, value: SSAValue) -> tuple[SSAValue, ...] | None:
     """The values on a path that only moves elements; None if anything else reads one of them."""
     if path.factor != 1.0 or path.pair is not None:
         return None
@@ -118,19 +118,19 @@ def _balance_scores(op: onnx.MatMul, constants: Constants) -> bool:
 
     from vit_opt.passes.algorithms.smoothing import smoothing_exponents
 
-    q, k = _projected(op.a, constants), _projected(op.b, constants)
+    q, k = projected(op.a, constants), projected(op.b, constants)
     if q is None or k is None or q.layer is k.layer:
         return False
     if np.ptp(q.channels, axis=-2).any() or np.ptp(k.channels, axis=-1).any():
         return False
     left, right = q.channels[..., 0, :].ravel(), k.channels[..., :, 0].ravel()
-    if not (_is_permutation(left, q.magnitude.size) and _is_permutation(right, k.magnitude.size)):
+    if not (is_permutation(left, q.magnitude.size) and is_permutation(right, k.magnitude.size)):
         return False
     factor = _powers(smoothing_exponents(q.magnitude[left], k.magnitude[right], 0.5))
     if (factor == 1).all():
         return False
-    _divide(q, _at(left, factor), constants)
-    _divide(k, _at(right, 1 / factor), constants)
+    divide_projected(q, _at(left, factor), constants)
+    divide_projected(k, _at(right, 1 / factor), constants)
     return True
 
 
@@ -143,13 +143,13 @@ def _balance_values(op: onnx.Linear, constants: Constants, alpha: float) -> bool
     product, statistics = path.top.owner, statistics_of(op.x, constants.store)
     if weight is None or statistics is None or not isinstance(product, onnx.MatMul):
         return False
-    v, way = _projected(product.b, constants), _way(path, op.x)
+    v, way = projected(product.b, constants), way_between(path, op.x)
     if v is None or way is None or np.ptp(v.channels, axis=-2).any():
         return False
     shape = shape_of(product.y)
     arriving = np.broadcast_to(v.channels[..., :1, :], shape).reshape(-1)
     columns = arriving[element_numbers(path, constants)].reshape(-1, shape_of(op.x)[-1])
-    if np.ptp(columns, axis=0).any() or not _is_permutation(columns[0], v.magnitude.size):
+    if np.ptp(columns, axis=0).any() or not is_permutation(columns[0], v.magnitude.size):
         return False
     exponents = smoothing_exponents(
         v.magnitude[columns[0]], np.abs(weight).max(axis=0).astype(np.float64), alpha
@@ -157,7 +157,7 @@ def _balance_values(op: onnx.Linear, constants: Constants, alpha: float) -> bool
     factor = _powers(exponents)
     if (factor == 1).all():
         return False
-    _divide(v, _at(columns[0], factor), constants)
+    divide_projected(v, _at(columns[0], factor), constants)
     multiply_inputs(op, factor, constants)
     divide_statistics(op.x, factor, constants)
     channels = statistics.channels
@@ -165,7 +165,7 @@ def _balance_values(op: onnx.Linear, constants: Constants, alpha: float) -> bool
     return True
 
 
-def _divide(side: _Projected, factor: Magnitudes, constants: Constants) -> None:
+def divide_projected(side: Projected, factor: Magnitudes, constants: Constants) -> None:
     divide_outputs(side.layer, factor, constants)
     divide_statistics(side.layer.y, factor, constants)
     statistics = statistics_of(side.layer.y, constants.store)
@@ -174,7 +174,7 @@ def _divide(side: _Projected, factor: Magnitudes, constants: Constants) -> None:
     copy_range(side.values, float(channels.minimum.min()), float(channels.maximum.max()))
 
 
-def _is_permutation(channels: Ints, count: int) -> bool:
+def is_permutation(channels: Ints, count: int) -> bool:
     import numpy as np
 
     return channels.size == count and np.array_equal(np.sort(channels), np.arange(count))
@@ -195,4 +195,11 @@ def _at(channels: Ints, factor: Magnitudes) -> Magnitudes:
     return ordered
 
 
-__all__ = ["FoldScalesPass", "fold_scales"]
+__all__ = [
+    "FoldScalesPass",
+    "Projected",
+    "divide_projected",
+    "fold_scales",
+    "projected",
+    "way_between",
+]

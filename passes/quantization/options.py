@@ -21,7 +21,15 @@ PLACES = ("input", "norm", "attention", "gelu")
 WIDE = "vit.x_bits"
 """Attribute of a product whose activations are read in 16 bits."""
 
-CARRIES = (onnx.Reshape, onnx.Transpose, onnx.Slice, onnx.Concat, onnx.Flatten, onnx.Identity)
+CARRIES = (
+    onnx.Reshape,
+    onnx.Transpose,
+    onnx.Slice,
+    onnx.Concat,
+    onnx.Flatten,
+    onnx.Identity,
+    onnx.Mul,
+)
 """Operations that a wide value passes through on its way to a product."""
 
 
@@ -61,7 +69,7 @@ def activation_bits(op: Operation) -> int:
 
 def _place_of(value: SSAValue) -> str | None:
     """Which of `PLACES` a value comes from."""
-    while isinstance(value.owner, Operation) and isinstance(value.owner, CARRIES):
+    while isinstance(value.owner, CARRIES):
         value = value.owner.operands[0]
     match value.owner:
         case onnx.LayerNormalization():

@@ -78,7 +78,7 @@ def wanted_bits(value: SSAValue) -> int:
         if isinstance(reader, MOVEMENT):
             if any(wanted_bits(result) == 16 for result in reader.results):
                 return 16
-        elif type(reader) in FUNCTION_OF:
+        elif type(reader) in FUNCTION_OF or scaled_table(reader) is not None:
             if wanted_bits(reader.results[0]) == 16:
                 return 16
         elif not isinstance(reader, PRODUCTS) or activation_bits(reader) == 16:
@@ -206,6 +206,10 @@ def multiply(graph: IntegerGraph, op: onnx.Mul) -> None:
     if graph.constants.array(left) is not None:
         left, right = right, left
     factor = graph.constants.scalar(right)
+    owner = scaled_table(op)
+    if owner is not None and factor is not None and owner.y not in graph.records:
+        tabulate(graph, owner, op.y, f"{FUNCTION_OF[type(owner)](owner)}*{factor!r}")
+        return
     exponent = power_exponent(factor) if factor is not None and factor > 0 else None
     if exponent is not None and shape_of(left) == shape_of(op.y):
         record = graph.record(left)
@@ -243,19 +247,36 @@ def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
     graph.define(op.y, graph.emit(normalized, op).result)
 
 
+def scaled_table(op: Operation) -> Any | None:
+    """The tabulated function that a `Mul` by a constant scales, if nothing else reads it."""
+    if not isinstance(op, onnx.Mul) or not isinstance(op.inputs[1].owner, onnx.Constant):
+        return None
+    owner = op.inputs[0].owner
+    if not isinstance(owner, onnx.OnnxOp) or type(owner) not in FUNCTION_OF:
+        return None
+    return owner if op.inputs[0].has_one_use() and not shape_of(op.inputs[1]) else None
+
+
 def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid) -> None:
-    """Any function of one value: a table over its 8-bit codes.
+    """Any function of one value: a table over its codes, which a scaling behind it becomes part of."""
+    readers = [use.operation for use in op.y.uses]
+    if graph.options.gelu == "shift" and isinstance(op, onnx.Gelu):
+        last = graph.record(op.x).channels_last
+        graph.define(op.y, shifted_gelu(graph, op, last), channels_last=last)
+    elif len(readers) != 1 or scaled_table(readers[0]) is not op:
+        tabulate(graph, op, op.y, FUNCTION_OF[type(op)](op))
+
+
+def tabulate(graph: IntegerGraph, op: Any, y: SSAValue, name: str) -> None:
+    """A table of the function `name` from the operand of `op` to `y`.
 
     The codes cover only the part of the operand's range where the result changes: below about -3
     GELU has one result. A result of 16 bits is interpolated from a 16-bit operand.
     """
     record = graph.record(op.x)
     graph.settle(record)
-    last, name, bits = record.channels_last, FUNCTION_OF[type(op)](op), wanted_bits(op.y)
-    if graph.options.gelu == "shift" and isinstance(op, onnx.Gelu):
-        graph.define(op.y, shifted_gelu(graph, op, last), channels_last=last)
-        return
-    type_ = table_type(graph, op.y, bits)
+    last, bits = record.channels_last, wanted_bits(y)
+    type_ = table_type(graph, y, bits)
     x_type = format_of(record.raw)
     if x_type.storage.width.data > bits or x_type.is_per_channel:
         low, high = changing_range(name, *graph.range(op.x), type_)
@@ -265,7 +286,7 @@ def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid)
     store, inline = graph.constants.store, graph.constants.inline
     table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)
     lut = ops.LutOp.of(x, graph.emit(table).result, function=name)
-    graph.define(op.y, graph.emit(lut, op).result, channels_last=last)
+    graph.define(y, graph.emit(lut, op).result, channels_last=last)
 
 
 def table_type(graph: IntegerGraph, value: SSAValue, bits: int) -> QuantizedType:

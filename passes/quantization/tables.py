@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vit_opt.dialects.vit.semantics.activation import RealFunction
+
 
 def _gelu(op: onnx.Gelu) -> str:
     return "gelu_tanh" if op.approximate.data == "tanh" else "gelu"
@@ -55,6 +57,18 @@ SAMPLES = 4096
 """Points at which a function is compared with its value at the ends of a range."""
 
 
+def real_function(name: str) -> RealFunction | None:
+    """The function called `name`, or `name*factor` for its multiple; None if there is none."""
+    from vit_opt.dialects.vit.semantics.activation import FUNCTIONS
+
+    base, star, factor = name.partition("*")
+    found = FUNCTIONS.get(base)
+    if found is None or not star:
+        return found
+    plain, ratio = found, float(factor)
+    return lambda x: ratio * plain(x)
+
+
 def changing_range(function: str, low: float, high: float, y: QuantizedType) -> tuple[float, float]:
     """The part of low .. high outside of which a function's codes in format y stay the same.
 
@@ -63,13 +77,12 @@ def changing_range(function: str, low: float, high: float, y: QuantizedType) -> 
     """
     import numpy as np
 
-    from vit_opt.dialects.vit.semantics.activation import FUNCTIONS
-
-    if function not in FUNCTIONS or not low < high:
+    tabulated = real_function(function)
+    if tabulated is None or not low < high:
         return low, high
     points = np.linspace(low, high, SAMPLES)
     floor, ceiling = y.bounds
-    codes = np.rint(FUNCTIONS[function](points) / float(y.channel_scales())) + y.zero_point
+    codes = np.rint(tabulated(points) / float(y.channel_scales())) + y.zero_point
     codes = np.clip(codes, floor, ceiling)
     changes = np.flatnonzero(np.diff(codes))
     if not changes.size:
@@ -84,11 +97,12 @@ def table_codes(function: str, x: QuantizedType, y: QuantizedType) -> NDArray[np
     """
     from vit_opt.dialects.vit.semantics.activation import FUNCTIONS, make_table, make_table16
 
-    if function not in FUNCTIONS:
+    tabulated = real_function(function)
+    if tabulated is None:
         raise VitError(f"no function '{function}' to tabulate; known: {', '.join(FUNCTIONS)}")
     make = make_table16 if x.storage.width.data == 16 else make_table
     return make(
-        FUNCTIONS[function],
+        tabulated,
         float(x.channel_scales()),
         float(y.channel_scales()),
         x.bounds[0],
