@@ -9,7 +9,7 @@ what ran: backend, outputs (shape, dtype, sha256 of the integers), `latency_ms` 
 On the accelerator, `metrics` (with `--json`) are the papers' units: FPS, GOPS, GOPS per multiplier and
 per watt, energy by engine and memory; `--gpu MS,WATTS` compares with what a GPU takes. `--layers` shows
 where cycles, bytes and energy went, operation by operation of the model (under `layers` with `--json`),
-and `--trace FILE.json` writes what every engine did when,
+`--html FILE` draws it as one page to look at, and `--trace FILE.json` writes what every engine did when,
 for Perfetto (ui.perfetto.dev) or chrome://tracing; all of one inference. `--timing-only` computes
 no data and needs no input: cycles and energy, which do not depend on it, in less time.
 
@@ -131,10 +131,14 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raises UsageError for options that do not go together, VitError for places to write to."""
-    accel = ("layers", "trace", "gpu", "timing_only")
+    accel = ("layers", "trace", "html", "gpu", "timing_only")
     asked = [f"--{name.replace('_', '-')}" for name in accel if getattr(args, name)]
     if asked and args.on != "accel":
         raise UsageError(f"{asked[0]} is for the accelerator: add --on accel")
+    if args.html:
+        from vit_opt.tools.report.plots import require_plotting
+
+        require_plotting()
     if args.gpu:
         from vit_opt.backends.accel.metrics import GpuFigure
 
@@ -143,7 +147,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("--timing-only computes no data: neither --output nor --check")
     if args.input is None and not args.timing_only:
         raise UsageError("--input IN.npz is missing")
-    for path in (args.output, args.trace):
+    for path in (args.output, args.trace, args.html):
         if path is not None:
             require_folder(Path(path))
 
@@ -163,6 +167,11 @@ def _run(args: argparse.Namespace) -> None:
             facts["layers"] = record.layers
         if args.trace:
             write_text(Path(args.trace), json.dumps(record.profile.trace()))
+        if args.html:
+            from vit_opt.tools.report.accel_page import write_page
+
+            name = Path(artefact.read_report().get("model", args.folder)).name
+            write_page(record, name, Path(args.html))
     if args.json:
         print(json.dumps(_finite(facts)))
         return
@@ -207,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
         "--timing-only", action="store_true", help="no data: cycles and energy alone (accel)"
     )
     result.add_argument("--gpu", metavar="MS,WATTS", help="of a GPU to compare with (accel)")
+    result.add_argument("--html", metavar="FILE", help="a page with figures of the run (accel)")
     result.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return result
 

@@ -40,7 +40,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
-from vit_opt.dialects.vit_accel.traffic import traffic
+from vit_opt.dialects.vit_accel.traffic import operands, traffic
 
 MAX_STEPS = 50_000_000
 """Instructions executed before a program counts as endless."""
@@ -285,7 +285,8 @@ class Machine:
             self.bus_free = state.time + cost.cycles
             latency = self.arch.dram_latency
         if self.profile is not None:
-            self.profile.event(Event(state.engine, index, state.time, cost.cycles))
+            places = tuple((state.resolve(addr), count) for addr, count in operands(inst))
+            self.profile.event(Event(state.engine, index, state.time, cost.cycles, None, places))
         state.time += cost.cycles
         state.busy += cost.cycles
         state.done = max(state.done, state.time + latency)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable
 from vit_opt.dialects.vit_accel.enums import Engine
-from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.dialects.vit_accel.fields import Addr, Space
 from vit_opt.dialects.vit_accel.isa_base import UnitInst
 
 BUS = "dram"
@@ -95,6 +95,8 @@ class Event(NamedTuple):
     start: int
     cycles: int
     cause: str | None = None
+    places: tuple[tuple[Addr, int], ...] = ()
+    """Where its operands begin, and how many bytes it touches there."""
 
 
 @dataclass

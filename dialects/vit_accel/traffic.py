@@ -16,7 +16,7 @@ from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
 
 Operands = list[tuple[Addr, int]]
-"""Addresses and bytes; absent operands have the address `none`."""
+"""Addresses and bytes."""
 
 AnyInst = TypeVar("AnyInst", bound=Inst)
 
@@ -36,12 +36,16 @@ def _operands_of(
     return register
 
 
+def operands(inst: isa.UnitInst) -> Operands:
+    """The operands that are there."""
+    return [each for each in _OPERANDS[type(inst)](inst) if each[0].space is not Space.NONE]
+
+
 def traffic(inst: isa.UnitInst) -> dict[Space, int]:
     """Bytes touched of each memory."""
     touched: dict[Space, int] = {}
-    for addr, count in _OPERANDS[type(inst)](inst):
-        if addr.space is not Space.NONE:
-            touched[addr.space] = touched.get(addr.space, 0) + count
+    for addr, count in operands(inst):
+        touched[addr.space] = touched.get(addr.space, 0) + count
     return touched
 
 

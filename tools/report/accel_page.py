@@ -1,0 +1,190 @@
+"""One inference on the accelerator as a self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_opt.tools.command import write_text
+from vit_opt.tools.report import plots
+from vit_opt.tools.report.page import SCRIPT, STYLE
+
+if TYPE_CHECKING:
+    from vit_opt.tools.accel_report import Record
+
+COLUMNS = (
+    ("layer", "Node of the imported model"),
+    ("order", "Place in the program"),
+    ("cycles", "By how much it moves the end of the program"),
+    ("share", "Of all cycles"),
+    ("used", "MACs of the model / multipliers, while the engine works"),
+    ("array", "Cycles that the array works"),
+    ("array waits", "Cycles that the array waits, by what for"),
+    ("DRAM kB", "Bytes on the DRAM bus, whole bursts"),
+    ("SRAM kB", "Bytes of the memories on chip"),
+    ("µJ", "Energy of operations and accesses"),
+)
+
+
+def write_page(record: Record, name: str, path: Path) -> None:
+    """Write the page; raises VitError without matplotlib."""
+    plots.require_plotting()
+    write_text(path, page(record, name))
+
+
+def page(record: Record, name: str) -> str:
+    """The page of a record; `name` says which model it is."""
+    figures, arch = record.figures, record.profile.arch
+    sizes = ", ".join(f"{m.name} {m.size / 1024:g} KB" for m in arch.memories)
+    title = f"{escape(name)} on {escape(arch.name)}"
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>{title} · vit-opt</title><style>{STYLE}</style>",
+        f"<h1>{title}</h1>",
+        f"<p>{arch.lanes} lanes of {arch.columns} multipliers at {arch.clock_mhz} MHz, "
+        f"{arch.dram_bytes_per_cycle * arch.clock_mhz / 1e3:.1f} GB/s of DRAM; {sizes}. "
+        f"{len(record.profile.image.code):,} instructions. One inference, batch 1, from the input "
+        "in DRAM to the output in DRAM.</p>",
+        _cards(figures),
+        *_sections(record),
+        _table(record),
+        f"<script>{SCRIPT}</script></html>\n",
+    ]
+    return "\n".join(parts)
+
+
+def _cards(figures: Mapping[str, Any]) -> str:
+    cards = [
+        (f"{figures['latency_ms']:.2f} ms", "latency"),
+        (f"{figures['fps']:.0f}", "frames a second"),
+        (f"{figures['utilisation']:.1%}", "of the multipliers used"),
+        (f"{figures['gops']:.0f}", "GOPS"),
+        (f"{figures['gops_per_mac']:.3f}", "GOPS per MAC unit"),
+        (f"{figures['energy_uj'] / 1e3:.2f} mJ", "energy"),
+        (f"{figures['gops_per_w']:.0f}", "GOPS per watt"),
+        (f"{figures['dram_bytes'] / 1e6:.1f} MB", "DRAM traffic"),
+    ]
+    if "gpu" in figures:
+        gpu = figures["gpu"]
+        stated = f"a GPU of {gpu['latency_ms']:g} ms, {gpu['watts']:g} W"
+        cards += [
+            (f"{gpu['speed_up']:.2f}&times;", f"as fast as {stated}"),
+            (f"{gpu['energy_ratio']:.1f}&times;", f"less energy than {stated}"),
+        ]
+    return (
+        "<div class='cards'>"
+        + "".join(
+            f"<div class='card'><b>{value}</b><span>{what}</span></div>" for value, what in cards
+        )
+        + "</div>"
+    )
+
+
+def _sections(record: Record) -> list[str]:
+    """The figures, each with a sentence that says how to read it."""
+    from vit_opt.tools.report import accel_plots as draw
+
+    profile, figures = record.profile, record.figures
+    layers, cycles = profile.layers(), figures["cycles"]
+    library = plots.start()
+    window = draw.close_up_window(profile, cycles)
+    sections = [
+        (
+            "Engines over time",
+            "How much of the time every engine works; the grey line below is how much it waits. "
+            "At the right, the share of the whole run.",
+            draw.engines(library, profile, cycles),
+        ),
+        (
+            "A close look",
+            "Single instructions in a piece of the run where many engines work, coloured by layer; "
+            "thin lines are stalls.",
+            draw.close_up(library, profile, window),
+        ),
+        (
+            "Use of the multipliers",
+            "Every layer is as wide as the time it adds to the run: the coloured area is work, what "
+            "is empty below the line is lost. Layers that another one covers add no time; work "
+            "done ahead for a layer makes it higher than the line.",
+            draw.utilisation(library, profile, layers),
+        ),
+        (
+            "Roofline",
+            "Layers with products, by their work per byte of DRAM traffic. Dots are as large as "
+            "their work, green where within 15 % of the roof.",
+            draw.roofline(library, profile, layers),
+        ),
+        (
+            "What engines wait for",
+            "Work, stalls by the engine waited for (or the DRAM bus), and time without an "
+            "instruction.",
+            draw.waits(library, profile, cycles),
+        ),
+        (
+            "Energy",
+            "Of the operations, by engine, and of the accesses, by memory.",
+            draw.energy(library, figures),
+        ),
+        (
+            "DRAM",
+            "What lies where; activations come and go in the rest.",
+            draw.dram_map(library, profile),
+        ),
+        (
+            "Memories over the run",
+            "Addresses that are read or written, in the colour of the engine.",
+            draw.memories(library, profile, (0, cycles), 1.0, "ms"),
+        ),
+        (
+            "Memories in the close look",
+            "The same in the piece of the run above: blocks that change places while the array "
+            "works are double buffering.",
+            draw.memories(library, profile, window, 1e3, "µs"),
+        ),
+    ]
+    return [
+        f"<h2>{title}</h2><p>{text}</p><figure>{figure}</figure>"
+        for title, text, figure in sections
+    ]
+
+
+def _table(record: Record) -> str:
+    head = "".join(f"<th title='{escape(tip)}'>{name}</th>" for name, tip in COLUMNS)
+    total = max(1, record.figures["cycles"])
+    body = "".join(_line(place, facts, total) for place, facts in enumerate(record.layers, 1))
+    return (
+        "<h2>Layers</h2><p>A click on a column sorts by it.</p>"
+        "<input type='search' placeholder='Find a layer' aria-label='Find a layer'>"
+        f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _line(place: int, facts: Mapping[str, Any], total: int) -> str:
+    name, used = escape(facts["name"]), facts["utilisation"]
+    stalls = sorted(facts["stalled"].get("mac", {}).items(), key=lambda item: -item[1])
+    kind = "" if used is None else "good" if used >= 0.85 else "fair" if used >= 0.5 else "bad"
+    dram = facts["bytes"].get("dram", 0)
+    sram = sum(facts["bytes"].values()) - dram
+    energy = sum(facts["energy_pj"].values()) * 1e-6
+    cells = [
+        (place, str(place), "dim"),
+        (facts["cycles"], f"{facts['cycles']:,}", ""),
+        (facts["cycles"], f"{facts['cycles'] / total:.1%}", "dim"),
+        (used, "" if used is None else f"{used:.1%}", kind),
+        (facts["busy"].get("mac", 0), f"{facts['busy'].get('mac', 0):,}", ""),
+        (sum(n for _, n in stalls), ", ".join(f"{c} {n:,}" for c, n in stalls), ""),
+        (dram, f"{dram / 1e3:,.1f}", ""),
+        (sram, f"{sram / 1e3:,.1f}", ""),
+        (energy, f"{energy:,.2f}", ""),
+    ]
+    tail = "".join(
+        f"<td data-v='{'' if v is None else v}' class='{kind}'>{text}</td>"
+        for v, text, kind in cells
+    )
+    return f"<tr><td title='{name}'><bdi>{name}</bdi></td>{tail}</tr>"
+
+
+__all__ = ["page", "write_page"]
