@@ -6,13 +6,19 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from vit_opt.tools.compile import CompileOptions, compile_model
+from vit_opt.tools.run import run_folder
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DIGITS = EXAMPLES / "digits"
 
 
-@pytest.mark.parametrize(
+HITS = pytest.mark.parametrize(
     ("name", "hits"), [("digits", 983), ("digits_swin", 974), ("digits_efficientvit", 981)]
 )
+
+
+@HITS
 def test_float_accuracy_on_the_test_split(name: str, hits: int) -> None:
     model = EXAMPLES / name / "model.onnx"
     assert model.stat().st_size < 1_000_000
@@ -34,3 +40,15 @@ def test_calibration_images_are_on_the_input_grid_and_not_in_the_test_split() ->
     assert np.array_equal(pixels, pixels.round())
     seen = {each.tobytes() for each in pixels.astype(np.uint8)}
     assert not seen & {each.tobytes() for each in held_out}
+
+
+@HITS
+def test_integers_are_within_half_a_point_of_the_float_model(
+    tmp_path: Path, name: str, hits: int
+) -> None:
+    options = CompileOptions(calib=DIGITS / "calib.npz", target="c")
+    compile_model(EXAMPLES / name / "model.onnx", tmp_path, options)
+    with np.load(DIGITS / "test.npz") as data:
+        image, label = (data["image"].astype(np.float32) - 128) / 128, data["label"]
+    logits = run_folder(tmp_path, "c", {"image": image}).reals["logits"]
+    assert abs(int((logits.argmax(1) == label).sum()) - hits) <= 5

@@ -104,7 +104,7 @@ DENSE = Counter(Conv=3, ConvTranspose=1, LayerNormalization=1, Relu=1, Resize=2,
 
 FAMILIES: dict[str, Family] = {
     "swin": Family(small_swin, SWIN),
-    "swin dynamo": Family(small_swin, SWIN, "dynamo", 18, integers=False),
+    "swin dynamo": Family(small_swin, SWIN, "dynamo", 18),
     "efficientvit": Family(small_efficientvit, EFFICIENTVIT),
     "efficientvit dynamo": Family(
         small_efficientvit, EFFICIENTVIT + POOLED_BY_MEAN, "dynamo", 18, integers=False
