@@ -1,6 +1,7 @@
 """Every builder straight from torch (opset 21), and by the dynamo exporter at 18 with open batch.
 
-`test_model_families` has the dynamo exports of the others. All must end in the operators that the TorchScript export of `test_model_families` ends in.
+`test_model_families` has the dynamo exports of the others. All must end in the operators that the
+TorchScript export there ends in.
 """
 
 from __future__ import annotations
