@@ -9,6 +9,7 @@ import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Struct, Symbol, Value
+from vit_opt.backends.c.expand import placed_panels
 from vit_opt.backends.c.graph import Chain, rows_and_columns
 from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import Memory, aligned, element_symbol, without_zeros
@@ -101,7 +102,8 @@ def _rows_times_weight(
         "finish": Symbol(finish.name),
     }
     scratch = (aligned(block * row) if copied else 0) + tile_scratch(finish)
-    weight = memory.weights.add(pack_panels(product, finish, layout))
+    assert isinstance(chain.head, ops.LinearOp | ops.Conv2dOp)
+    weight = placed_panels(memory, pack_panels(product, finish, layout), k, chain.head)
     shape = Struct("vit_packed_linear_shape", fields)
     return kernel, shape, [memory.address(x), weight], scratch
 
@@ -176,7 +178,8 @@ def packed_convolution(
         source = op.x.owner.x
         taps = product.weight.reshape(out_channels, -1, channels).swapaxes(1, 2)
         product = replace(product, weight=taps.reshape(out_channels, -1))
-    weight = memory.weights.add(pack_panels(product, finish, memory.level.layout))
+    packed = pack_panels(product, finish, memory.level.layout)
+    weight = placed_panels(memory, packed, product.weight.shape[1], op)
     scratch = aligned(block * row) + tile_scratch(finish)
     if not memory.level.layout.in_lanes:
         scratch += aligned(product.weight.shape[1])  # a window of bytes, see vit_narrow_conv.h

@@ -8,6 +8,7 @@ import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
+from vit_opt.backends.c.expand import placed_rows
 from vit_opt.backends.c.graph import (
     Chain,
     Stage,
@@ -31,6 +32,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import dyadic_between, fracs_of, scales_of, shift_between
 from vit_opt.dialects.vit.ops.base import format_of, integers, is_fixed, shape_of
+from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.dialects.vit.semantics.requant import dyadic_multiplier
 
 PANEL = 32
@@ -308,10 +310,16 @@ def _with_row_distance(end: Struct, distance: int) -> Struct:
 
 
 def _weight(memory: Memory, op: Operation, weight: SSAValue) -> tuple[Pointer, Symbol]:
-    """Address and type of a weight matrix; int4 is packed when it is placed."""
-    if format_of(weight).storage.width.data != 4:
-        return memory.address(weight), element_symbol(weight)
-    codes = memory.constant(weight)
+    """Address and type of a weight matrix; int4 is packed when it is placed.
+
+    The kernel reads nibbles; narrow codes with shifts are expanded before.
+    """
+    bits, codes = format_of(weight).storage.width.data, memory.constant(weight)
+    if bits != 4:
+        found = None
+        if bits == 8 and codes is not None and isinstance(op, ops.LinearOp | ConvBase):
+            found = placed_rows(memory, codes.reshape(codes.shape[0], -1), op)
+        return found or memory.address(weight), element_symbol(weight)
     if codes is None:
         raise VitError(f"{describe(op)}: int4 weights must be constants")
     packed = pack_int4(codes.reshape(codes.shape[0], -1))

@@ -430,6 +430,22 @@ typedef struct {
 
 void vit_resize_linear(const vit_resize_shape *p, const void *x, void *y);
 
+/* ---- weights ------------------------------------------------------------------------------- */
+
+typedef struct {
+    int32_t panels;
+    int32_t head;       /* bytes of a panel that are copied as they are */
+    int32_t codes;      /* of a panel; 8 for each column make a chunk, the last one may have fewer */
+    int32_t columns;    /* of a panel, at most 64 */
+    int32_t unit;       /* neighbouring codes of one column */
+    int32_t size;       /* bytes of an expanded code: 1, 2 */
+    int32_t shift;      /* of all narrow codes, to the left */
+    int32_t shift_bits; /* of a column's own shift in a chunk: 0, 2 */
+    int32_t part, parts;
+} vit_expand_shape;
+
+void vit_expand_s4(const vit_expand_shape *p, const void *packed, void *out);
+
 /* ---- data movement ------------------------------------------------------------------------- */
 
 typedef struct {
