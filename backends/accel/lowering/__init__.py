@@ -9,6 +9,7 @@ how the sequential emission becomes overlapping queues.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
@@ -74,8 +75,38 @@ def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Imag
     and operations that do not fit the architecture's memories.
     """
     function = _main(module)
-    block = function.body.block
-    lowering = Lowering(block, assets, arch)
+    rehearsal = _emit(Lowering(function.body.block, assets, arch), function)
+    lowering = Lowering(function.body.block, assets, arch, rehearsal.lowering.builder.trace)
+    return _emit(lowering, function).image()
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A function that has been lowered."""
+
+    lowering: Lowering
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def image(self) -> Image:
+        """The image."""
+        builder, arch = self.lowering.builder, self.lowering.arch
+        peak = builder.arenas[Space.DRAM].peak
+        return Image(
+            arch.name,
+            builder.program(),
+            tuple(builder.segments),
+            self.inputs,
+            self.outputs,
+            -(-peak // 64) * 64,
+            builder.macs,
+            arch.digest(),
+            builder.origins(),
+        )
+
+
+def _emit(lowering: Lowering, function: FuncOp) -> _Result:
+    """Lower all operations in order."""
     inputs = _inputs(lowering, function)
     outputs: tuple[Port, ...] = ()
     for position, op in enumerate(lowering.order):
@@ -87,20 +118,9 @@ def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Imag
         ):
             lowering.builder.origin = node_of(op)
             _lower(lowering, op)
+            lowering.drain(op)
             lowering.retire(position)
-    builder = lowering.builder
-    peak = builder.arenas[Space.DRAM].peak
-    return Image(
-        arch.name,
-        builder.program(),
-        tuple(builder.segments),
-        inputs,
-        outputs,
-        -(-peak // 64) * 64,
-        builder.macs,
-        arch.digest(),
-        builder.origins(),
-    )
+    return _Result(lowering, inputs, outputs)
 
 
 def _main(module: ModuleOp) -> FuncOp:
@@ -173,8 +193,9 @@ def _outputs(lowering: Lowering, function: FuncOp, op: ReturnOp) -> tuple[Port, 
     names = _names(function, "vit.output_names", len(op.arguments), "result")
     ports: list[Port] = []
     for name, value in zip(names, op.arguments, strict=True):
-        tensor = lowering.tensor(_codes(lowering, value))
-        ports.append(_port(name, contiguous(lowering, tensor)))
+        tensor = contiguous(lowering, lowering.tensor(_codes(lowering, value)))
+        lowering.builder.settle(tensor.region)
+        ports.append(_port(name, tensor))
     return tuple(ports)
 
 

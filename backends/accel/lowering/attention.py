@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vit_opt.backends.accel.lowering.builder import whole
+from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.products import best_map, matrices
 from vit_opt.backends.accel.lowering.steps import rounding
@@ -26,7 +26,7 @@ from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
 def lower_linear_attention(lowering: Lowering, op: ops.LinearAttnOp) -> None:
     """`vit.linear_attn`: leading dimensions are a batch."""
     q, k, v = (matrices(lowering.tensor(x), transpose=False) for x in (op.q, op.k, op.v))
-    out = matrices(lowering.define(op.result), transpose=False)
+    out = matrices(lowering.define(op.result, rows=()), transpose=False)
     for q_i, k_i, v_i, out_i in zip(q, k, v, out, strict=True):
         state, key_sum = _state(lowering, op, k_i, v_i)
         _queries(lowering, op, q_i, state, key_sum, out_i)
@@ -88,6 +88,7 @@ def _state(lowering: Lowering, op: ops.LinearAttnOp, k: Tensor, v: Tensor) -> tu
     chunk = max(1, builder.capacity(Space.ABUF) // 3 // max(d, wide))
     for first in range(0, tokens, chunk):
         mark = builder.mark()
+        builder.next_turn()
         count = min(chunk, tokens - first)
         keys = load_block(builder, k, (first, 0), (count, d), Space.ABUF)
         values = load_block(builder, v, (first, 0), (count, wide), Space.BBUF)
@@ -104,6 +105,8 @@ def _state(lowering: Lowering, op: ops.LinearAttnOp, k: Tensor, v: Tensor) -> tu
 
 def _with_row(block: Block, cols: int) -> Block:
     """A block of one row with its row stride spelled out."""
+    if block.row:
+        return block
     return Block(block.region, block.dtype, cols * block.dtype.size, block.dtype.size, block.offset)
 
 
@@ -147,6 +150,7 @@ def _queries(
     chunk = max(1, min(chunk, builder.capacity(Space.ABUF) // 3 // d))
     for first in range(0, tokens, chunk):
         mark = builder.mark()
+        builder.next_turn()
         rows = min(chunk, tokens - first)
         queries = _with_row(load_block(builder, q, (first, 0), (rows, d), Space.ABUF), d)
         num = Block(builder.allocate(Space.OBUF, rows * wide * 4), DType.I32, wide * 4, 4)
@@ -179,6 +183,5 @@ def _queries(
         builder.release(num.region)
         builder.release(den.region)
         store_block(builder, result, out, (first, 0), (rows, wide))
-        builder.release(result.region)
         builder.unpin(mark)
     builder.macs += tokens * d * (wide + 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +13,14 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from vit_opt.backends.accel.lowering.builder import Builder, Region
+from vit_opt.backends.accel.lowering.arena import Region
+from vit_opt.backends.accel.lowering.builder import Builder
+from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.residency import Trace
 from vit_opt.backends.accel.lowering.tensors import (
+    Shape,
     Tensor,
+    reshaped,
     row_major,
     value_format,
     value_shape,
@@ -22,6 +29,7 @@ from vit_opt.dialects.assets import AssetStore, attribute_array
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.ops.base import integers
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
 
@@ -43,8 +51,11 @@ def node_of(op: Operation) -> str:
 class Lowering:
     """One function being lowered. Pipelines are transparent: their results are what they yield."""
 
-    def __init__(self, body: Block, assets: AssetStore, arch: AccelTarget):
-        self.builder = Builder(arch)
+    def __init__(
+        self, body: Block, assets: AssetStore, arch: AccelTarget, trace: Trace | None = None
+    ):
+        """Without a `trace` the lowering is a rehearsal, which makes one."""
+        self.builder = Builder(arch, trace)
         self.arch = arch
         self.assets = assets
         self.tensors: dict[SSAValue, Tensor] = {}
@@ -60,7 +71,10 @@ class Lowering:
         for op in self.order:
             for operand in op.operands:
                 self.users.setdefault(self.source(operand), []).append(op)
+        self.widths: dict[Region, int] = {}
+        """Columns of a result that lie together on chip."""
         self._last_use: dict[Region, int] = {}
+        self._deferred: dict[Operation, list[Source]] = {}
 
     def _flatten(self, body: Block) -> Iterator[Operation]:
         for op in body.ops:
@@ -113,15 +127,74 @@ class Lowering:
             raise VitError(f"{where(op)}: {what} is not a constant; the accelerator packs it ahead")
         return array
 
-    def define(self, value: SSAValue) -> Tensor:
-        """Allocate DRAM for a result."""
+    def define(
+        self, value: SSAValue, rows: Sequence[int] | None = None, like: Tensor | None = None
+    ) -> Tensor:
+        """Allocate DRAM for a result.
+
+        `rows` are the axes that must have one distance, if its layout is free otherwise. With
+        `like`, its axes lie in the order in which that tensor's do.
+        """
         dtype, format_ = value_format(value)
         shape = value_shape(value)
         strides = row_major(shape, dtype.size)
+        if like is not None:
+            strides = _ordered(shape, like.strides, dtype.size)
+        elif rows is not None and len(rows) < 2:
+            strides = self._layout(value, shape, dtype.size)
         size = int(np.prod(shape, dtype=np.int64)) * dtype.size
         region = self.builder.allocate(Space.DRAM, size)
         tensor = Tensor(region, dtype, format_, shape, strides)
         self.bind(value, tensor)
+        return tensor
+
+    def _layout(self, value: SSAValue, shape: Shape, item: int) -> Shape:
+        """Strides of a result whose rows may lie anywhere: row-major, unless another order of its
+        axes makes row-major what the views that alone read it lead to."""
+        format_ = value_format(value)[1]
+        dtype = value_format(value)[0]
+        plain = row_major(shape, item)
+        first = Tensor(cast("Region", None), dtype, format_, shape, plain)
+        axes = [i for i, size in enumerate(shape[:-1]) if size > 1]
+        if len(axes) > 3 or self._reads_in_order(value, first):
+            return plain
+        for order in permutations(axes):
+            strides = list(plain)
+            step = shape[-1] * item
+            for axis in reversed(order):
+                strides[axis] = step
+                step *= shape[axis]
+            if self._reads_in_order(value, replace(first, strides=tuple(strides))):
+                return tuple(strides)
+        return plain
+
+    def _reads_in_order(self, value: SSAValue, tensor: Tensor) -> bool:
+        """Whether the views of a value end with one that is row-major."""
+        users = self.users.get(value, [])
+        while len(users) == 1 and isinstance(users[0], ops.TransposeOp | ops.ReshapeOp):
+            op = users[0]
+            shape = value_shape(op.result)
+            if isinstance(op, ops.TransposeOp):
+                strides = tuple(tensor.strides[i] for i in integers(op.permutation))
+                tensor = replace(tensor, shape=shape, strides=strides)
+            else:
+                found = reshaped(tensor, shape)
+                if found is None:
+                    return False
+                tensor = found
+            users = self.users.get(op.result, [])
+        return tensor.is_contiguous
+
+    def define_over(self, value: SSAValue, old: Tensor, op: Operation) -> Tensor | None:
+        """Let a result take the memory of an operand of `op`; None unless it is free by then."""
+        dtype, format_ = value_format(value)
+        whole = old.is_contiguous and old.offset == 0 and old.size == old.region.size
+        fits = whole and old.shape == value_shape(value) and old.dtype.size == dtype.size
+        if not fits or self._last_use.get(old.region, len(self.order)) > self.position[op]:
+            return None
+        tensor = Tensor(old.region, dtype, format_, old.shape, old.strides)
+        self.bind(value, tensor)
+        self.builder.rewritten.add(old.region)
         return tensor
 
     def bind(self, value: SSAValue, tensor: Tensor) -> None:
@@ -139,12 +212,42 @@ class Lowering:
         self._last_use[region] = self._last_use.get(like.region, len(self.order))
         return Tensor(region, like.dtype, like.format, like.shape, strides)
 
+    def defer(self, source: Source, results: Sequence[Tensor], reader: Operation) -> None:
+        """Let results be made as `reader`, which is lowered later, reads their rows."""
+        for tensor in results:
+            self.builder.sources[tensor.region] = (source, tensor.strides[-2])
+        self._deferred.setdefault(reader, []).append(source)
+
+    def drain(self, reader: Operation) -> None:
+        """Make what is left of the results that were deferred until `reader`."""
+        for source in self._deferred.pop(reader, []):
+            while source.advance():
+                pass
+            sources = self.builder.sources
+            for region in [region for region, found in sources.items() if found[0] is source]:
+                del sources[region]
+
     def retire(self, position: int) -> None:
-        """Give back the DRAM of tensors whose last use was at `position` or before."""
+        """Give back the DRAM of tensors whose last use was at `position` or before.
+
+        What deferred results are made of stays until they are made.
+        """
+        if self._deferred:
+            return
         for region in [r for r, last in self._last_use.items() if last <= position]:
             del self._last_use[region]
             self.builder.forget(region)
             self.builder.release(region)
+
+
+def _ordered(shape: Shape, pattern: Shape, item: int) -> Shape:
+    """Strides without gaps in which the axes are nested as in a pattern."""
+    strides = [0] * len(shape)
+    step = item
+    for axis in sorted(range(len(shape)), key=lambda i: (pattern[i], -i)):
+        strides[axis] = step
+        step *= shape[axis]
+    return tuple(strides)
 
 
 def fixed_format(value: SSAValue) -> FixedType:

@@ -1,28 +1,27 @@
-"""Convolutions and the windows that poolings share with them.
+"""Convolutions: panels of output channels by blocks of output pixels, with what follows on chip.
 
-The unit of work is a block of output pixels (whole rows of the image, or part of one) by a panel of
-output channels. Its input block is brought on chip with its halo; where the halo lies outside the
-image, the buffer is filled with the zero point first, so padding needs no case in the array. A
-transposed convolution is the convolution of the image spread out by its strides.
+A transposed convolution is the convolution of the image spread out by its strides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_opt.backends.accel.lowering.builder import Builder, Region, whole
+from vit_opt.backends.accel.lowering.arena import Region, whole
+from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Grid,
+    Place,
     bytes_per_element,
     chain_results,
-    finish,
     follow,
+    raster,
     run_links,
 )
 from vit_opt.backends.accel.lowering.movement import contiguous
@@ -35,7 +34,15 @@ from vit_opt.backends.accel.lowering.products import (
     pack_weights,
     weight_bits,
 )
-from vit_opt.backends.accel.lowering.tensors import Block, Dim, Tensor, transfer, value_shape
+from vit_opt.backends.accel.lowering.tensors import Block, value_shape
+from vit_opt.backends.accel.lowering.windows import (
+    Pair,
+    Patch,
+    Sliding,
+    choose_pixels,
+    load_patch,
+    pixel_blocks,
+)
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import integers
@@ -44,136 +51,7 @@ from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
 
-Pair = tuple[int, int]
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Sliding:
-    """Windows sliding over an image x [N, H, W, C]."""
-
-    x: Tensor
-    out: Pair
-    kernel: Pair
-    strides: Pair
-    pads: Pair
-    """Rows above and columns left of the image."""
-    dilations: Pair = (1, 1)
-    spread: Pair = (1, 1)
-    """Distance of the image's pixels: above 1 for transposed convolutions."""
-    fill: int = 0
-    """Code outside the image and between spread pixels."""
-
-    def extent(self, count: Pair) -> Pair:
-        """Input rows and columns under `count` output rows and columns."""
-        height, width = (
-            (count[i] - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilations[i] + 1
-            for i in range(2)
-        )
-        return height, width
-
-
-@dataclass(frozen=True)
-class Patch:
-    """An input block on chip: distances in bytes between rows, pixels and channels."""
-
-    region: Region
-    row: int
-    pix: int
-    chan: int
-
-
-def _inside(first: int, count: int, size: int, spread: int) -> tuple[int, int, int]:
-    """Pixels within `count` spread positions from `first`: first pixel, number, first position."""
-    low = max(0, -(-first // spread))
-    high = min(size - 1, (first + count - 1) // spread)
-    return low, max(0, high - low + 1), low * spread - first
-
-
-def load_patch(
-    builder: Builder, s: Sliding, image: int, first: Pair, count: Pair, chans: Pair
-) -> Patch:
-    """The input under a block of output pixels for channels `chans` (first, count); pinned.
-
-    The block keeps the image's layout: pixels by channels, or planes where columns are
-    contiguous in DRAM.
-    """
-    item = s.x.dtype.size
-    height, width = s.extent(count)
-    top, left = (first[i] * s.strides[i] - s.pads[i] for i in range(2))
-    if s.x.strides[2] == item and s.x.strides[3] != item:
-        patch = Patch(cast("Region", None), width * item, item, height * width * item)
-    else:
-        patch = Patch(cast("Region", None), width * chans[1] * item, chans[1] * item, item)
-    key = (
-        s.x.region,
-        s.x.offset,
-        s.x.strides,
-        s.spread,
-        s.fill,
-        image,
-        top,
-        left,
-        height,
-        width,
-        chans,
-    )
-    region = builder.cached(key)
-    if region is not None:
-        return replace(patch, region=region)
-    size = height * width * chans[1] * item
-    region = builder.keep(key, size, Space.ABUF)
-    y, rows, row = _inside(top, height, s.x.shape[1], s.spread[0])
-    x, cols, col = _inside(left, width, s.x.shape[2], s.spread[1])
-    if rows * cols != height * width:
-        inst = isa.Fill(region.addr(), size // item, s.fill, s.x.dtype)
-        builder.emit(inst, [], [whole(region)])
-    if rows and cols:
-        n, sy, sx, sc = s.x.strides
-        dims: list[Dim] = [
-            (rows, sy, patch.row * s.spread[0]),
-            (cols, sx, patch.pix * s.spread[1]),
-            (chans[1], sc, patch.chan),
-        ]
-        dims.sort(key=lambda dim: -dim[2])
-        start = image * n + y * sy + x * sx + chans[0] * sc
-        offset = row * patch.row + col * patch.pix
-        transfer(builder, s.x, start, dims[:-1], dims[-1], region, offset, store=False)
-    return replace(patch, region=region)
-
-
-def pixel_blocks(out: Pair, count: Pair) -> Iterator[tuple[Pair, Pair]]:
-    """Blocks (first, count) of output rows and columns, in row-major order of their pixels."""
-    for y in range(0, out[0], count[0]):
-        for x in range(0, out[1], count[1]):
-            yield (y, x), (min(count[0], out[0] - y), min(count[1], out[1] - x))
-
-
-def choose_pixels(s: Sliding, room_out: int, room_in: int, width: int, chans: int) -> Pair | None:
-    """Largest block of output pixels: whole rows if one fits, else part of a row; None if none.
-
-    `width` is bytes of output a pixel, `chans` the channels of input that must fit.
-    """
-    item = s.x.dtype.size
-
-    def fits(count: Pair) -> bool:
-        height, wide = s.extent(count)
-        return count[0] * count[1] * width <= room_out and height * wide * chans * item <= room_in
-
-    cols = s.out[1]
-    while cols > 1 and not fits((1, cols)):
-        cols = (cols + 1) // 2
-    if not fits((1, cols)):
-        return None
-    rows = 1
-    while cols == s.out[1] and rows < s.out[0] and fits((rows + 1, cols)):
-        rows += 1
-    if rows < s.out[0]:
-        rows = -(-s.out[0] // -(-s.out[0] // rows))
-    return rows, cols
-
-
-# -- convolution ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -253,6 +131,7 @@ def _tile(arch: AccelTarget, conv: Convolution, element: int) -> Tiling:
     `element` is the bytes of output buffer that one result needs.
     """
     room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
+    room_out //= 2
     taps = conv.sliding.kernel[0] * conv.sliding.kernel[1]
     for width in _halvings(min(conv.weights.shape[0], arch.lanes)):
         panels = conv.panels(width)
@@ -281,7 +160,7 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     shape = value_shape(conv.op.result)
     grid = Grid(shape, (0,), (1, 2))
     links = follow(lowering, conv.op.result, grid, whole_rows=False)
-    targets = chain_results(lowering, conv.op, links)
+    targets = chain_results(lowering, conv.op, links, grid, (conv.sliding.x,))
     tiling = _tile(lowering.arch, conv, bytes_per_element(links))
     lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
     blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
@@ -290,13 +169,16 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
         order = [(panel, block) for block in blocks for panel in tiling.panels]
     else:
         order = [(panel, block) for panel in tiling.panels for block in blocks]
+    pixels = tiling.pixels[0] * tiling.pixels[1]
+    width = max(panel.count for panel in tiling.panels)
+    spread = raster(lowering.arch, targets, pixels, shape[3], width)
     for image in range(shape[0]):
         for panel, (first, size) in order:
+            lowering.builder.next_turn()
             acc = _accumulate(lowering, conv, panel, image, first, size, tiling.depth)
             start = (first[0] * shape[2] + first[1], panel.first)
             extent = (size[0] * size[1], panel.count)
-            results = run_links(lowering, links, acc, grid, (image,), start, extent)
-            finish(lowering, results, targets, grid, (image,), start, extent)
+            run_links(lowering, links, acc, Place(grid, (image,), start, extent, spread), targets)
 
 
 def _accumulate(
@@ -378,7 +260,7 @@ def _emit_conv(
     work = (size[0] * size[1], outs[1], s.kernel[0] * s.kernel[1] * chans[1])
     inst = isa.Conv(
         acc.region.addr(4 * outs[0]),
-        patch.region.addr(chans[0] * patch.chan),
+        patch.region.addr(patch.offset + chans[0] * patch.chan),
         region.addr(outs[0] * row),
         *size,
         outs[1],
@@ -398,7 +280,7 @@ def _emit_conv(
         Flag.ON if accumulate else Flag.OFF,
         best_map(lowering.arch, work, (x_type, dtype)),
     )
-    reads = [whole(patch.region), whole(region)]
+    reads = [patch.use(s.extent(size), sum(chans), x_type.size), whole(region)]
     reads += [whole(bias)] if bias is not None else []
     reads += [whole(acc.region)] if accumulate else []
     lowering.builder.emit(inst, reads, [whole(acc.region)])
@@ -427,11 +309,12 @@ def _depthwise(
         inst = isa.Load(weights.addr(), source.addr(panel.first * taps), panel.count * taps)
         builder.emit(inst, [whole(source)], [whole(weights)])
     bias = bias_region(builder, conv.bias, panel.first, panel.count)
-    reads = [whole(patch.region), whole(weights)] + ([whole(bias)] if bias is not None else [])
+    reads = [patch.use(s.extent(size), panel.chans, s.x.dtype.size), whole(weights)]
+    reads += [whole(bias)] if bias is not None else []
     for j in range(multiple):
         inst = isa.DepthwiseConv(
             acc.region.addr(4 * j),
-            patch.region.addr(),
+            patch.region.addr(patch.offset),
             weights.addr(j * taps),
             *size,
             panel.chans,

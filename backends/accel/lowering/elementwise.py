@@ -6,7 +6,7 @@ accumulators pass through it block by block and only the last result is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from itertools import product as cartesian
@@ -15,6 +15,8 @@ from math import prod
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering, node_of
+from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -26,6 +28,7 @@ from vit_opt.backends.accel.lowering.tensors import (
     value_shape,
 )
 from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
 
 # -- planes -----------------------------------------------------------------------------------
@@ -123,6 +126,70 @@ def grid_for(op: Operation, tensors: Sequence[Tensor], shape: Shape) -> Grid:
     return Grid(shape, tuple(leading), tuple(rows), barrier)
 
 
+def block_rows(arch: AccelTarget, rows: int) -> int:
+    """Rows of a block: in whole steps of the array, as evenly as they go, at most as many as an
+    eighth of obuf holds accumulators for over all lanes."""
+    most = max(arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
+    if rows <= most:
+        return rows
+    most -= most % arch.columns
+    blocks = -(-rows // most)
+    return min(rows, -(-rows // blocks // arch.columns) * arch.columns)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A block of a result: outer position, first row and column, size, and the blocks' raster."""
+
+    grid: Grid
+    index: tuple[int, ...]
+    first: tuple[int, int]
+    size: tuple[int, int]
+    raster: tuple[int, int]
+    """Rows and columns that lie together on chip."""
+
+    def plane(self, target: Tensor) -> Tensor:
+        """The rows x columns of a result at the outer position."""
+        shape = (*self.grid.shape[:-1], target.shape[-1])
+        plane = Grid(shape, self.grid.outer, self.grid.rows).plane(target, self.index)
+        assert plane is not None, "a fresh result is contiguous"
+        return plane
+
+    def part(self, target: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First row and column and size of the block within a result, which may be a column."""
+        if target.shape[-1] != self.grid.col_count:
+            return (self.first[0], 0), (self.size[0], 1)
+        return self.first, self.size
+
+    def home(self, lowering: Lowering, target: Tensor) -> Block:
+        """Where the block of a result is to be written; pinned."""
+        plane = self.plane(target)
+        (row, col), (rows, cols) = self.part(target)
+        item = target.dtype.size
+        below = min(plane.shape[0], (row // self.raster[0] + 1) * self.raster[0])
+        right = min(plane.shape[1], (col // self.raster[1] + 1) * self.raster[1])
+        start = plane.offset + row * plane.strides[0] + col * item
+        pitch = max(plane.strides[0], (right - col) * item)
+        rect = Rect(start, rows, pitch, cols * item)
+        room = Rect(start, max(rows, below - row), pitch, max(cols, right - col) * item)
+        found = lowering.builder.place_for(target.region, rect, room, Space.OBUF)
+        return Block(found[0], target.dtype, found[2], item, found[1])
+
+
+def raster(
+    arch: AccelTarget, targets: Sequence[Tensor], rows: int, cols: int, panel: int
+) -> tuple[int, int]:
+    """Rows and columns of a result that lie together on chip, three eighths of a buffer at most.
+
+    `rows` of a block and `panel` columns are the least unless that is too much.
+    """
+    room = arch.memory_size("abuf") * 3 // 8
+    item = max(target.dtype.size for target in targets)
+    parts = -(-cols * rows * item // room)
+    wide = -(-cols // parts // panel) * panel if parts * panel <= cols else panel
+    return max(1, min(rows, room // (min(panel, cols) * item))), min(cols, wide)
+
+
 # -- chains -----------------------------------------------------------------------------------
 
 
@@ -138,50 +205,69 @@ def follow(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) ->
     """The operations that can take `value` block by block, one after the other."""
     links: list[Link] = []
     while True:
-        users = lowering.users.get(value, [])
-        if len(users) != 1 or type(users[0]) not in STEPS or users[0] in lowering.done:
+        link = _next_link(lowering, value, grid, whole_rows)
+        if link is None:
+            break
+        links.append(link)
+        if len(link.op.results) > 1:
             return links
-        op = users[0]
-        if isinstance(op, WHOLE_ROWS) and not whole_rows:
-            return links
-        if value_shape(op.results[0]) != grid.shape or channel_axis(op) is not None:
-            return links
-        tensors: list[Tensor | None] = []
-        parameters = PARAMETERS.get(type(op), ())
-        for index, operand in enumerate(op.operands):
-            if lowering.source(operand) is value:
-                tensors.append(None)
-                continue
-            if not lowering.is_available(operand):
-                return links
-            tensor = lowering.tensor(operand)
-            start = (0,) * len(grid.outer)
-            if index not in parameters and grid.plane(tensor, start) is None:
-                return links
-            tensors.append(tensor)
-        if any(tensors[i] is None for i in parameters):
-            return links
-        links.append(Link(op, tuple(tensors)))
-        value = op.results[0]
-        if len(op.results) > 1:
-            return links
+        value = link.op.results[0]
+    while links and isinstance(links[-1].op, ops.ReinterpretOp):
+        links.pop()
+    return links
+
+
+def _next_link(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) -> Link | None:
+    """The one reader of a value, if it can take it block by block; a change of the real value that
+    leaves the integers as they are is passed through."""
+    users = lowering.users.get(value, [])
+    if len(users) != 1 or users[0] in lowering.done:
+        return None
+    op = users[0]
+    if isinstance(op, ops.ReinterpretOp):
+        return Link(op, (None,))
+    if type(op) not in STEPS or (isinstance(op, WHOLE_ROWS) and not whole_rows):
+        return None
+    if value_shape(op.results[0]) != grid.shape or channel_axis(op) is not None:
+        return None
+    tensors: list[Tensor | None] = []
+    parameters = PARAMETERS.get(type(op), ())
+    for index, operand in enumerate(op.operands):
+        if lowering.source(operand) is value:
+            tensors.append(None)
+            continue
+        if not lowering.is_available(operand):
+            return None
+        tensor = lowering.tensor(operand)
+        start = (0,) * len(grid.outer)
+        if index not in parameters and grid.plane(tensor, start) is None:
+            return None
+        tensors.append(tensor)
+    if any(tensors[i] is None for i in parameters):
+        return None
+    return Link(op, tuple(tensors))
 
 
 def run_links(
     lowering: Lowering,
     links: Sequence[Link],
     block: Block | None,
-    grid: Grid,
-    index: tuple[int, ...],
-    first: tuple[int, int],
-    size: tuple[int, int],
-) -> list[Block]:
-    """Pass a block through a chain; intermediate blocks are released, the results returned."""
+    place: Place,
+    targets: Sequence[Tensor],
+) -> None:
+    """Pass a block through a chain; what it ends with becomes a part of the targets.
+
+    The last operation writes where the targets' pieces have their place; blocks between operations
+    are given back.
+    """
     builder = lowering.builder
-    window = Window(size[0], size[1], first[1], grid.channel(index))
+    grid, index, (row, col), size = place.grid, place.index, place.first, place.size
+    window = Window(size[0], size[1], col, grid.channel(index))
     current = [] if block is None else [block]
     outer = builder.origin
     for link in links:
+        if isinstance(link.op, ops.ReinterpretOp):
+            continue
         builder.origin = node_of(link.op)
         mark = builder.mark()
         emit = Emit(lowering, window)
@@ -191,19 +277,23 @@ def run_links(
             if tensor is None:
                 args.append(current[0])
             elif position in parameters:
-                args.append(_parameter_block(lowering, link.op, tensor, first[1], size[1]))
+                args.append(_parameter_block(lowering, link.op, tensor, col, size[1]))
             else:
                 plane = grid.plane(tensor, index)
                 assert plane is not None, "follow() and grid_for() admit only such operands"
                 space = Space.ABUF if position == 0 else Space.CBUF
-                args.append(load_block(builder, plane, first, size, space))
+                args.append(load_block(builder, plane, (row, col), size, space))
+        if link is links[-1]:
+            emit.into = [place.home(lowering, target) for target in targets]
         results = STEPS[type(link.op)](emit, link.op, args)
         for old in current:
             builder.release(old.region)
         builder.unpin(mark)
         current = results
+    if not links:
+        for result, target in zip(current, targets, strict=True):
+            store_block(builder, result, place.plane(target), *place.part(target))
     builder.origin = outer
-    return current
 
 
 def _parameter_block(
@@ -223,31 +313,31 @@ def _parameter_block(
     return load_block(lowering.builder, row, (0, first), (1, count), Space.PBUF)
 
 
-def finish(
+def chain_results(
     lowering: Lowering,
-    blocks: Sequence[Block],
-    targets: Sequence[Tensor],
+    op: Operation,
+    links: Sequence[Link],
     grid: Grid,
-    index: tuple[int, ...],
-    first: tuple[int, int],
-    size: tuple[int, int],
-) -> None:
-    """Store the result blocks of a chain and release them."""
-    for block, target in zip(blocks, targets, strict=True):
-        shape = (*grid.shape[:-1], target.shape[-1])
-        plane = Grid(shape, grid.outer, grid.rows).plane(target, index)
-        assert plane is not None, "a fresh result is contiguous"
-        col, cols = (0, 1) if target.shape[-1] != grid.col_count else (first[1], size[1])
-        store_block(lowering.builder, block, plane, (first[0], col), (size[0], cols))
-        lowering.builder.release(block.region)
+    reads: Sequence[Tensor] = (),
+) -> list[Tensor]:
+    """Allocate the results at the end of a chain (or of `op` alone) and mark it all lowered.
 
-
-def chain_results(lowering: Lowering, op: Operation, links: Sequence[Link]) -> list[Tensor]:
-    """Allocate the results at the end of a chain (or of `op` alone) and mark it all lowered."""
+    A sum takes the place of an operand that nobody reads later: the residual stream stays where it
+    is. `reads` are the tensors that the chain's head reads in other places than it writes.
+    """
     last = links[-1].op if links else op
     lowering.done.add(op)
     lowering.done.update(link.op for link in links)
-    return [lowering.define(result) for result in last.results]
+    others = [t for link in links[:-1] for t in link.tensors if t is not None]
+    if links and isinstance(last, ops.AddOp):
+        taken = {tensor.region for tensor in (*reads, *others)}
+        operands = [tensor for tensor in links[-1].tensors if tensor is not None]
+        for tensor in operands:
+            if tensor.region not in taken and sum(t.region is tensor.region for t in operands) == 1:
+                target = lowering.define_over(last.result, tensor, last)
+                if target is not None:
+                    return [target]
+    return [lowering.define(result, grid.rows) for result in last.results]
 
 
 def bytes_per_element(links: Sequence[Link]) -> int:
@@ -272,16 +362,64 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     if len(op.results) == 1:
         links += follow(lowering, op.results[0], grid, whole_rows=grid.col_count <= MAX_COLS)
     needs_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
-    targets = chain_results(lowering, op, links[1:])
+    targets = chain_results(lowering, op, links, grid)
     capacity = lowering.builder.capacity
     limit = min(capacity(Space.ABUF), capacity(Space.CBUF), capacity(Space.OBUF) // 2) // 3
     limit //= max(8, bytes_per_element(links))
     cols = grid.col_count if needs_rows else max(1, min(grid.col_count, MAX_COLS, limit))
-    count = max(1, min(grid.row_count, limit // cols))
-    for index in grid.indices():
-        for row in range(0, grid.row_count, count):
+    step = block_rows(lowering.arch, grid.row_count)
+    spread = raster(lowering.arch, targets, step, grid.col_count, cols)
+    count = max(1, min(spread[0], limit // cols))
+    heights = row_blocks(grid.row_count, spread[0], count)
+    blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
+    reader = _first_product(lowering, links)
+    if reader is None:
+        for _ in blocks:
+            pass
+    else:
+        lowering.defer(Source(blocks), targets, reader)
+
+
+def _row_chain(
+    lowering: Lowering,
+    links: Sequence[Link],
+    grid: Grid,
+    heights: Sequence[tuple[int, int]],
+    cols: int,
+    spread: tuple[int, int],
+    targets: Sequence[Tensor],
+) -> Generator[int]:
+    """Emit the blocks of a chain without a product one by one; gives the rows complete."""
+    builder = lowering.builder
+    name = builder.origin
+    for number, index in enumerate(grid.indices()):
+        for row, rows in heights:
+            outer, builder.origin = builder.origin, name
             for col in range(0, grid.col_count, cols):
-                start = (row, col)
-                size = (min(count, grid.row_count - row), min(cols, grid.col_count - col))
-                blocks = run_links(lowering, links, None, grid, index, start, size)
-                finish(lowering, blocks, targets, grid, index, start, size)
+                builder.next_turn()
+                size = (rows, min(cols, grid.col_count - col))
+                run_links(
+                    lowering, links, None, Place(grid, index, (row, col), size, spread), targets
+                )
+            builder.origin = outer
+            yield number * grid.row_count + row + rows
+
+
+def _first_product(lowering: Lowering, links: Sequence[Link]) -> Operation | None:
+    """The product that reads the rows of a LayerNorm first: it may drive them, so that its weights
+    need not queue behind all of the rows."""
+    if not any(isinstance(link.op, ops.LayerNormOp) for link in links):
+        return None
+    users = lowering.users.get(links[-1].op.results[0], [])
+    first = min(users, key=lambda user: lowering.position[user], default=None)
+    return first if isinstance(first, ops.LinearOp | ops.Conv2dOp) else None
+
+
+def row_blocks(total: int, step: int, most: int) -> list[tuple[int, int]]:
+    """Blocks (first, count) of `total` rows: `step` rows each, cut evenly into `most` at most."""
+    result: list[tuple[int, int]] = []
+    for first in range(0, total, step):
+        rows = min(step, total - first)
+        even = -(-rows // -(-rows // most))
+        result += [(first + at, min(even, rows - at)) for at in range(0, rows, even)]
+    return result

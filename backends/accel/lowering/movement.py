@@ -12,17 +12,18 @@ from math import prod
 
 from xdsl.ir import Operation
 
-from vit_opt.backends.accel.lowering.builder import whole
+from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.tensors import (
-    Dim,
+    Block,
     Shape,
     Tensor,
     reshaped,
     row_major,
-    transfer,
+    store_block,
     value_shape,
 )
+from vit_opt.backends.accel.lowering.transfers import Dim, transfer
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import integers
@@ -34,17 +35,48 @@ def copy_tensor(lowering: Lowering, source: Tensor, target: Tensor) -> None:
     """Copy a view onto another of the same shape, block by block through the chip."""
     builder = lowering.builder
     item = source.dtype.size
+    order = sorted(range(len(source.shape)), key=lambda axis: -target.strides[axis])
+    source, target = _permuted(source, order), _permuted(target, order)
     room = builder.capacity(Space.CBUF) // 3
     for start, shape in pieces(source.shape, room // item):
+        builder.next_turn()
         near = row_major(shape, item)
+        offset = sum(i * s for i, s in zip(start, source.strides, strict=True))
+        span = sum((n - 1) * s for n, s in zip(shape, source.strides, strict=True)) + item
+        builder.note_read(source.region, source.offset + offset, span)
         region = builder.allocate(Space.CBUF, prod(shape) * item)
-        for view, store in ((source, False), (target, True)):
-            offset = sum(i * s for i, s in zip(start, view.strides, strict=True))
-            dims: list[Dim] = [
-                (size, far, step) for size, far, step in zip(shape, view.strides, near, strict=True)
-            ] or [(1, 0, 0)]
-            transfer(builder, view, offset, dims[:-1], dims[-1], region, 0, store)
+        dims = _dims(shape, source.strides, near)
+        begin = source.offset + offset
+        transfer(builder, source.region, begin, item, dims, region, 0, store=False)
+        block = Block(region, target.dtype, shape[-1] * item if shape else item, item)
+        plane = _plane(part(target, start, shape))
+        if plane is not None:
+            store_block(builder, block, plane, (0, 0), (plane.shape[0], plane.shape[1]))
+            continue
+        offset = sum(i * s for i, s in zip(start, target.strides, strict=True))
+        dims = _dims(shape, target.strides, near)
+        begin = target.offset + offset
+        transfer(builder, target.region, begin, item, dims, region, 0, store=True)
         builder.release(region)
+
+
+def _permuted(tensor: Tensor, order: Sequence[int]) -> Tensor:
+    """The view with its axes in another order."""
+    shape = tuple(tensor.shape[axis] for axis in order)
+    return replace(tensor, shape=shape, strides=tuple(tensor.strides[axis] for axis in order))
+
+
+def _dims(shape: Shape, far: Shape, near: Shape) -> list[Dim]:
+    """Count and strides of every dimension, at least one."""
+    return list(zip(shape, far, near, strict=True)) or [(1, 0, 0)]
+
+
+def _plane(tensor: Tensor) -> Tensor | None:
+    """The tensor as rows of its last dimension; None if they have no one distance."""
+    flat = reshaped(tensor, (prod(tensor.shape[:-1]), tensor.shape[-1] if tensor.shape else 1))
+    if flat is None or flat.strides[1] != tensor.dtype.size:
+        return None
+    return flat
 
 
 def pieces(shape: Shape, limit: int) -> list[tuple[Shape, Shape]]:
@@ -112,7 +144,7 @@ def lower_concat(lowering: Lowering, op: ops.ConcatOp) -> None:
     """`vit.concat`: each operand is copied to its place."""
     axis = op.axis.value.data
     sources = [lowering.tensor(x) for x in op.xs]
-    target = lowering.define(op.result)
+    target = lowering.define(op.result, like=max(sources, key=lambda source: source.size))
     position = 0
     for source in sources:
         start = [0] * len(source.shape)
@@ -150,7 +182,8 @@ def _fill(lowering: Lowering, target: Tensor, value: int) -> None:
         builder.emit(inst, [], [whole(region)])
         offset = sum(i * s for i, s in zip(start, target.strides, strict=True))
         dims: list[Dim] = list(zip(shape, target.strides, row_major(shape, item), strict=True))
-        transfer(builder, target, offset, dims[:-1], dims[-1], region, 0, store=True)
+        begin = target.offset + offset
+        transfer(builder, target.region, begin, item, dims, region, 0, store=True)
         builder.release(region)
 
 

@@ -9,7 +9,7 @@ cycle formula, per instruction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -18,17 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.ir import Operation, SSAValue
 
-from vit_opt.backends.accel.lowering.builder import Builder, Region, whole
+from vit_opt.backends.accel.lowering.arena import Region, whole
+from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Grid,
     Link,
+    Place,
+    block_rows,
     bytes_per_element,
     chain_results,
-    finish,
     follow,
+    raster,
+    row_blocks,
     run_links,
 )
+from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.tensors import (
@@ -155,15 +160,18 @@ class Tiling:
     """Block sizes of a product."""
 
     m: int
+    """Rows that lie together; blocks have at most as many."""
+    rows: int
+    """Rows of a block."""
     n: int
     k: int
 
 
 def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
-    """Block sizes that leave room for two blocks of everything.
+    """Block sizes that leave room for what stays on chip.
 
-    Rows and columns fill the lanes; the reduction is cut into equal parts where blocks of that
-    height would not fit with all of it.
+    Columns fill the lanes; accumulators of a block take an eighth of obuf, a panel of the right
+    operand half of its buffer. The reduction is cut into equal parts where that is too little.
     """
     rows, cols = product.grid.row_count, product.grid.col_count
     item_a, item_b = (t.size for t in product.types)
@@ -176,11 +184,12 @@ def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
             f"{where(product.op)}: one row of {cols} results with what follows it does not fit "
             f"into obuf of architecture '{arch.name}'"
         )
-    m = min(rows, arch.lanes, max(1, room_o // (width * n)))
-    if m > arch.columns and m < rows:
-        m -= m % arch.columns
-    limit = max(2, min(room_a // (m * item_a), room_b // (min(n, arch.lanes) * item_b)))
-    return Tiling(m, n, reduction_part(arch, product.k, limit))
+    m = block_rows(arch, rows)
+    most = max(1, room_o // 4 // (4 * n))
+    if most > arch.columns:
+        most -= most % arch.columns
+    limit = max(2, min(room_a // (min(m, most) * item_a), room_b // (min(n, arch.lanes) * item_b)))
+    return Tiling(m, min(m, most), n, reduction_part(arch, product.k, limit))
 
 
 def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
@@ -194,39 +203,116 @@ def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
 
 
 def lower_product(lowering: Lowering, product: Product) -> None:
-    """Emit a product with the chain behind it."""
+    """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
     result = product.op.results[0]
-    links = follow(lowering, result, product.grid, whole_rows=product.grid.col_count <= 4096)
-    targets = chain_results(lowering, product.op, links)
+    # Blocks of whole rows are low, so that the right operand is read again and again: it must fit.
+    cols, batch = product.grid.col_count, len(product.a)
+    stays = cols * product.k * product.types[1].size <= on_chip(lowering.arch) // 4
+    whole_rows = cols <= 4096 and (batch > 1 or stays)
+    links = follow(lowering, result, product.grid, whole_rows)
+    reads = (product.a[0], product.b[0])
+    targets = chain_results(lowering, product.op, links, product.grid, reads)
+    blocks = _blocks(lowering, product, links, targets)
+    reader = _reader(lowering, product, links)
+    if reader is None:
+        for _ in blocks:
+            pass
+    else:
+        lowering.defer(Source(blocks), targets, reader)
+
+
+def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Operation | None:
+    """The product that reads the rows made here, one after the other: it may drive them, so that
+    only a few exist at a time. None if there is none."""
+    last: Operation = links[-1].op if links else product.op
+    made = last.results[0]
+    users = lowering.users.get(made, [])
+    if len(users) != 1:
+        return None
+    reader = users[0]
+    match reader:
+        case ops.MatmulOp():
+            left, right = reader.a, None
+        case ops.Log2MatmulOp():
+            left, right = reader.codes, None
+        case ops.LinearOp():
+            left, right = reader.x, reader.weight
+        case _:
+            return None
+    if lowering.source(left) is not made:
+        return None
+    if right is None:
+        one_panel = value_shape(reader.results[0])[-1] <= lowering.arch.lanes
+        return reader if one_panel and isinstance(last, WHOLE_ROWS) else None
+    cols, depth = value_shape(right)
+    size = (product.grid.row_count * len(product.a), cols, depth)
+    order = walks_rows(lowering.arch, size, (1, 1))
+    here = (product.grid.row_count, product.grid.col_count, product.k)
+    return reader if not order and not walks_rows(lowering.arch, here, (1, 1)) else None
+
+
+def _blocks(
+    lowering: Lowering, product: Product, links: Sequence[Link], targets: Sequence[Tensor]
+) -> Generator[int]:
+    """Emit the blocks of a product one by one; gives the rows that are complete."""
     tiling = tile(lowering.arch, product, links)
+    builder = lowering.builder
     rows, cols = product.grid.row_count, product.grid.col_count
-    row_starts = range(0, rows, tiling.m)
-    col_starts = range(0, cols, tiling.n)
-    lowering.builder.macs += rows * cols * product.k * len(product.a)
-    order = block_order(lowering.arch, product, row_starts, col_starts)
-    for index, a, b in zip(product.grid.indices(), product.a, product.b, strict=True):
-        for row, col in order:
-            size = (min(tiling.m, rows - row), min(tiling.n, cols - col))
-            acc = accumulate_block(lowering, product, a, b, (row, col), size, tiling.k)
-            out = run_links(lowering, links, acc, product.grid, index, (row, col), size)
-            finish(lowering, out, targets, product.grid, index, (row, col), size)
+    heights = row_blocks(rows, tiling.m, tiling.rows)
+    spread = raster(lowering.arch, targets, tiling.m, cols, tiling.n)
+    lowering.widths.update((target.region, spread[1]) for target in targets)
+    depth = tiling.k
+    together = lowering.widths.get(product.a[0].region, 0)
+    if 2 * lowering.arch.lanes <= together < depth and not product.k % together:
+        depth = together
+    builder.macs += rows * cols * product.k * len(product.a)
+    order = block_order(lowering.arch, product, heights, range(0, cols, tiling.n))
+    name = builder.origin
+    done = 0
+    for number, (index, a, b) in enumerate(
+        zip(product.grid.indices(), product.a, product.b, strict=True)
+    ):
+        for (row, height), col in order:
+            builder.next_turn()
+            outer, builder.origin = builder.origin, name
+            size = (height, min(tiling.n, cols - col))
+            acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
+            place = Place(product.grid, index, (row, col), size, spread)
+            run_links(lowering, links, acc, place, targets)
+            builder.origin = outer
+            if col + size[1] == cols:
+                done = number * rows + row + height
+            yield done
+
+
+def on_chip(arch: AccelTarget) -> int:
+    """Bytes that may stay on chip besides the blocks in work."""
+    return sum(memory.size for memory in arch.memories) * 5 // 8
+
+
+def walks_rows(arch: AccelTarget, size: tuple[int, int, int], items: tuple[int, int]) -> bool:
+    """Whether the blocks of a product go down the rows of a column panel before the next panel,
+    because that loads fewer bytes.
+
+    Going down the rows loads the right operand once, and the left one once per panel unless it
+    stays on chip; going along the columns does the same to the right operand.
+    """
+    rows, cols, depth = size
+    bytes_a, bytes_b = rows * depth * items[0], cols * depth * items[1]
+    room = on_chip(arch)
+    panels, blocks = -(-cols // arch.lanes), -(-rows // block_rows(arch, rows))
+    down = bytes_b + bytes_a * (1 if bytes_a <= room else panels)
+    along = bytes_a + bytes_b * (1 if bytes_b <= room // 4 else blocks)
+    return down <= along and panels > 1
 
 
 def block_order(
-    arch: AccelTarget, product: Product, rows: range, cols: range
-) -> list[tuple[int, int]]:
-    """First row and column of each block, in the order that loads the fewest bytes.
-
-    Walking rows in the inner loop loads the left operand once per column panel, unless it fits
-    on chip whole; walking columns does the same to the right operand.
-    """
-    bytes_a = product.grid.row_count * product.k * product.types[0].size
-    bytes_b = product.grid.col_count * product.k * product.types[1].size
-    fits_a = bytes_a <= arch.memory_size("abuf") * 3 // 4
-    fits_b = bytes_b <= arch.memory_size("bbuf") * 3 // 4
-    inner_rows = bytes_b + bytes_a * (1 if fits_a else len(cols))
-    inner_cols = bytes_a + bytes_b * (1 if fits_b else len(rows))
-    if inner_rows < inner_cols:
+    arch: AccelTarget, product: Product, rows: Sequence[tuple[int, int]], cols: range
+) -> list[tuple[tuple[int, int], int]]:
+    """Rows (first, count) and first column of each block, in order."""
+    size = (product.grid.row_count, product.grid.col_count, product.k)
+    items = (product.types[0].size, product.types[1].size)
+    if walks_rows(arch, size, items) and len(cols) > 1:
         return [(row, col) for col in cols for row in rows]
     return [(row, col) for row in rows for col in cols]
 
@@ -282,7 +368,7 @@ def accumulate_block(
                 Flag.ON if k0 else Flag.OFF,
                 best_map(lowering.arch, (m, width, k), (left.dtype, right.dtype)),
             )
-            reads = [whole(left.region), whole(right.region)]
+            reads = [left.use(m, k), right.use(width, k)]
             if bias is not None:
                 reads.append(whole(bias))
             if k0:

@@ -10,14 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_opt.backends.accel.lowering.builder import whole
+from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.convolution import (
-    Sliding,
-    choose_pixels,
-    load_patch,
-    pixel_blocks,
-)
 from vit_opt.backends.accel.lowering.elementwise import MAX_COLS, Grid
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import rounding
@@ -29,6 +23,12 @@ from vit_opt.backends.accel.lowering.tensors import (
     store_block,
     value_format,
     value_shape,
+)
+from vit_opt.backends.accel.lowering.windows import (
+    Sliding,
+    choose_pixels,
+    load_patch,
+    pixel_blocks,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -116,6 +116,7 @@ def _sum_rows(
         for row in range(0, inner.count, chunk):
             rows = min(chunk, inner.count - row)
             mark = builder.mark()
+            builder.next_turn()
             view = Tensor(
                 x.region,
                 x.dtype,
@@ -168,7 +169,6 @@ def _store_mean(
         target.region, target.dtype, target.format, (1, cols), (0, item), target.offset + out
     )
     store_block(builder, Block(region, target.dtype, 0, item), view, (0, 0), (1, cols))
-    builder.release(region)
 
 
 # -- pooling ----------------------------------------------------------------------------------
@@ -227,12 +227,13 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
             cols = min(chans, shape[3] - chan)
             for first, size in pixel_blocks(s.out, count):
                 mark = builder.mark()
+                builder.next_turn()
                 patch = load_patch(builder, s, image, first, size, (chan, cols))
                 row = cols * middle.size
                 region = builder.allocate(Space.OBUF, size[0] * size[1] * row)
                 inst = isa.Pool(
                     region.addr(),
-                    patch.region.addr(),
+                    patch.region.addr(patch.offset),
                     mode,
                     *size,
                     cols,
@@ -246,14 +247,15 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
                     *s.strides,
                     zp=s.x.format.zero_point if mode is PoolMode.SUM else 0,
                 )
-                builder.emit(inst, [whole(patch.region)], [whole(region)])
+                builder.emit(
+                    inst, [patch.use(s.extent(size), cols, s.x.dtype.size)], [whole(region)]
+                )
                 block = Block(region, middle, row, middle.size)
                 start = first[0] * shape[2] + first[1]
                 pixels = size[0] * size[1]
                 if counts is not None:
                     block = _divide(lowering, op, block, counts[start : start + pixels], cols)
                 store_block(builder, block, plane, (start, chan), (pixels, cols))
-                builder.release(block.region)
                 builder.unpin(mark)
     lowering.done.add(op)
 
@@ -323,7 +325,9 @@ def _nearest_row(
     builder = lowering.builder
     mark = builder.mark()
     item = target.dtype.size
-    block = load_block(builder, source, (0, cols[0]), (source.shape[0], cols[1]), Space.ABUF)
+    builder.next_turn()
+    size = (source.shape[0], cols[1])
+    block = load_block(builder, source, (0, cols[0]), size, Space.ABUF, packed=True)
     index = load_vector(builder, columns.astype(np.uint32), 0, columns.size)
     run = cols[1] * item
     region = builder.allocate(Space.OBUF, columns.size * run)
@@ -336,7 +340,6 @@ def _nearest_row(
         (0, cols[0]),
         (columns.size, cols[1]),
     )
-    builder.release(region)
     builder.unpin(mark)
 
 
@@ -353,9 +356,10 @@ def _linear_rows(
     item = target.dtype.size
     for y in range(out_h):
         mark = builder.mark()
+        builder.next_turn()
         size = (width, cols[1])
         upper, lower = (
-            load_block(builder, source.at(0, int(row)), (0, cols[0]), size, Space.ABUF)
+            load_block(builder, source.at(0, int(row)), (0, cols[0]), size, Space.ABUF, packed=True)
             for row in (top[y], low[y])
         )
         param = load_vector(builder, table, 0, out_w)
@@ -388,5 +392,4 @@ def _linear_rows(
             (0, cols[0]),
             (out_w, cols[1]),
         )
-        builder.release(region)
         builder.unpin(mark)

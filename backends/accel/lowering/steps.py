@@ -10,7 +10,7 @@ import numpy as np
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
-from vit_opt.backends.accel.lowering.builder import Use, whole
+from vit_opt.backends.accel.lowering.arena import Use, whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -43,6 +43,8 @@ class Emit:
     lowering: Lowering
     window: Window
     reads: list[Use] = field(default_factory=list[Use])
+    into: list[Block] = field(default_factory=list[Block])
+    """Where results are to be written, in their order; by default to new buffers."""
 
     def vector(self, values: Ints) -> tuple[int, Addr]:
         """Shifts as an immediate, or as a vector in the parameter buffer: (immediate, address)."""
@@ -64,11 +66,13 @@ class Emit:
 
     def read(self, block: Block) -> Block:
         """Note that the instruction reads a block."""
-        self.reads.append(whole(block.region))
+        self.reads.append(block.use(self.window.rows, self.window.cols))
         return block
 
     def result(self, value: SSAValue, cols: int | None = None) -> Block:
         """A new block for a result; `cols` where it differs from the window's."""
+        if self.into:
+            return self.into.pop(0)
         dtype = value_format(value)[0]
         width = (self.window.cols if cols is None else cols) * dtype.size
         region = self.lowering.builder.allocate(Space.OBUF, self.window.rows * width)
@@ -76,7 +80,8 @@ class Emit:
 
     def emit(self, inst: isa.UnitInst, *results: Block) -> list[Block]:
         """Append the instruction."""
-        self.lowering.builder.emit(inst, self.reads, [whole(block.region) for block in results])
+        writes = [block.use(self.window.rows, self.window.cols) for block in results]
+        self.lowering.builder.emit(inst, self.reads, writes)
         return list(results)
 
 

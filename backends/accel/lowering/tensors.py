@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import SSAValue
 
-from vit_opt.backends.accel.lowering.builder import Builder, Region, Use, whole
+from vit_opt.backends.accel.lowering.arena import Region, Use, whole
+from vit_opt.backends.accel.lowering.builder import Builder
+from vit_opt.backends.accel.lowering.residency import Rect
+from vit_opt.backends.accel.lowering.transfers import Dim, transfer
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.attributes import FixedType, Log2Type, is_unsigned
 from vit_opt.dialects.vit.ops.base import shape_of, tensor_type
@@ -80,11 +83,6 @@ class Tensor:
         """Bytes of all elements."""
         return prod(self.shape) * self.dtype.size
 
-    def use(self, offset: int, dims: Sequence[tuple[int, int]], run: int) -> Use:
-        """The bytes from `offset` spanned by dims of (count, stride) and a run."""
-        span = run + sum((count - 1) * stride for count, stride in dims)
-        return Use(self.region, self.offset + offset, self.offset + offset + span)
-
     def addr(self, offset: int) -> Addr:
         """The address `offset` bytes into the view."""
         return self.region.addr(self.offset + offset)
@@ -99,7 +97,7 @@ class Tensor:
         )
 
 
-def reshaped(tensor: Tensor, shape: Shape, format_: FixedType) -> Tensor | None:
+def reshaped(tensor: Tensor, shape: Shape, format_: FixedType | None = None) -> Tensor | None:
     """The view under another shape, or None if its elements do not lie so that one exists."""
     groups = _matching_groups(tensor.shape, shape)
     if groups is None:
@@ -116,7 +114,8 @@ def reshaped(tensor: Tensor, shape: Shape, format_: FixedType) -> Tensor | None:
             part.append(step)
             step *= shape[index]
         strides += reversed(part)
-    return Tensor(tensor.region, tensor.dtype, format_, shape, tuple(strides), tensor.offset)
+    view = replace(tensor, shape=shape, strides=tuple(strides))
+    return view if format_ is None else replace(view, format=format_)
 
 
 def _matching_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]] | None:
@@ -159,6 +158,11 @@ class Block:
         """Address of the first element."""
         return self.region.addr(self.offset)
 
+    def use(self, rows: int, cols: int) -> Use:
+        """The bytes that `rows` x `cols` elements span."""
+        span = (rows - 1) * self.row + (cols - 1) * self.col + self.dtype.size
+        return Use(self.region, self.offset, self.offset + span)
+
 
 def load_block(
     builder: Builder,
@@ -166,155 +170,70 @@ def load_block(
     first: tuple[int, int],
     size: tuple[int, int],
     space: Space,
+    packed: bool = False,
 ) -> Block:
-    """Rows and columns of a 2-D view on chip, row-major and packed; repeated ones stored once.
+    """Rows and columns of a 2-D view on chip; pinned.
 
-    `first` and `size` are (row, column). The block stays cached until its space is needed.
+    `first` and `size` are (row, column). What a producer has left on chip is taken where it lies,
+    with the distance of rows that it has there, unless it must be `packed`. Else the block is
+    loaded, row-major, repeated rows and columns stored once, and kept until its space is needed.
     """
     item = tensor.dtype.size
     rows = 1 if tensor.strides[0] == 0 else size[0]
     cols = 1 if tensor.strides[1] == 0 else size[1]
     start = first[0] * tensor.strides[0] + first[1] * tensor.strides[1]
+    repeats = 0 if rows < size[0] or not tensor.strides[0] else 1
+    col = item if tensor.strides[1] else 0
+    if not builder.is_constant(tensor.region):
+        rect = span_of(tensor, start, rows, cols)
+        found = builder.read(tensor.region, rect)
+        if found is not None and not packed and (cols == 1 or tensor.strides[1] == item):
+            piece, offset, step = found
+            return Block(piece.region, tensor.dtype, step * repeats, col, offset)
     key = (tensor.region, tensor.offset + start, tensor.strides, rows, cols, space)
     region = builder.cached(key)
     if region is None:
         region = builder.keep(key, rows * cols * item, space)
-        copy_in(
-            builder,
-            tensor,
-            start,
-            [(rows, tensor.strides[0], cols * item)],
-            (cols, tensor.strides[1], item),
-            region,
-            0,
-        )
-    return Block(
-        region,
-        tensor.dtype,
-        cols * item if rows == size[0] and tensor.strides[0] else 0,
-        item if tensor.strides[1] else 0,
-    )
+        dims = [(rows, tensor.strides[0], cols * item), (cols, tensor.strides[1], item)]
+        source = tensor.offset + start
+        transfer(builder, tensor.region, source, item, dims, region, 0, store=False)
+    return Block(region, tensor.dtype, cols * item * repeats, col)
 
 
-Dim = tuple[int, int, int]
-"""Count, stride in DRAM, stride on chip."""
-
-
-def copy_in(
-    builder: Builder,
-    tensor: Tensor,
-    start: int,
-    dims: Sequence[Dim],
-    last: Dim,
-    region: Region,
-    offset: int,
-) -> None:
-    """Load from DRAM: up to two outer dims (more are unrolled) and a last one of elements."""
-    transfer(builder, tensor, start, dims, last, region, offset, store=False)
-
-
-def transfer(
-    builder: Builder,
-    tensor: Tensor,
-    start: int,
-    dims: Sequence[Dim],
-    last: Dim,
-    region: Region,
-    offset: int,
-    store: bool,
-) -> None:
-    """Move elements between DRAM and a buffer, in as few instructions as their layout allows."""
+def span_of(tensor: Tensor, start: int, rows: int, cols: int) -> Rect:
+    """The rectangle of a 2-D view's elements; exact where columns are contiguous."""
     item = tensor.dtype.size
-    run = item
-    inner: list[Dim] = [dim for dim in (*dims, last) if dim[0] > 1]
-    while inner and inner[-1][1] == run and inner[-1][2] == run:
-        run *= inner.pop()[0]
-    merged: list[Dim] = []
-    for count, far, near in inner:
-        if merged and merged[-1][1] == count * far and merged[-1][2] == count * near:
-            merged[-1] = (merged[-1][0] * count, far, near)
-        else:
-            merged.append((count, far, near))
-    _split_transfer(builder, tensor, start, merged, run, region, offset, store)
-
-
-_COUNT_MAX = (1 << 16) - 1
-_RUN_MAX = (1 << 24) - 1
-
-
-def _split_transfer(
-    builder: Builder,
-    tensor: Tensor,
-    start: int,
-    dims: list[Dim],
-    run: int,
-    region: Region,
-    offset: int,
-    store: bool,
-) -> None:
-    if run > _RUN_MAX:
-        raise VitError(f"a contiguous run of {run} bytes is longer than an instruction can hold")
-    if len(dims) > 3:
-        count, far, near = dims[0]
-        for index in range(count):
-            _split_transfer(
-                builder,
-                tensor,
-                start + index * far,
-                dims[1:],
-                run,
-                region,
-                offset + index * near,
-                store,
-            )
-        return
-    for position, (count, far, near) in enumerate(dims):
-        if count > _COUNT_MAX:
-            head, tail = dims[:position], dims[position + 1 :]
-            for index in range(0, count, _COUNT_MAX):
-                part = (min(_COUNT_MAX, count - index), far, near)
-                _split_transfer(
-                    builder,
-                    tensor,
-                    start + index * far,
-                    [*head, part, *tail],
-                    run,
-                    region,
-                    offset + index * near,
-                    store,
-                )
-            return
-    counts = [1] * (3 - len(dims)) + [dim[0] for dim in dims]
-    fars = [0] * (3 - len(dims)) + [dim[1] for dim in dims]
-    nears = [0] * (3 - len(dims)) + [dim[2] for dim in dims]
-    span = run + sum((count - 1) * near for count, _, near in dims)
-    far_use = tensor.use(start, [(count, far) for count, far, _ in dims], run)
-    near_use = Use(region, offset, offset + span)
-    if store:
-        inst: isa.CopyInst = isa.Store(
-            tensor.addr(start), region.addr(offset), run, *counts, *fars, *nears
-        )
-        builder.emit(inst, [near_use], [far_use])
-    else:
-        inst = isa.Load(region.addr(offset), tensor.addr(start), run, *counts, *nears, *fars)
-        builder.emit(inst, [far_use], [near_use])
+    width = (cols - 1) * abs(tensor.strides[1]) + item
+    pitch = tensor.strides[0] if rows > 1 else max(tensor.strides[0], width)
+    if tensor.strides[1] != item and cols > 1 and pitch < width:
+        width = (rows - 1) * pitch + item
+        return Rect(tensor.offset + start, cols, tensor.strides[1], width)
+    return Rect(tensor.offset + start, rows, pitch, width)
 
 
 def store_block(
     builder: Builder, block: Block, tensor: Tensor, first: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    """Write a block to a 2-D view in DRAM."""
+    """Make a block, which the caller gives up, a part of a 2-D view.
+
+    It stays on chip while there is room, if its rows are contiguous there and in the view.
+    """
     start = first[0] * tensor.strides[0] + first[1] * tensor.strides[1]
-    transfer(
-        builder,
-        tensor,
-        start,
-        [(size[0], tensor.strides[0], block.row)],
+    item = tensor.dtype.size
+    plain = size[1] == 1 or block.col == tensor.strides[1] == item
+    if plain and block.offset == 0 and (size[0] == 1 or block.row >= size[1] * item):
+        width = size[1] * item
+        pitch = tensor.strides[0] if size[0] > 1 else max(width, tensor.strides[0])
+        rect = Rect(tensor.offset + start, size[0], pitch, width)
+        builder.adopt(block.region, tensor.region, rect, block.row or width)
+        return
+    dims: list[Dim] = [
+        (size[0], tensor.strides[0], block.row),
         (size[1], tensor.strides[1], block.col),
-        block.region,
-        block.offset,
-        store=True,
-    )
+    ]
+    source = tensor.offset + start
+    transfer(builder, tensor.region, source, item, dims, block.region, block.offset, store=True)
+    builder.release(block.region)
 
 
 def load_vector(builder: Builder, values: NDArray[np.generic], first: int, count: int) -> Region:

@@ -1,0 +1,372 @@
+"""The memories while a program is built: who lies where, and who leaves to make room."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Generator, Sequence
+
+from vit_opt.backends.accel.image import MAX_DRAM
+from vit_opt.backends.accel.lowering.arena import Arena, Region
+from vit_opt.backends.accel.lowering.residency import (
+    NEVER,
+    CacheKey,
+    Copy,
+    Held,
+    Piece,
+    Rect,
+    Trace,
+    first_covering,
+    touching,
+)
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.fields import Space
+
+CHIP_ALIGN = 16
+DRAM_ALIGN = 64
+TURNS = 2
+"""Blocks of work for which an address rests before it is used again, so that engines may overlap:
+while one block is worked on, the one before is still being read."""
+
+DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
+
+
+class CapacityError(VitError):
+    """Something does not fit into a memory of the architecture."""
+
+
+class Memory:
+    """Places buffers; keeps copies and pieces on chip as long as there is room."""
+
+    def __init__(self, arch: AccelTarget, trace: Trace | None):
+        self.arch = arch
+        self.rehearsing = trace is None
+        self.trace = Trace() if trace is None else trace
+        self.arenas = {
+            Space[memory.name.upper()]: Arena(Space[memory.name.upper()], memory.size, CHIP_ALIGN)
+            for memory in arch.memories
+        }
+        self.arenas[Space.DRAM] = Arena(Space.DRAM, MAX_DRAM, DRAM_ALIGN)
+        self.now = 0
+        """Reads so far: the time by which `Trace` tells."""
+        self.turn = 0
+        """Blocks of work so far."""
+        self.pieces: dict[Region, list[Piece]] = {}
+        """By the DRAM region that they are parts of."""
+        self.sources: dict[Region, tuple[Source, int]] = {}
+        """Results that are made when they are read, and bytes of their rows."""
+        self.constants: set[Region] = set()
+        """Regions that hold data of the image, which are never given back."""
+        self.rewritten: set[Region] = set()
+        """Tensors that are written in place, over what they held before."""
+        self._numbers = 0
+        self._held: dict[Region, Held] = {}
+        self._copies: dict[CacheKey, Copy] = {}
+        self._pinned: list[Held] = []
+        self._resting: deque[tuple[int, Region]] = deque()
+        self._lost: dict[Region, list[Rect]] = {}
+
+    @abstractmethod
+    def write_back(self, piece: Piece) -> None:
+        """Store what is valid of a piece to DRAM."""
+
+    def next_number(self) -> int:
+        """The number of the next region of DRAM."""
+        self._numbers += 1
+        return self._numbers
+
+    def capacity(self, space: Space) -> int:
+        """Bytes of a memory."""
+        return self.arenas[space].size
+
+    # -- buffers ----------------------------------------------------------------------------
+
+    def allocate(self, space: Space, size: int, lasting: bool = False) -> Region:
+        """A buffer, in `space` if there is room, else in another memory of the chip.
+
+        What is held there makes room, the farthest next use first. CapacityError if nothing can.
+        """
+        size = max(size, 1)
+        if space is Space.DRAM:
+            arena = self.arenas[space]
+            arena.cursor = 0
+            start = arena.find(size)
+            if start is None:
+                raise CapacityError(f"{size} bytes do not fit into DRAM")
+            return arena.place(start, size, self.next_number())
+        if self.rehearsing:
+            return Region(space, 0, size)
+        order = [space, *(other for other in DATA if other in self.arenas and other is not space)]
+        for other in order:
+            start = self.arenas[other].find(size, lasting)
+            if start is not None:
+                return self.arenas[other].place(start, size, lasting=lasting)
+        return self._make_room(size, order)
+
+    def release(self, region: Region) -> None:
+        """Give a buffer back; what is still to read from it has been emitted already."""
+        if region.space is Space.DRAM:
+            self.arenas[region.space].release(region)
+        elif not self.rehearsing:
+            self._resting.append((self.turn, region))
+
+    def next_turn(self) -> None:
+        """Begin another block of work: what was given back two blocks ago may be used again."""
+        self.turn += 1
+        while self._resting and self._resting[0][0] <= self.turn - TURNS:
+            self._wake()
+
+    def _wake(self) -> None:
+        _, region = self._resting.popleft()
+        self.arenas[region.space].release(region)
+
+    def _make_room(self, size: int, order: Sequence[Space]) -> Region:
+        for rested in (True, False):
+            best: tuple[tuple[int, int], list[Region], int] | None = None
+            for space in order:
+                found = self._window(self.arenas[space], size, rested)
+                if found is not None and (best is None or found[0] > best[0]):
+                    best = found
+            if best is not None:
+                _, victims, start = best
+                arena = self.arenas[victims[0].space]
+                for region in victims:
+                    self._evict(self._held[region])
+                return arena.place(start, size)
+            while self._resting:
+                self._wake()
+                for space in order:
+                    start = self.arenas[space].find(size)
+                    if start is not None:
+                        return self.arenas[space].place(start, size)
+        space = order[0]
+        raise CapacityError(
+            f"{size} bytes do not fit into {space.name.lower()} ({self.arenas[space].size} bytes) "
+            f"of architecture '{self.arch.name}'"
+        )
+
+    def _window(
+        self, arena: Arena, size: int, rested: bool
+    ) -> tuple[tuple[int, int], list[Region], int] | None:
+        """Neighbours whose space together is enough and whose earliest next use is the latest:
+        (that use and bytes to write, negated), the neighbours, the first byte of the space."""
+        best: tuple[tuple[int, int], list[Region], int] | None = None
+        live = arena.live
+        align = arena.align
+        for first in range(len(live)):
+            low = -(-live[first - 1].end // align) * align if first else 0
+            soonest, cost = NEVER + 1, 0
+            victims: list[Region] = []
+            for index in range(first, len(live)):
+                region = live[index]
+                held = self._held.get(region)
+                if held is None or held.pins or (rested and held.turn > self.turn - TURNS):
+                    break
+                use = held.next_use(self.now)
+                soonest = min(soonest, use)
+                cost += region.size if use < NEVER and isinstance(held, Piece) else 0
+                if best is not None and (soonest, -cost) <= best[0]:
+                    break
+                victims.append(region)
+                high = live[index + 1].start if index + 1 < len(live) else arena.size
+                if low + size <= high:
+                    best = ((soonest, -cost), victims, low)
+                    break
+        return best
+
+    def _evict(self, held: Held, rest: bool = False) -> None:
+        """Drop a block; a piece that is read again and not in DRAM yet is stored first."""
+        if isinstance(held, Piece):
+            if held.dirty:
+                if held.next_use(self.now + rest) < NEVER:
+                    self.write_back(held)
+                else:
+                    self._lost.setdefault(held.tensor, []).append(held.valid)
+            self.pieces[held.tensor].remove(held)
+        elif isinstance(held, Copy) and self._copies.get(held.key) is held:
+            del self._copies[held.key]
+        del self._held[held.region]
+        if rest:
+            self.release(held.region)
+        else:
+            self.arenas[held.region.space].release(held.region)
+
+    # -- copies -----------------------------------------------------------------------------
+
+    def cached(self, key: CacheKey) -> Region | None:
+        """The copy with this key if it is on chip; it stays there until `unpin`.
+
+        A copy of a tensor that is not constant belongs to the `read` noted before.
+        """
+        if key[0] in self.constants:
+            self.now += 1
+        if self.rehearsing:
+            self.trace.read_copy(key, self.now)
+        copy = self._copies.get(key)
+        if copy is None:
+            return None
+        self.pin(copy)
+        return copy.region
+
+    def keep(self, key: CacheKey, size: int, space: Space) -> Region:
+        """A buffer that stays on chip under `key` while there is room; pinned until `unpin`."""
+        region = self.allocate(space, size)
+        if not self.rehearsing:
+            copy = Copy(region, self.trace.uses_of_copy(key), self.turn, key=key)
+            self._copies[key] = copy
+            self._held[region] = copy
+            self.pin(copy)
+        return region
+
+    def pin(self, held: Held) -> None:
+        """Let a block stay until `unpin`."""
+        held.turn = self.turn
+        held.pins += 1
+        self._pinned.append(held)
+
+    def unpin(self, mark: int = 0) -> None:
+        """Let the blocks used since `mark` be replaced."""
+        for held in self._pinned[mark:]:
+            held.pins -= 1
+            held.turn = self.turn
+            if not held.pins and held.next_use(self.now + 1) == NEVER and held.region in self._held:
+                self._evict(held, rest=True)
+        del self._pinned[mark:]
+
+    def mark(self) -> int:
+        """The blocks pinned so far."""
+        return len(self._pinned)
+
+    def forget(self, region: Region) -> None:
+        """Drop all that is held of a DRAM region that is released."""
+        self._forget_copies(region)
+        for piece in self.pieces.pop(region, []):
+            self.release(piece.region)
+            del self._held[piece.region]
+        self._lost.pop(region, None)
+
+    def _forget_copies(self, region: Region) -> None:
+        for key in [key for key in self._copies if key[0] is region]:
+            copy = self._copies.pop(key)
+            del self._held[copy.region]
+            self.release(copy.region)
+
+    # -- pieces -----------------------------------------------------------------------------
+
+    def adopt(self, buffer: Region, tensor: Region, rect: Rect, near: int) -> None:
+        """Keep a buffer that holds a rectangle of a tensor; the caller gives it up."""
+        self.now += 1
+        if self.rehearsing:
+            return
+        uses = self.trace.uses_of_rect(tensor, rect)
+        piece = Piece(buffer, uses, self.turn, tensor=tensor, room=rect, valid=rect, near=near)
+        self.pieces.setdefault(tensor, []).append(piece)
+        self._held[buffer] = piece
+
+    def place_for(
+        self, tensor: Region, rect: Rect, room: Rect, space: Space
+    ) -> tuple[Region, int, int]:
+        """Where a rectangle of a tensor is to be written: buffer, offset, bytes between rows.
+
+        In a piece that it continues, else in a new one with space for `room`. Pinned.
+        """
+        self.now += 1
+        if self.rehearsing:
+            return Region(space, 0, room.rows * room.width), 0, room.width
+        if tensor in self.rewritten:
+            self._outdate(tensor)
+        pieces = self.pieces.get(tensor, ())
+        home = next((p for p in pieces if p.space_for(rect) is not None), None)
+        # Another piece that holds part of it goes: what it holds is about to be old.
+        for piece in [p for p in pieces if p is not home and touching(p.valid, rect)]:
+            self.flush(piece)
+            self._drop(piece)
+        if home is not None:
+            place = home.space_for(rect)
+            assert place is not None, "what has been granted once is granted again"
+            home.dirty = True
+            self.pin(home)
+            return home.region, place, home.near
+        lost = self._lost.get(tensor)
+        if lost:
+            self._lost[tensor] = [other for other in lost if not touching(other, rect)]
+        buffer = self.allocate(space, room.rows * room.width, lasting=True)
+        uses = self.trace.uses_of_rect(tensor, room)
+        piece = Piece(
+            buffer, uses, self.turn, tensor=tensor, room=room, valid=rect, near=room.width
+        )
+        self.pieces.setdefault(tensor, []).append(piece)
+        self._held[buffer] = piece
+        self.pin(piece)
+        return buffer, 0, room.width
+
+    def _outdate(self, tensor: Region) -> None:
+        """What has been loaded of a tensor that is written in place is not what it holds now."""
+        for key in [key for key in self._copies if key[0] is tensor]:
+            copy = self._copies.pop(key)
+            copy.uses = []
+
+    def _drop(self, piece: Piece) -> None:
+        self.pieces[piece.tensor].remove(piece)
+        del self._held[piece.region]
+        self.release(piece.region)
+
+    def flush(self, piece: Piece) -> None:
+        """Bring a piece to DRAM if it is not there."""
+        if piece.dirty:
+            self.write_back(piece)
+
+    def read(self, tensor: Region, rect: Rect) -> tuple[Piece, int, int] | None:
+        """Note a read; the piece that holds all of the rectangle, pinned, if there is one, the
+        offset in its buffer, and bytes between rows there."""
+        self.require(tensor, rect.end)
+        self.now += 1
+        if self.rehearsing:
+            self.trace.read_rect(tensor, rect, self.now)
+            return None
+        found = first_covering(self.pieces.get(tensor, ()), rect)
+        if found is not None:
+            self.pin(found[0])
+        elif any(touching(lost, rect) for lost in self._lost.get(tensor, ())):
+            raise AssertionError("a result was dropped before its last reader")
+        return found
+
+    def note_read(self, tensor: Region, start: int, size: int) -> None:
+        """Note that bytes of a DRAM region are about to be read in some order."""
+        rect = Rect(start, 1, size, size)
+        self.require(tensor, rect.end)
+        self.now += 1
+        if self.rehearsing:
+            self.trace.read_rect(tensor, rect, self.now)
+
+    def require(self, tensor: Region, end: int) -> None:
+        """Have the producer of a tensor make its bytes up to `end`, if it works on demand."""
+        found = self.sources.get(tensor)
+        if found is not None:
+            source, row = found
+            while source.ready * row < end and source.advance():
+                pass
+
+    def settle(self, tensor: Region) -> None:
+        """Bring all of a tensor to DRAM."""
+        self.note_read(tensor, 0, tensor.size)
+        for piece in self.pieces.get(tensor, ()):
+            self.flush(piece)
+
+
+class Source:
+    """Results that are made block by block when somebody reads them."""
+
+    def __init__(self, blocks: Generator[int]):
+        """`blocks` makes one block each time and gives the rows complete from the first on."""
+        self._blocks = blocks
+        self.ready = 0
+
+    def advance(self) -> bool:
+        """Make one block; False if there is none left."""
+        try:
+            self.ready = max(self.ready, next(self._blocks))
+        except StopIteration:
+            return False
+        return True

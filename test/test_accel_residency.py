@@ -1,0 +1,77 @@
+"""What stays on chip: rectangles, their pieces, and traffic of DRAM close to what is compulsory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from accel_net import compare, random_codes
+from accel_vit import CODES, Size, VitNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_opt.backends.accel.lowering.arena import Region
+from vit_opt.backends.accel.lowering.residency import Piece, Rect, touching
+from vit_opt.dialects.vit.targets import P2VIT, P2VIT_LARGE, AccelTarget
+from vit_opt.dialects.vit_accel.fields import Space
+
+
+def places(rect: Rect) -> list[int]:
+    """The bytes of a rectangle, row by row."""
+    return [
+        rect.start + row * rect.pitch + byte
+        for row in range(rect.rows)
+        for byte in range(rect.width)
+    ]
+
+
+@st.composite
+def rects(draw: st.DrawFn) -> Rect:
+    """Rectangles that do not overlap themselves."""
+    pitch = draw(st.integers(1, 9))
+    return Rect(
+        draw(st.integers(0, 40)), draw(st.integers(1, 4)), pitch, draw(st.integers(1, pitch))
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(rects(), rects())
+def test_touching_misses_nothing(a: Rect, b: Rect) -> None:
+    """It may call disjoint rectangles of different pitches touching, never the other way round."""
+    shared = bool(set(places(a)) & set(places(b)))
+    assert touching(a, b) or not shared
+    if a.pitch == b.pitch:
+        assert touching(a, b) == shared
+
+
+@settings(max_examples=300, deadline=None)
+@given(rects(), rects(), st.integers(0, 3))
+def test_piece_finds_the_right_bytes(room: Rect, wanted: Rect, gap: int) -> None:
+    """Where a rectangle is found in a buffer, its bytes lie at the places computed from it."""
+    near = room.width + gap
+    buffer = Region(Space.OBUF, 0, near * room.rows)
+    piece = Piece(buffer, [], tensor=Region(Space.DRAM, 0, 1000), room=room, valid=room, near=near)
+    at = {
+        room.start + row * room.pitch + byte: row * near + byte
+        for row in range(room.rows)
+        for byte in range(room.width)
+    }
+    found = piece.find(wanted)
+    if found is None:
+        assert not set(places(wanted)) <= set(at) or wanted.pitch != room.pitch or wanted.rows == 1
+        return
+    offset, step = found
+    here = [
+        offset + row * step + byte for row in range(wanted.rows) for byte in range(wanted.width)
+    ]
+    assert here == [at[place] for place in places(wanted)]
+
+
+@pytest.mark.parametrize("arch", [P2VIT, P2VIT_LARGE], ids=lambda arch: arch.name)
+def test_traffic_is_compulsory_where_buffers_allow_it(arch: AccelTarget) -> None:
+    """65 tokens of 96 channels stay on chip: DRAM gives the weights once and takes the result."""
+    net = VitNet(Size(image=64, patch=8, dim=96, heads=3, layers=2, classes=10))
+    codes = random_codes(np.random.default_rng(1), (1, 3, 64, 64), CODES)
+    image, ran = compare(net, [net.result], [codes], arch)
+    compulsory = sum(len(segment.data) for segment in image.segments)
+    compulsory += sum(port.size for port in (*image.inputs, *image.outputs))
+    assert ran.stats.dram_bytes <= 1.15 * compulsory
