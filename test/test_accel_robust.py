@@ -1,0 +1,212 @@
+"""Whatever an image holds, the emulator ends, or stops in a trap that says where and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from accel_net import random_codes
+from accel_programs import SPACES, images, small_instructions
+from accel_vit import CODES, Size, VitNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_opt.backends.accel.assembler import assemble, disassemble, instruction_text
+from vit_opt.backends.accel.emulator import Machine, TrapError
+from vit_opt.backends.accel.image import Image, decode_stream
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.accel.memory import AccessError, Memories
+from vit_opt.backends.accel.run import run_accel
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import P2VIT
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType, Engine
+from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space
+
+TRAP = re.compile(r"instruction (\d+) '(.+?)': (.+)|deadlock: (.+)|data segment \d+ leaves .+")
+
+
+def run_or_trap(image: Image, *, timing_only: bool = False) -> str | None:
+    """The trap's text, checked, or None if the program ends."""
+    try:
+        Machine(image, P2VIT, max_steps=3000, timing_only=timing_only).run()
+    except TrapError as trap:
+        text = str(trap)
+        found = TRAP.fullmatch(text)
+        assert found, text
+        if found[1] is not None:
+            assert instruction_text(image.code[int(found[1])]) == found[2]
+        return text
+    return None
+
+
+@settings(max_examples=80, deadline=None)
+@given(images(small_instructions, size=20), st.booleans())
+def test_traps_name_instruction_and_reason(image: Image, timing_only: bool) -> None:
+    run_or_trap(image, timing_only=timing_only)
+
+
+@settings(max_examples=50, deadline=None)
+@given(images(small_instructions, size=12))
+def test_what_the_disassembler_prints_is_the_program(image: Image) -> None:
+    again = assemble(disassemble(image))
+    assert again == image and disassemble(again) == disassemble(image)
+    assert run_or_trap(again) == run_or_trap(image)
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+sizes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 70)), min_size=1, max_size=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(SPACES),
+    st.sampled_from(list(DType)),
+    st.integers(-20, 4200),
+    sizes,
+    st.booleans(),
+)
+def test_no_access_leaves_a_memory(
+    space: Space, dtype: DType, offset: int, axes: list[tuple[int, int]], at_end: bool
+) -> None:
+    """A view is given exactly when every byte of every element lies inside."""
+    memories = Memories(P2VIT, 4096)
+    size = memories.bytes[space].size
+    if at_end:
+        offset += size - 4200
+    shape, strides = zip(*axes, strict=True)
+    starts = [
+        offset + sum(i * stride for i, stride in zip(index, strides, strict=True))
+        for index in product(*(range(count) for count in shape))
+    ]
+    inside = bool(starts) and min(starts) >= 0 and max(starts) + dtype.size <= size
+    try:
+        view = memories.view(Addr(space, offset), dtype, shape, strides)
+    except AccessError as error:
+        assert not inside
+        assert not starts or re.search(
+            r"\w+\[-?0x[0-9a-f]+\.\.-?0x[0-9a-f]+\] leaves the", str(error)
+        )
+        return
+    assert inside and view.shape == shape
+    view[...] = 1
+    touched = {start + byte for start in starts for byte in range(dtype.size)}
+    assert set(np.flatnonzero(memories.bytes[space])) <= touched
+
+
+# ---- deadlock ------------------------------------------------------------------------------------
+
+
+@st.composite
+def token_programs(draw: st.DrawFn) -> list[Inst]:
+    """Waits and signals in which only one engine waits for each semaphore.
+
+    What blocks then does not depend on who goes first.
+    """
+    steps = st.tuples(st.sampled_from(Engine), st.integers(0, 7), st.integers(1, 3), st.booleans())
+    code: list[Inst] = []
+    for engine, sem, count, waits in draw(st.lists(steps, max_size=24)):
+        cls = isa.Wait if waits else isa.Signal
+        code.append(cls(Engine(sem) if waits else engine, sem, count))
+    return code
+
+
+def blocked_at(code: list[Inst]) -> tuple[dict[Engine, int], Counter[int]]:
+    """Where engines end up waiting, and the tokens left, by plain rounds over the queues."""
+    queues: dict[Engine, list[int]] = {}
+    for index, inst in enumerate(code):
+        assert isinstance(inst, isa.ControlInst)
+        queues.setdefault(inst.engine, []).append(index)
+    tokens: Counter[int] = Counter()
+    moved = True
+    while moved:
+        moved = False
+        for queue in queues.values():
+            while queue:
+                inst = code[queue[0]]
+                if isinstance(inst, isa.Signal):
+                    tokens[inst.sem] += inst.count
+                elif isinstance(inst, isa.Wait) and tokens[inst.sem] >= inst.count:
+                    tokens[inst.sem] -= inst.count
+                else:
+                    break
+                queue.pop(0)
+                moved = True
+    return {engine: queue[0] for engine, queue in queues.items() if queue}, tokens
+
+
+@settings(max_examples=100, deadline=None)
+@given(token_programs())
+def test_deadlocks_show_every_wait(code: list[Inst]) -> None:
+    blocked, tokens = blocked_at(code)
+    text = run_or_trap(Image("p2vit", tuple(code), dram_size=64))
+    if not blocked:
+        assert text is None
+        return
+    assert text is not None and text.startswith("deadlock: ")
+    waits = text.removeprefix("deadlock: ").split("; ")
+    expected: list[str] = []
+    for engine, index in sorted(blocked.items()):
+        wait = code[index]
+        assert isinstance(wait, isa.Wait)
+        expected.append(
+            f"{engine.name.lower()} waits at instruction {index} '{instruction_text(wait)}' "
+            f"(semaphore {wait.sem} holds {tokens[wait.sem]} of {wait.count})"
+        )
+    assert waits == expected
+
+
+# ---- real programs, damaged ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Image:
+    """A small vision transformer."""
+    net = VitNet(Size(image=16, patch=8, dim=16, heads=2, layers=1, classes=4))
+    return lower_accel(net.module(net.result), net.store, P2VIT)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_damaged_programs_stop_or_end(compiled: Image, seed: int) -> None:
+    """A few bits of the code flipped: refused as it is read, trapped as it runs, or run."""
+    rng = np.random.default_rng(seed)
+    code = bytearray(b"".join(inst.encode() for inst in compiled.code))
+    for place in rng.integers(0, len(code), rng.integers(1, 4)):
+        code[place] ^= 1 << int(rng.integers(8))
+    inputs = {"arg0": random_codes(rng, (1, 3, 16, 16), CODES)}
+    try:
+        image = Image(
+            compiled.arch,
+            decode_stream(bytes(code)),
+            compiled.segments,
+            compiled.inputs,
+            compiled.outputs,
+            compiled.dram_size,
+        )
+        run_accel(image, inputs, P2VIT)
+    except TrapError as trap:
+        assert TRAP.fullmatch(str(trap)), trap
+    except VitError as error:
+        assert re.match(r"instruction \d+ at code offset 0x", str(error)), error
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_instructions_left_out_or_moved(compiled: Image, seed: int) -> None:
+    """Programs that lost their order end in a trap, a deadlock, or wrong numbers, never a crash."""
+    rng = np.random.default_rng(seed)
+    code = list(compiled.code)
+    for _ in range(3):
+        inst = code.pop(int(rng.integers(len(code))))
+        if rng.random() < 0.6:
+            code.insert(int(rng.integers(len(code))), inst)
+    image = Image("p2vit", tuple(code), compiled.segments, dram_size=compiled.dram_size)
+    run_or_trap(image)
+
+
+def test_addresses_beyond_the_field_are_refused() -> None:
+    with pytest.raises(FieldError, match=r"ld.copy: field 'dst': offset .* does not fit in u33"):
+        isa.Load(dst=Addr(Space.ABUF, 1 << 33), src=Addr(Space.DRAM), run=1)
