@@ -71,6 +71,8 @@ def read_calibration_data(
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     arrays = [file for file in files if file.suffix.lower() == ".npy"]
+    if preprocess is not None and not images:
+        raise VitError(f"{path}: --preprocess is for images, and here is none")
     if path.suffix == ".npz" and path.is_file():
         batches = _from_npz(path, inputs)
     elif arrays:
@@ -101,12 +103,22 @@ def _from_npy(files: Sequence[Path], inputs: Sequence[ModelInput]) -> Iterator[B
 
 
 def _load(file: Path) -> Array:
+    """The array of an .npy file; never one of pickled objects."""
     import numpy as np
+    from numpy.lib import format as npy
 
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VitError(f"{file}: cannot be read as .npy: {error}") from error
+        with file.open("rb") as stream:
+            if stream.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+                raise VitError(f"{file}: not an .npy file")
+            stream.seek(0)
+            return np.load(stream, allow_pickle=False)
+    except OSError as error:
+        raise VitError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+        objects = "allow_pickle" in str(error)
+        reason = "it holds objects, no numbers" if objects else "the file is damaged or truncated"
+        raise VitError(f"{file}: cannot be read as .npy: {reason}") from error
 
 
 def split_batches(
@@ -145,9 +157,11 @@ def _checked(array: Array, wanted: ModelInput, where: str) -> Array:
         raise VitError(
             f"{label} has dtype {array.dtype}, the model takes {wanted.dtype}; convert it first"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VitError(f"{label} contains NaN or infinity")
-    return array.astype(wanted.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        converted = array.astype(wanted.dtype, copy=False)
+    if array.dtype.kind == "f" and not np.isfinite(converted).all():
+        raise VitError(f"{label} contains NaN, infinity, or values too large for {wanted.dtype}")
+    return converted
 
 
 def _from_images(

@@ -95,13 +95,16 @@ def label_of(node: onnx.NodeProto) -> str:
 
 
 def check_definitions(graph: onnx.GraphProto) -> None:
-    """Whether every value is defined once."""
+    """Whether every value is defined once, and no input is an output."""
     inputs = [value.name for value in graph.input]
     weights = [tensor.name for tensor in graph.initializer]
     for kind, names in (("inputs", inputs), ("weights", weights)):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise VitError(f"two {kind} have the name {twice[0]}")
+    both = {value.name for value in graph.output}.intersection(inputs).difference(weights)
+    if both:
+        raise VitError(f"{min(both)} is input and output of the model; leave the output out")
     origin = dict.fromkeys([*inputs, *weights], "an input or weight")
     for node in graph.node:
         for name in filter(None, node.output):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -78,8 +79,10 @@ def fold(
     graph = model.graph
     opset = opset_of(model)
     del graph.value_info[:]
+    inputs = {value.name for value in graph.input}
     for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.name not in inputs:
+            output.type.ClearField("tensor_type")
     for tensor in graph.initializer:
         arrays[tensor.name] = tensor_array(tensor, Path())
     while True:
@@ -107,7 +110,29 @@ def fold(
             break
         _replace_nodes(graph, rest)
         _declare(model, arrays)
+    _explain(model, types, refusals)
     return types
+
+
+def _explain(
+    model: onnx.ModelProto, types: Mapping[str, ValueType], refusals: dict[str, str]
+) -> None:
+    """Add to `refusals` why results have no shape, where ONNX's inference finds an inconsistency."""
+    from onnx import shape_inference
+
+    unknown = [node for node in model.graph.node if node.output[0] not in types]
+    if not unknown:
+        return
+    try:
+        shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        for node in unknown:
+            found = re.search(
+                rf"node name: {re.escape(node.name)}\): (\[\w+\] )?([^()\[\]]+)", text
+            )
+            if node.name and found:
+                refusals.setdefault(node.output[0], found[2].strip())
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

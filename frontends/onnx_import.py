@@ -71,13 +71,16 @@ def import_onnx(
 
 
 def _check_inputs(graph: Graph) -> None:
-    """Raise VitError for inputs of a type or size that no value has."""
+    """Raise VitError for inputs of a type or size that no value has, or if there is none."""
+    if not graph.inputs:
+        raise VitError("the model has no input")
     for name in graph.inputs:
         if name not in graph.types:
             raise VitError(f"input {name} is no tensor of numbers")
         shape = graph.types[name].shape
-        if prod(shape) > LARGEST_VALUE:
-            raise VitError(f"input {name} is too large, {list(shape)}")
+        if prod(shape) > LARGEST_VALUE or not shape:
+            text = "too large" if shape else "a single number, no tensor"
+            raise VitError(f"input {name} is {text}, {list(shape)}")
 
 
 LARGEST_VALUE = 1 << 31
@@ -112,9 +115,8 @@ def _form(node: Node, graph: Graph) -> Form:
         raise UnsupportedError(graph.refusals.get(node.outputs[0], _why_unknown(node)))
     for name in (*node.inputs, node.outputs[0]):
         if name and name not in graph.types:
-            raise UnsupportedError(
-                f"the shape of {name} is dynamic; give input shapes with --shape"
-            )
+            reason = f"the shape of {name} is dynamic; give input shapes with --shape"
+            raise UnsupportedError(graph.refusals.get(node.outputs[0], reason))
     try:
         form = rule(View(node, graph))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:

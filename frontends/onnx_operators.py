@@ -384,10 +384,20 @@ def _space_to_depth(view: View) -> Form:
     return view.form(onnx.SpaceToDepth, 1, blocksize=int(view.node.attributes["blocksize"]))
 
 
+SCALES = (2.0**-60, 2.0**30)
+"""Scales that a quantised value may have."""
+
+
 def _quantization(operation: type[OnnxOp]) -> Rule:
     def rule(view: View) -> Form:
         if view.get("block_size", 0):
             raise UnsupportedError("blocked quantisation (block_size)")
+        scales = view.constant(1, "its scale").ravel()
+        wrong = [float(value) for value in scales if not SCALES[0] <= value <= SCALES[1]]
+        if wrong:
+            raise UnsupportedError(
+                f"its scale {view.node.inputs[1]} holds {wrong[0]:g}; scales reach from 2^-60 to 2^30"
+            )
         return view.form(operation, 3, axis=view.axis(1) if view.shape(1) not in ((), (1,)) else 0)
 
     return rule

@@ -16,9 +16,9 @@ from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
 from xdsl.passes import ModulePass
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.assets import AssetStore, assets_of
+from vit_opt.dialects.assets import AssetStore, assets_of, attribute_array
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.evaluation import input_names, main_function, run_main
+from vit_opt.dialects.evaluation import input_names, main_function, output_names, run_main
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
@@ -259,6 +259,7 @@ class _Watch:
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise VitError(f"{what}: calibration gives a value that is not finite; check the data")
+        check_range(low, high, what)
         before = self.ranges.get(value, (low, high))
         self.ranges[value] = min(low, before[0]), max(high, before[1])
         if self.clips:
@@ -291,6 +292,7 @@ class _Watch:
 
     def annotate(self) -> None:
         """Write what was seen into the IR and the store."""
+        check_constants_and_outputs(self.func, self.store, self.ranges)
         self.settle()
         self.func.attributes[INPUT_RANGES] = self.bounds(self.func.args, self.ranges)
         clips = {v: self.clip(seen) for v, seen in self.histograms.items()}
@@ -328,6 +330,42 @@ class _Watch:
     ) -> DenseArrayBase[Any]:
         """Both ends for each of some values, one after the other."""
         return _numbers([bound for value in values for bound in found.get(value, (0.0, 0.0))])
+
+
+LARGEST_VALUE = 2.0**37
+"""Larger values have no format of 8 bits: grids end at 2^30."""
+
+SMALLEST_OUTPUT = 2.0**-24
+"""An output whose values are all smaller would be zero: grids end at 2^-30."""
+
+
+def check_range(low: float, high: float, what: str) -> None:
+    """Raise VitError for a range that is too large for any format."""
+    if max(-low, high) > LARGEST_VALUE:
+        raise VitError(
+            f"{what}: values up to {max(-low, high):.3g} cannot be represented by integers (at "
+            f"most 2^37); scale the model's weights or inputs"
+        )
+
+
+def check_constants_and_outputs(
+    func: FuncOp, store: AssetStore, ranges: Mapping[SSAValue, tuple[float, float]]
+) -> None:
+    """Raise VitError for weights and outputs that no format can represent."""
+    for op in func.walk():
+        if isinstance(op, onnx.Constant):
+            array = attribute_array(store, op.value)
+            if array.dtype.kind == "f" and array.size:
+                check_range(float(array.min()), float(array.max()), f"weight {op.label}")
+    last = func.body.block.last_op
+    returned = () if last is None else last.operands
+    for name, value in zip(output_names(func), returned, strict=True):
+        low, high = ranges.get(value, (0.0, 0.0))
+        if 0 < max(-low, high) < SMALLEST_OUTPUT:
+            raise VitError(
+                f"output {name}: values of at most {max(-low, high):.3g} cannot be represented by "
+                f"integers (from 2^-24 on); scale the model's weights or inputs"
+            )
 
 
 def _numbers(values: Sequence[float]) -> DenseArrayBase[Any]:

@@ -14,6 +14,7 @@ from graphs import apply, canonicalize, context, parse, run_float, run_integer, 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of
@@ -142,13 +143,18 @@ def through(
 ) -> float:
     """Down the road and over all images: SQNR in dB on the calibration images.
 
-    `options` by the name of the pass.
+    `options` by the name of the pass. Infinite where calibration says that a range is beyond all
+    formats, which is the one way not to arrive.
     """
     ctx = context([{"image": image} for image in data])
     module = parse(ctx, model(weights))
     floats = module.clone()
-    for name in ROAD:
-        apply(ctx, module, name, **options.get(name, {}))
+    try:
+        for name in ROAD:
+            apply(ctx, module, name, **options.get(name, {}))
+    except VitError as error:
+        assert "cannot be represented by integers" in str(error)
+        return np.inf
     canonicalize(ctx, module)
     for op in main_function(module).walk():
         if isinstance(op, VitOp) and op.name not in ("vit.dequantize", "vit.log2_softmax"):

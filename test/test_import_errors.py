@@ -218,7 +218,9 @@ def test_reasons_of_single_operators() -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv1d")]
     assert "only [N, C, H, W] is supported" in message(model(nodes, (1, 3, 9), {"w": kernel}))
     nodes = [helper.make_node("Clip", ["x", "", "x"], ["y"], "clip")]
-    assert "max is computed by the model" in message(model(nodes, ()))
+    nodes.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], "top", keepdims=0))
+    nodes[1].input[2] = "top"
+    assert "max is computed by the model" in message(model(nodes))
     nodes = [helper.make_node("MaxPool", ["x"], ["y", "i"], "pool", kernel_shape=[2, 2])]
     pool = model(nodes, (1, 1, 4, 4))
     pool.graph.output.append(helper.make_tensor_value_info("i", TensorProto.INT64, None))
@@ -240,3 +242,32 @@ def test_output_that_is_a_constant() -> None:
     nodes = [helper.make_node("Identity", ["w"], ["y"], "copy")]
     module = import_onnx(model(nodes, weights={"w": np.ones(3, np.float32)}), context=VitContext())
     assert str(main_function(module).function_type.outputs.data[0]) == "tensor<3xf32>"
+
+
+def test_scalar_and_missing_inputs() -> None:
+    assert "input x is a single number, no tensor" in message(model([RELU], ()))
+    nothing = model([helper.make_node("Identity", ["w"], ["y"], "copy")], weights={"w": np.ones(3)})
+    del nothing.graph.input[:]
+    assert message(nothing) == "the model has no input"
+
+
+def test_an_input_that_is_an_output() -> None:
+    odd = model([RELU])
+    odd.graph.output.append(odd.graph.input[0])
+    assert message(odd) == "x is input and output of the model; leave the output out"
+
+
+def test_indices_out_of_range(tmp_path: Path) -> None:
+    from vit_opt.dialects.evaluation import run_main
+    from vit_opt.dialects.onnx.semantics import evaluate
+
+    tokens = model(
+        [helper.make_node("Gather", ["w", "x"], ["y"], "embed")],
+        weights={"w": np.ones((4, 99), np.float32)},
+    )
+    tokens.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    context = VitContext()
+    module = import_onnx(tokens, context=context)
+    feeds = {"x": np.array([[0, 3, 7, 1]])}
+    with pytest.raises(VitError, match="embed: indices reach from 0 to 7, but there are 4 entries"):
+        run_main(module, feeds, lambda op, args: evaluate(op, args, context.assets))

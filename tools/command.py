@@ -6,13 +6,15 @@ Any other exception is a bug of ours and keeps its traceback. Files appear whole
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError
 
 from vit_opt.dialects.errors import VitError
@@ -40,6 +42,19 @@ def run_command(tool: str, body: Callable[[], None]) -> int:
         print(f"{tool}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def check_pass_names(option: str, pipeline: str, known: Iterable[str], advice: str = "") -> None:
+    """Raise UsageError for the first name in a pipeline that is no pass; close ones are suggested.
+
+    `advice` says what to do where no name is close.
+    """
+    names = list(known)
+    for spec in parse_pipeline(pipeline):
+        if spec.name not in names:
+            near = difflib.get_close_matches(spec.name, names, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else advice
+            raise UsageError(f"{option}: there is no pass '{spec.name}'{hint}")
 
 
 def describe(error: Exception) -> str:

@@ -21,7 +21,13 @@ from xdsl.passes import ModulePass, PassPipeline
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, ORIGINS, new_artefact
-from vit_opt.tools.command import UsageError, require_folder, run_command, write_text
+from vit_opt.tools.command import (
+    UsageError,
+    check_pass_names,
+    require_folder,
+    run_command,
+    write_text,
+)
 from vit_opt.tools.progress import progress
 from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
@@ -93,12 +99,15 @@ class CompileOptions:
         from vit_opt.passes.pipelines import ROAD_OPTIONS, ROADS
 
         spec = ",".join(filter(None, (ROAD_OPTIONS[self.scales], self.passes)))
+        road = ROADS[self.scales]
+        advice = f"; the road is {', '.join(road)}"
+        check_pass_names("--passes", spec, get_all_passes(), advice)
         try:
             given = PassPipeline.parse_spec(get_all_passes(), spec).passes
         except ValueError as error:
             raise UsageError(f"--passes: {error}") from error
         for each in given:
-            if each.name not in ROADS[self.scales]:
+            if each.name not in road:
                 raise UsageError(f"--passes: {each.name} is not on the {self.scales} road")
         return {each.name: each for each in given}
 
@@ -367,6 +376,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 def _options(args: argparse.Namespace) -> CompileOptions:
     from vit_opt.tools.steps import parse_shapes
+    from vit_opt.tools.weight_options import weight_passes
 
     return CompileOptions(
         calib=None if args.calib is None else Path(args.calib),
@@ -377,7 +387,7 @@ def _options(args: argparse.Namespace) -> CompileOptions:
         cpu=args.cpu,
         threads=args.threads,
         scales=args.scales,
-        passes=args.passes,
+        passes=",".join(filter(None, (args.passes, weight_passes(args)))),
         images=args.calib_images or IMAGES,
         seed=args.seed or 0,
         recipe=None if args.save_recipe is None else Path(args.save_recipe),
@@ -395,6 +405,7 @@ def _compile(args: argparse.Namespace) -> None:
     model, folder, options = Path(args.model), Path(args.output), _options(args)
     read_arch(options.arch)  # a wrong name is an error before the work, not after it
     options.targets()
+    options.overrides()
     check_threads(options.threads)
     for path in (options.recipe, options.qdq):
         if path is not None:
@@ -417,11 +428,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     from vit_opt.backends.c.levels import LEVELS
     from vit_opt.tools.opt import add_model_arguments
+    from vit_opt.tools.weight_options import add_weight_arguments
 
     result = argparse.ArgumentParser(prog="vit-compile", description=DESCRIPTION)
     result.add_argument("model", metavar="MODEL.onnx")
     result.add_argument("-o", dest="output", metavar="DIR", required=True, help="output folder")
     add_model_arguments(result)
+    add_weight_arguments(result)
     result.add_argument("--target", choices=TARGETS, help="default: all that the scales allow")
     result.add_argument(
         "--arch", default="p2vit", metavar="NAME|FILE", help="accelerator (default: p2vit)"

@@ -10,7 +10,6 @@ to its end where `-p` has not done so.
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,14 +19,21 @@ from typing import IO, TYPE_CHECKING, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass, PassPipeline
-from xdsl.utils.arg_spec import parse_pipeline, parse_spec
+from xdsl.utils.arg_spec import parse_spec
 from xdsl.utils.exceptions import VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
-from vit_opt.tools.command import UsageError, describe, require_folder, run_command, write_text
+from vit_opt.tools.command import (
+    UsageError,
+    check_pass_names,
+    describe,
+    require_folder,
+    run_command,
+    write_text,
+)
 from vit_opt.tools.progress import progress
 from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
@@ -101,10 +107,13 @@ class VitOptMain(xDSLOptMain):
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         """Options of `xdsl-opt` and ours."""
+        from vit_opt.tools.weight_options import add_weight_arguments
+
         super().register_all_arguments(arg_parser)
         arg_parser.prog, arg_parser.usage = "vit-opt", USAGE
         group = arg_parser.add_argument_group("models and weights")
         add_model_arguments(group)
+        add_weight_arguments(group)
         group.add_argument("--import-only", action="store_true", help="stop after the import")
         group.add_argument(
             "--weights-in",
@@ -123,7 +132,7 @@ class VitOptMain(xDSLOptMain):
         """The passes of `-p` or of the recipe; raises UsageError for unknown names and options."""
         if self.args.recipe is not None:
             self._read_recipe()
-        self._check_pass_names()
+        check_pass_names("-p", self.args.passes, self.available_passes, "; --help lists all passes")
         try:
             super().setup_pipeline()
         except ValueError as error:
@@ -142,13 +151,6 @@ class VitOptMain(xDSLOptMain):
             if getattr(self.args, name) is None:
                 setattr(self.args, name, given[name])
         self.args.passes = self._recipe.spec()
-
-    def _check_pass_names(self) -> None:
-        for name in (spec.name for spec in parse_pipeline(self.args.passes)):
-            if name not in self.available_passes:
-                near = difflib.get_close_matches(name, self.available_passes, 1)
-                hint = f"; did you mean '{near[0]}'?" if near else "; --help lists all passes"
-                raise UsageError(f"-p: there is no pass '{name}'{hint}")
 
     def prepare_input(self) -> tuple[list[tuple[IO[bytes], int]], str]:
         """Open the input, and load the weights that belong to a text."""
@@ -182,17 +184,19 @@ class VitOptMain(xDSLOptMain):
     def apply_passes(self, prog: ModuleOp) -> None:
         """What the input still needs for `-p`, the passes of `-p`, what the target still needs."""
         from vit_opt.passes.pipelines import passes_of, remaining
+        from vit_opt.tools.weight_options import weight_overrides
 
         named = self.pipeline.passes
         if not self._from_onnx() or self.args.import_only:
             self._apply(prog, named)
             return
-        before = passes_of(remaining(prog, _short(named[0]))) if named else ()
+        own = weight_overrides(self.args)
+        before = passes_of(remaining(prog, _short(named[0])), own) if named else ()
         self._apply(prog, (*before, *named))
         if self.args.target.partition("{")[0] in ("vit-c", "vit-asm"):
-            self._apply(prog, passes_of(remaining(prog)))
+            self._apply(prog, passes_of(remaining(prog), own))
         elif self.args.export_qdq is not None:
-            self._apply(prog, passes_of(remaining(prog, "verify-integer")))
+            self._apply(prog, passes_of(remaining(prog, "verify-integer"), own))
 
     def _from_onnx(self) -> bool:
         name = str(self.args.input_file or "")

@@ -114,6 +114,18 @@ def _softmax(op: onnx.Softmax, args: Sequence[Array]) -> Array:
     return e / e.sum(axis=axis, keepdims=True)
 
 
+def _gather(op: onnx.Gather, args: Sequence[Array]) -> Array:
+    x, indices = args
+    axis = integer(op.axis)
+    try:
+        return np.take(x, indices, axis)
+    except IndexError as error:
+        raise VitError(
+            f"{op.label}: indices reach from {indices.min()} to {indices.max()}, but there are "
+            f"{x.shape[axis]} entries; check the data"
+        ) from error
+
+
 def _layer_norm(op: onnx.LayerNormalization, args: Sequence[Array]) -> Array:
     x = args[0]
     axes = tuple(range(normal_axis(integer(op.axis), x.ndim), x.ndim))
@@ -249,7 +261,7 @@ _ROUTES: dict[type[Operation], Rule] = {
     onnx.Expand: lambda op, args: np.broadcast_to(args[0], shape_of(op.y)),
     onnx.Flatten: _reshape,
     onnx.Floor: _plain(np.floor),
-    onnx.Gather: lambda op, args: np.take(args[0], args[1], integer(op.axis)),
+    onnx.Gather: _gather,
     onnx.Gelu: _gelu,
     onnx.Gemm: _gemm,
     onnx.GlobalAveragePool: _global_pool(np.mean),

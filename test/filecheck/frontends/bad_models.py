@@ -55,11 +55,72 @@ def main(folder: Path) -> None:
     )
     (folder / "weights.bin").unlink()
     onnx.save(model(relu, shape=(1, 0)), folder / "empty_dimension.onnx")
+    write_graphs(folder, relu)
+    write_numbers(folder)
+    write_data(folder)
+
+
+def write_graphs(folder: Path, relu: list) -> None:
+    """Graphs that are no graphs, or not of this time."""
+    save = {
+        "old": model(relu, opset=5),
+        "new": model(relu, opset=99),
+        "twice": model([*relu, node("Neg", ["x"], ["y"], "neg")]),
+        "cycle": model(
+            [
+                node("Add", ["x", "c"], ["b"], "sum"),
+                node("Neg", ["b"], ["c"], "neg"),
+                node("Relu", ["c"], ["y"], "act"),
+            ]
+        ),
+        "undefined": model([node("Add", ["x", "ghost"], ["y"], "sum")]),
+        "inner": model(
+            [node("MatMul", ["x", "w"], ["y"], "mm")], weights=[("w", np.ones((5, 4), np.float32))]
+        ),
+        "constant": model(
+            [node("Identity", ["w"], ["y"], "id")], weights=[("w", np.ones((1, 4), np.float32))]
+        ),
+    }
+    for name, each in save.items():
+        onnx.save(each, folder / f"{name}.onnx")
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "folder.onnx").mkdir(exist_ok=True)
+
+
+def write_numbers(folder: Path) -> None:
+    """Weights, activations and scales outside of what integers can stand for."""
+    weight = np.eye(4, dtype=np.float32)
+    product = [node("MatMul", ["x", "w"], ["y"], "mm")]
+    for name, factor in (("huge", 1e30), ("tiny", 1e-30), ("zero", 0.0), ("good_linear", 1.0)):
+        made = model(product, weights=[("w", weight * np.float32(factor))])
+        onnx.save(made, folder / f"{name}.onnx")
+    infinite = weight.copy()
+    infinite[0, 0] = np.inf
+    onnx.save(model(product, weights=[("w", infinite)]), folder / "infinite.onnx")
+    pair = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"], "quantise"),
+        node("DequantizeLinear", ["q", "s", "z"], ["y"], "dequantise"),
+    ]
+    for name, scale in (("scale_zero", 0.0), ("scale_negative", -0.5), ("scale_nan", np.nan)):
+        weights = [("s", np.array(scale, np.float32)), ("z", np.array(0, np.int8))]
+        onnx.save(model(pair, weights=weights), folder / f"{name}.onnx")
+
+
+def write_data(folder: Path) -> None:
+    """Calibration files."""
     np.savez(folder / "names.npz", z=np.zeros((1, 4), np.float32))
     np.savez(folder / "shapes.npz", x=np.zeros((1, 5), np.float32))
     np.savez(folder / "empty.npz", x=np.zeros((0, 4), np.float32))
     np.savez(folder / "dtypes.npz", x=np.zeros((1, 4), np.complex64))
     np.savez(folder / "good.npz", x=np.ones((2, 4), np.float32))
+    np.savez(folder / "nan.npz", x=np.full((1, 4), np.nan, np.float32))
+    np.savez(folder / "large.npz", x=np.full((1, 4), 1e300))
+    (folder / "junk.npz").write_bytes(b"junk" * 9)
+    (folder / "junk.npy").write_bytes(b"junk" * 9)
+    np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.save(folder / "good.npy", np.ones((2, 4), np.float32))
+    (folder / "truncated.npy").write_bytes((folder / "good.npy").read_bytes()[:-5])
+    (folder / "no_data").mkdir(exist_ok=True)
 
 
 main(Path(sys.argv[1]))
