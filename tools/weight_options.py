@@ -1,0 +1,57 @@
+"""Options of the commands for the bits of weights: short forms of the pass `assign-bits`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xdsl.passes import ModulePass, PassPipeline
+
+from vit_opt.tools.command import UsageError
+
+
+def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:  # pyright: ignore[reportPrivateUsage]
+    """The options that say how many bits weights have."""
+    group.add_argument(
+        "--weight-budget",
+        type=float,
+        metavar="SHARE",
+        help="bytes of weights with their scales, relative to int8, for example 0.58: some layers "
+        "get 4 bits, chosen on the calibration data",
+    )
+    group.add_argument(
+        "--weight-bits", type=int, choices=(4, 8), help="of all weights (default: 8)"
+    )
+    group.add_argument(
+        "--weight-groups",
+        action="store_true",
+        help="4-bit weights share a shift in groups of eight, and bits are chosen by group: more "
+        "accurate, for C",
+    )
+
+
+def weight_passes(args: argparse.Namespace) -> str:
+    """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
+
+    Raises UsageError for groups without anything that makes weights narrow, and for both a number
+    of bits and a budget.
+    """
+    given: list[str] = []
+    if args.weight_budget is not None and args.weight_bits == 4:
+        raise UsageError("--weight-budget chooses the bits of every layer; leave --weight-bits out")
+    if args.weight_budget is not None:
+        given.append(f"budget={args.weight_budget!r}")
+    if args.weight_bits is not None:
+        given.append(f"bits={args.weight_bits}")
+    if args.weight_groups:
+        if args.weight_budget is None and args.weight_bits != 4:
+            raise UsageError("--weight-groups needs --weight-budget or --weight-bits 4")
+        given.append("form=group")
+    return f"assign-bits{{{' '.join(given)}}}" if given else ""
+
+
+def weight_overrides(args: argparse.Namespace) -> dict[str, ModulePass]:
+    """The same as an instance by name."""
+    from vit_opt.passes import get_all_passes
+
+    passes = PassPipeline.parse_spec(get_all_passes(), weight_passes(args)).passes
+    return {each.name: each for each in passes}
