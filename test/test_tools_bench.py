@@ -228,10 +228,21 @@ def test_models_compares_all_backends(
     header, _, broken, good, reason = out.splitlines()
     assert header.split(" | ")[1] == "ops"
     assert broken.startswith("| broken |  |")
+    assert "not an ONNX model" in broken
     assert good.startswith("| tiny | ")
     assert "| equal on c, accel |" in good
     assert reason.startswith("broken, export: ")
     assert err == "vit-bench: error: 1 of 2 models failed: broken\n"
+
+
+def test_builders_take_options(tmp_path: Path) -> None:
+    small = "deit_tiny_patch16_224,image_size=32,depth=1,pool=avg,layer_scale=0.1"
+    source = sources.find_source(f"{small},num_classes=5")
+    path, _ = source.export(tmp_path, 1, {})
+    [output] = onnx.load(str(path)).graph.output
+    assert [d.dim_value for d in output.type.tensor_type.shape.dim] == [1, 5]
+    with pytest.raises(VitError, match="unknown options of ViTConfig: layers"):
+        sources.find_source(f"{small},layers=5").export(tmp_path, 1, {})
 
 
 def test_different_bits_are_a_failure() -> None:
