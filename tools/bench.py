@@ -8,7 +8,6 @@
     vit-bench accuracy MODEL... --eval DATA            power-of-two against arbitrary scales
     vit-bench dse MODEL --sweep lanes=32,64            latency, energy, area of many accelerators
     vit-bench scalesim                                 cycles of matrix products against SCALE-Sim
-    vit-bench scalesim                                 cycles of matrix products against SCALE-Sim
 
 Every command prints a table, or with `--json` one JSON object.
 """
@@ -153,7 +152,6 @@ def parser() -> argparse.ArgumentParser:
     ablation.add_command(commands)
     accuracy.add_command(commands)
     dse.add_command(commands)
-    scalesim.add_command(commands)
     scalesim.add_command(commands)
     return result
 
