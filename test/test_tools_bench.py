@@ -235,6 +235,13 @@ def test_models_compares_all_backends(
     assert err == "vit-bench: error: 1 of 2 models failed: broken\n"
 
 
+def test_models_can_be_compiled_only(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(["models", str(tiny), "--inferences", "0", "--json"]) == 0
+    [facts] = json.loads(capsys.readouterr().out)
+    assert facts["cycles"] > 0 and not facts["bits_equal"] and "c_ms" not in facts
+    assert models.table_rows([facts])[0][5] == "compiled"
+
+
 def test_builders_take_options(tmp_path: Path) -> None:
     small = "deit_tiny_patch16_224,image_size=32,depth=1,pool=avg,layer_scale=0.1"
     source = sources.find_source(f"{small},num_classes=5")

@@ -32,6 +32,8 @@ from vit_opt.tools.progress import progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vit_opt.backends.accel.emulator import Stats
+
     Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
@@ -97,6 +99,8 @@ class _Measurement:
             self._facts["peak_memory_bytes"] = peak_memory()
             if self._options.inferences:
                 self._compare(module, context, ready)
+            elif "accel" in ready:
+                self._stage("time accel", self._time)
         return self._facts
 
     def _to_integers(self, context: VitContext) -> ModuleOp | None:
@@ -171,6 +175,23 @@ class _Measurement:
         model = self._stage("build c", lambda: CModel(self._folder / "c"))
         return None if model is None else self._stage("run c", run)
 
+    def _time(self) -> None:
+        """Cycles and energy of an image, without data."""
+        from vit_opt.backends.accel.image import Image
+        from vit_opt.backends.accel.run import time_accel
+        from vit_opt.tools.architectures import read_arch
+        from vit_opt.tools.artefact import IMAGE
+
+        image = Image.load(self._folder / "accel" / IMAGE)
+        self._note(time_accel(image, read_arch(self._options.compile.arch)))
+
+    def _note(self, stats: Stats) -> None:
+        self._facts |= {
+            "cycles": stats.cycles,
+            "utilisation": stats.utilisation,
+            "energy_uj": stats.energy_uj,
+        }
+
     def _on_accel(self, batches: Sequence[Arrays]) -> list[Arrays] | None:
         """Outputs of the emulator for each input; None if it fails."""
         from vit_opt.backends.accel.image import Image
@@ -182,12 +203,7 @@ class _Measurement:
             image = Image.load(self._folder / "accel" / IMAGE)
             machine = read_arch(self._options.compile.arch)
             results = [run_accel(image, each, machine) for each in batches]
-            stats = results[0].stats
-            self._facts |= {
-                "cycles": stats.cycles,
-                "utilisation": stats.utilisation,
-                "energy_uj": stats.energy_uj,
-            }
+            self._note(results[0].stats)
             return [result.codes for result in results]
 
         return self._stage("run accel", run)
@@ -267,7 +283,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "of peak": lambda m: f"{100 * m['utilisation']:.0f} %",
     "import s": lambda m: f"{m['seconds']['import']:.1f}",
     "road s": lambda m: f"{m['seconds']['road']:.1f}",
-    "to C s": lambda m: f"{m['seconds']['emit c'] + m['seconds']['build c']:.1f}",
+    "to C s": lambda m: f"{m['seconds']['emit c'] + m['seconds'].get('build c', 0):.1f}",
     "to accel s": lambda m: f"{m['seconds']['emit accel']:.1f}",
     "reference s": lambda m: f"{m['seconds']['run reference']:.1f}",
     "emulator s": lambda m: f"{m['seconds']['run accel']:.1f}",
