@@ -17,6 +17,14 @@ INK = "#123456"
 BLUE, ORANGE, GREEN, RED = "#3b82f6", "#f59e0b", "#10b981", "#ef4444"
 """Colours that read well on light and on dark."""
 
+WIDTHS = (
+    (0.0, 4.5, "4 bits", ORANGE),
+    (4.5, 7.5, "4 and 8 bits in groups", RED),
+    (7.5, 8.5, "8 bits", BLUE),
+    (8.5, 99.0, "16 bits", GREEN),
+)
+"""Bits of weights on average from ... to, their name and colour."""
+
 SHOWN = 12
 """Distributions that are drawn large: those of the layers that lose most."""
 
@@ -159,12 +167,12 @@ def sensitivity(plots: Any, rows: Sequence[Row], choices: Sequence[Row]) -> str 
         ]
         axis.set_xlabel("layer, in order of execution")
         axis.set_ylabel("SQNR of weights (dB)")
-    for bits, colour in ((4, ORANGE), (8, BLUE), (16, GREEN)):
-        chosen = [(x, y) for x, y, each in points if each == bits]
+    for low, high, name, colour in WIDTHS:
+        chosen = [(x, y) for x, y, bits in points if low <= bits < high]
         if chosen:
-            axis.scatter(*zip(*chosen, strict=True), s=18, color=colour, label=f"{bits} bits")
+            axis.scatter(*zip(*chosen, strict=True), s=18, color=colour, label=name)
     axis.grid()
-    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(WIDTHS))
     return svg_of(plots, figure)
 
 
