@@ -94,11 +94,13 @@ def test_table_of_changes() -> None:
         },
         {"base": "default", "feature": FEATURES[1].name, "error": "no"},
     ]
-    header, lines = ablation.table(rows, FEATURES[:2], "default")
+    rows.append({**rows[0], "feature": FEATURES[2].name, "seconds": 2.0})
+    header, lines = ablation.table(rows, FEATURES[:3], "default")
     assert header[1:] == ["mean dB", "top-1", "s"]
     assert lines[0] == ["default", "30.0", "90.0%", "1.0"]
     assert lines[1] == [f"without {FEATURES[0].name}", "28.5 (-1.5)", "85.0%", "1.0"]
     assert lines[2][1:] == ["fails", "fails", "fails"]
+    assert lines[3][1:] == ["same", "same", "2.0"]
 
 
 def test_ablation_command(data: Path, calib: Path, capsys: pytest.CaptureFixture[str]) -> None:

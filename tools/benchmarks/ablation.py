@@ -164,10 +164,15 @@ def _cells(
     feature: str | None,
     keys: Sequence[tuple[str, str]],
 ) -> Iterator[str]:
-    """The measures of one feature."""
+    """The measures of one feature; `same` where it has nothing to do with the model."""
     row, start = found[feature], found[None]
+    same = feature is not None and all(
+        row.get(key) == start.get(key) for _, key in keys if key != "seconds"
+    )
     for _, key in keys:
-        if key not in row:
+        if same and key != "seconds":
+            yield "same"
+        elif key not in row:
             yield "fails" if "error" in row else ""
         elif key.endswith("_db") and feature is not None and key in start:
             yield f"{row[key]:.1f} ({row[key] - start[key]:+.1f})"
