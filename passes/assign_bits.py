@@ -254,4 +254,23 @@ def _apart(fixed: int, options: AssignBitsPass) -> int:
     return fixed if options.cost == "bytes" else 0
 
 
-__all__ = ["AssignBitsPass", "assign_bits", "costs_of"]
+def bits_summary(rows: Sequence[Row]) -> str:
+    """One line on a report of this pass."""
+    layers, total = rows[:-1], rows[-1]
+    narrow = sum(row["bits"] < 8 for row in layers)
+    return (
+        f"{narrow} of {len(layers)} layers have weights of 4 bits; with scales the weights take "
+        f"{total['bytes']:,} bytes, {total['share']:.3f} of int8"
+    )
+
+
+def bits_lines(rows: Sequence[Row]) -> list[str]:
+    """The report of this pass as text: a line for each layer, sensitivity and mean bits."""
+    lines = [bits_summary(rows)]
+    for row in rows[:-1]:
+        error = f"{row['error']:10.2e}" if "error" in row else " " * 10
+        lines.append(f"{row['bits']:6.2f} bits {error} {row['bytes']:>12,} bytes  {row['layer']}")
+    return lines
+
+
+__all__ = ["AssignBitsPass", "assign_bits", "bits_lines", "bits_summary", "costs_of"]

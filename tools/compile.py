@@ -347,6 +347,7 @@ def peak_memory() -> int:
 def report_text(report: Mapping[str, Any]) -> str:
     """The report to read."""
     from vit_opt.backends.accel.metrics import metrics_lines
+    from vit_opt.passes.assign_bits import bits_lines
     from vit_opt.passes.layer_report import layer_lines
 
     lines = [f"{report['model']}, {report['scales']} scales", ""]
@@ -358,6 +359,9 @@ def report_text(report: Mapping[str, Any]) -> str:
         lines += [f"  {name} {key}: {value:.4g}" for key, value in quality.items()]
     if report["layers"]:
         lines += ["", "layers, on the first calibration input", *layer_lines(report["layers"])]
+    if "assign-bits" in report["choices"]:
+        lines += ["", "bits of weights, and the error that 4 would make"]
+        lines += [f"  {line}" for line in bits_lines(report["choices"]["assign-bits"])]
     for target, title in (("c", "C project"), ("accel", "accelerator image")):
         if target in report:
             lines += ["", title]
@@ -400,6 +404,7 @@ def _compile(args: argparse.Namespace) -> None:
         print(f"vit-compile: warning: {note}", file=sys.stderr)
 
     from vit_opt.backends.c.levels import check_threads
+    from vit_opt.passes.assign_bits import bits_summary
     from vit_opt.tools.architectures import read_arch
 
     model, folder, options = Path(args.model), Path(args.output), _options(args)
@@ -417,6 +422,8 @@ def _compile(args: argparse.Namespace) -> None:
     report = compile_model(model, folder, options, warn)
     for name, quality in report["quality"].items():
         print(f"{name}: {quality['sqnr_db']:.1f} dB against float on calibration inputs")
+    if "assign-bits" in report["choices"]:
+        print(bits_summary(report["choices"]["assign-bits"]))
     for target in ("c", "accel"):
         if target in report:
             size = report[target].get("weight_bytes", report[target].get("data_bytes"))
