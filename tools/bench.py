@@ -7,6 +7,7 @@
     vit-bench ablation MODEL --eval DATA               what each feature of the quantiser is worth
     vit-bench accuracy MODEL... --eval DATA            power-of-two against arbitrary scales
     vit-bench dse MODEL --sweep lanes=32,64            latency, energy, area of many accelerators
+    vit-bench pipelines MODEL                          an accelerator without its pipelines
     vit-bench scalesim                                 cycles of matrix products against SCALE-Sim
 
 Every command prints a table, or with `--json` one JSON object.
@@ -135,7 +136,16 @@ def _road(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from vit_opt.tools.benchmarks import ablation, accuracy, cpu, digits, dse, models, scalesim
+    from vit_opt.tools.benchmarks import (
+        ablation,
+        accuracy,
+        cpu,
+        digits,
+        dse,
+        models,
+        pipelines,
+        scalesim,
+    )
 
     result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -152,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     ablation.add_command(commands)
     accuracy.add_command(commands)
     dse.add_command(commands)
+    pipelines.add_command(commands)
     scalesim.add_command(commands)
     return result
 

@@ -76,7 +76,8 @@ _kept: dict[str, tuple[ModuleOp, VitContext]] = {}
 """The model of this worker, by digest: one at a time."""
 
 
-def _module_of(prepared: PreparedModel) -> tuple[ModuleOp, VitContext]:
+def module_of(prepared: PreparedModel) -> tuple[ModuleOp, VitContext]:
+    """The module before `tile`, read once in a worker, and its context."""
     from vit_opt.tools.artefact import Artefact
     from vit_opt.tools.steps import new_context
     from vit_opt.tools.weights import sidecar_of
@@ -102,7 +103,7 @@ def evaluate(prepared: PreparedModel, arch: AccelTarget) -> Evaluated:
     from vit_opt.passes.tile import tile
 
     start = time.perf_counter()
-    module, context = _module_of(prepared)
+    module, context = module_of(prepared)
     try:
         tile(module, arch)
         image = lower_accel(module, context.assets, arch)

@@ -28,6 +28,7 @@ from vit_opt.backends.accel.lowering.movement import (
     lower_pad,
     lower_view,
 )
+from vit_opt.backends.accel.lowering.pipelines import RESCALING, Pipelines
 from vit_opt.backends.accel.lowering.products import lower_linear, lower_matmul
 from vit_opt.backends.accel.lowering.reductions import (
     lower_avg_pool,
@@ -68,15 +69,20 @@ RULES: dict[type[Operation], Rule] = {
 """How each operation is lowered."""
 
 
-def lower_accel(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> Image:
+def lower_accel(
+    module: ModuleOp, assets: AssetStore, arch: AccelTarget, pipelines: Pipelines | None = None
+) -> Image:
     """The image that runs the function `main` of a PoT module on `arch`.
 
+    `pipelines` switches pipelines off for comparison; by default all are used.
     VitError for modules with scales that are not powers of two, operations in conformance modes,
     and operations that do not fit the architecture's memories.
     """
     function = _main(module)
-    rehearsal = _emit(Lowering(function.body.block, assets, arch), function)
-    lowering = Lowering(function.body.block, assets, arch, rehearsal.lowering.builder.trace)
+    body = function.body.block
+    rehearsal = _emit(Lowering(body, assets, arch, None, pipelines), function)
+    trace = rehearsal.lowering.builder.trace
+    lowering = Lowering(body, assets, arch, trace, pipelines)
     return _emit(lowering, function).image()
 
 
@@ -117,10 +123,21 @@ def _emit(lowering: Lowering, function: FuncOp) -> _Result:
             op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp
         ):
             lowering.builder.origin = node_of(op)
+            _begin(lowering, op)
             _lower(lowering, op)
             lowering.drain(op)
             lowering.retire(position)
     return _Result(lowering, inputs, outputs)
+
+
+def _begin(lowering: Lowering, op: Operation) -> None:
+    """Wait for everything before an operation where the pipeline that would overlap it is off."""
+    if isinstance(op, RESCALING):
+        if not lowering.pipelines.intra:
+            lowering.builder.barrier()
+    elif not lowering.pipelines.inter:
+        lowering.builder.spill()
+        lowering.builder.barrier()
 
 
 def _main(module: ModuleOp) -> FuncOp:

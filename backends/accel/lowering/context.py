@@ -16,6 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from vit_opt.backends.accel.lowering.arena import Region
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.pipelines import Pipelines
 from vit_opt.backends.accel.lowering.residency import Trace
 from vit_opt.backends.accel.lowering.tensors import (
     Shape,
@@ -52,11 +53,17 @@ class Lowering:
     """One function being lowered. Pipelines are transparent: their results are what they yield."""
 
     def __init__(
-        self, body: Block, assets: AssetStore, arch: AccelTarget, trace: Trace | None = None
+        self,
+        body: Block,
+        assets: AssetStore,
+        arch: AccelTarget,
+        trace: Trace | None = None,
+        pipelines: Pipelines | None = None,
     ):
         """Without a `trace` the lowering is a rehearsal, which makes one."""
         self.builder = Builder(arch, trace)
         self.arch = arch
+        self.pipelines = pipelines or Pipelines()
         self.assets = assets
         self.tensors: dict[SSAValue, Tensor] = {}
         self.done: set[Operation] = set()

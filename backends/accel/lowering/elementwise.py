@@ -221,7 +221,7 @@ def _next_link(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool
     """The one reader of a value, if it can take it block by block; a change of the real value that
     leaves the integers as they are is passed through."""
     users = lowering.users.get(value, [])
-    if len(users) != 1 or users[0] in lowering.done:
+    if len(users) != 1 or users[0] in lowering.done or not lowering.pipelines.passes(users[0]):
         return None
     op = users[0]
     if isinstance(op, ops.ReinterpretOp):
@@ -408,7 +408,8 @@ def _row_chain(
 def _first_product(lowering: Lowering, links: Sequence[Link]) -> Operation | None:
     """The product that reads the rows of a LayerNorm first: it may drive them, so that its weights
     need not queue behind all of the rows."""
-    if not any(isinstance(link.op, ops.LayerNormOp) for link in links):
+    norms = any(isinstance(link.op, ops.LayerNormOp) for link in links)
+    if not norms or not lowering.pipelines.inter:
         return None
     users = lowering.users.get(links[-1].op.results[0], [])
     first = min(users, key=lambda user: lowering.position[user], default=None)

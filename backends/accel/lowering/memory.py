@@ -332,6 +332,11 @@ class Memory:
             raise AssertionError("a result was dropped before its last reader")
         return found
 
+    def spill(self) -> None:
+        """Store to DRAM what is read again, and keep no piece on chip."""
+        for piece in [piece for pieces in self.pieces.values() for piece in pieces]:
+            self._evict(piece, rest=True)
+
     def note_read(self, tensor: Region, start: int, size: int) -> None:
         """Note that bytes of a DRAM region are about to be read in some order."""
         rect = Rect(start, 1, size, size)

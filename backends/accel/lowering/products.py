@@ -227,7 +227,7 @@ def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Oper
     last: Operation = links[-1].op if links else product.op
     made = last.results[0]
     users = lowering.users.get(made, [])
-    if len(users) != 1:
+    if len(users) != 1 or not lowering.pipelines.inter:
         return None
     reader = users[0]
     match reader:
