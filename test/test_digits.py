@@ -52,3 +52,15 @@ def test_integers_are_within_half_a_point_of_the_float_model(
         image, label = (data["image"].astype(np.float32) - 128) / 128, data["label"]
     logits = run_folder(tmp_path, "c", {"image": image}).reals["logits"]
     assert abs(int((logits.argmax(1) == label).sum()) - hits) <= 5
+
+
+@pytest.mark.parametrize(("name", "hits"), [("digits", 983), ("digits_swin", 974)])
+def test_dyadic_scales_give_the_same_integers_in_c(tmp_path: Path, name: str, hits: int) -> None:
+    options = CompileOptions(calib=DIGITS / "calib.npz", scales="dyadic")
+    compile_model(EXAMPLES / name / "model.onnx", tmp_path, options)
+    with np.load(DIGITS / "test.npz") as data:
+        image, label = (data["image"].astype(np.float32) - 128) / 128, data["label"]
+    result = run_folder(tmp_path, "c", {"image": image})
+    assert abs(int((result.reals["logits"].argmax(1) == label).sum()) - hits) <= 5
+    reference = run_folder(tmp_path, "reference", {"image": image[:20]})
+    assert np.array_equal(result.codes["logits"][:20], reference.codes["logits"])

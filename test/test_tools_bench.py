@@ -248,6 +248,8 @@ def test_builders_take_options(tmp_path: Path) -> None:
     path, _ = source.export(tmp_path, 1, {})
     [output] = onnx.load(str(path)).graph.output
     assert [d.dim_value for d in output.type.tensor_type.shape.dim] == [1, 5]
+    swin = "swin_tiny_patch4_window7_224,image_size=56,dim=24,depths=(1,1),heads=(1,2)"
+    sources.find_source(swin).export(tmp_path, 1, {})
     with pytest.raises(VitError, match="unknown options of ViTConfig: layers"):
         sources.find_source(f"{small},layers=5").export(tmp_path, 1, {})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _build(name: str, target: Path, batch: int) -> Path:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     family: Any = importlib.import_module(f"models.{FAMILIES[name.split('_')[0]]}")
-    variant, *options = name.split(",")
+    variant, *options = re.split(r",(?=\w+=)", name)
     fields = dict(_option(text) for text in options)
     try:
         model = family.create(*[] if variant == "dense_vit" else [variant], **fields)
