@@ -114,7 +114,8 @@ def _sections(record: Record) -> list[str]:
         (
             "Roofline",
             "Layers with products, by their work per byte of DRAM traffic. Dots are as large as "
-            "their work, green where within 15 % of the roof.",
+            "their work, green where within 15 % of the roof; those that hardly touch DRAM stand at "
+            "the right end.",
             draw.roofline(library, profile, layers),
         ),
         (

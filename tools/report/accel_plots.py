@@ -31,6 +31,8 @@ BINS = 900
 """Steps of time in a raster."""
 ROWS = 64
 """Steps of addresses in the raster of one memory."""
+FARTHEST = 100
+"""Where layers stand that hardly touch DRAM, in multiples of the roofline's knee."""
 WINDOW = 0.012
 """Share of the run that the close-up shows."""
 
@@ -165,24 +167,25 @@ def roofline(plots: Any, profile: Profile, layers: Sequence[Layer]) -> str:
     arch = profile.arch
     giga = 2e-3 * arch.clock_mhz
     roof, slope = giga * arch.macs_per_cycle, giga * arch.dram_bytes_per_cycle
+    knee = roof / slope
     points: list[tuple[float, float, Layer]] = []
     for layer in layers:
         macs, moved = layer.counts.macs, layer.counts.bytes.get(Space.DRAM, 0)
         if macs and (took := _work_cycles(layer, moved / arch.dram_bytes_per_cycle)):
-            points.append((macs / max(1, moved), giga * macs / took, layer))
+            intensity = min(macs / max(1, moved), FARTHEST * knee)
+            points.append((intensity, giga * macs / took, layer))
     points.sort(key=lambda point: -point[2].counts.macs)
     figure, axis = plots.subplots(figsize=(11, 4.0), layout="constrained")
     for x, y, layer in points:
         size = 14 + 220 * layer.counts.macs / points[0][2].counts.macs
         colour = GREEN if y >= 0.85 * min(roof, slope * x) else ORANGE
         axis.scatter(x, y, s=size, color=colour, alpha=0.55, linewidth=0, zorder=3)
-    knee = roof / slope
     xs = [min([knee, *(x for x, _, _ in points)]) / 2, knee]
     xs.append(2 * max([knee, *(x for x, _, _ in points)]))
     axis.plot(xs, [min(roof, slope * x) for x in xs], color=BLUE, linewidth=1.6)
-    axis.text(xs[2], roof * 1.1, f"{arch.macs_per_cycle} MACs, {roof:.0f} GOPS", ha="right")
     bandwidth = arch.dram_bytes_per_cycle * arch.clock_mhz / 1e3
-    axis.text(xs[0], slope * xs[0] * 2.6, f"DRAM, {bandwidth:.1f} GB/s")
+    roofs = f"{arch.macs_per_cycle} MACs: {roof:.0f} GOPS\nDRAM: {bandwidth:.1f} GB/s"
+    axis.text(0.012, 0.97, roofs, transform=axis.transAxes, va="top", color=BLUE)
     _name_points(axis, points)
     axis.set_xscale("log")
     axis.set_yscale("log")
