@@ -65,8 +65,9 @@ class FillGridsPass(ModulePass):
 
     name = "fill-grids"
 
-    headroom: float = 1.0
-    """How far beyond the calibrated range the codes shall reach; below 2."""
+    headroom: float = 1.3
+    """How far beyond the calibrated range the codes shall reach, below 2: a few images do not show
+    the largest values of others."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
@@ -75,7 +76,7 @@ class FillGridsPass(ModulePass):
         fill_grids(op, Constants.of(ctx), self.headroom)
 
 
-def fill_grids(module: ModuleOp, constants: Constants, headroom: float = 1.0) -> int:
+def fill_grids(module: ModuleOp, constants: Constants, headroom: float = 1.3) -> int:
     """Scale every value that qualifies; the number of them. See `FillGridsPass`."""
     filler = _Filler(constants, headroom)
     done = 0

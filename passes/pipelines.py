@@ -34,7 +34,14 @@ RAISE = (
 
 STAGE_PASSES: Mapping[str, tuple[str, ...]] = {
     "calibrated": (*RAISE, "calibrate"),
-    "quantized": ("smooth", "fold-scales", "split-channels", "assign-bits", "quantize"),
+    "quantized": (
+        "smooth",
+        "fold-scales",
+        "split-channels",
+        "fill-grids",
+        "assign-bits",
+        "quantize",
+    ),
     "pot": ("pot-fold",),
     "scheduled": ("verify-integer", "prove-ranges", "fuse", "tile"),
 }

@@ -36,6 +36,7 @@ damping fits the weights to those images."""
 
 WEIGHTS = ("compensated", "nearest")
 EXPONENTS = ("cover", "search")
+BIASES = ("plain", "corrected")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class PotFoldPass(ModulePass):
     rounding: str = "rhu"
     """Rounding of all shifts: rhu, rhe or floor."""
 
+    bias: str = "plain"
+    """"corrected" takes what rounded weights add to the mean result off the bias of a linear layer
+    (Nagel et al., 2019), by the mean inputs of the calibration; "plain" leaves it."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         pot_fold(
             op,
@@ -69,6 +74,7 @@ class PotFoldPass(ModulePass):
             weights=self.weights,
             exponents=self.exponents,
             rounding=self.rounding,
+            bias=self.bias,
         )
 
 
@@ -79,6 +85,7 @@ def pot_fold(
     weights: str = "compensated",
     exponents: str = "cover",
     rounding: str = "rhu",
+    bias: str = "plain",
 ) -> None:
     """Fold all scales of @main to powers of two; see `PotFoldPass`.
 
@@ -89,12 +96,13 @@ def pot_fold(
         ("weights", weights, WEIGHTS),
         ("exponents", exponents, EXPONENTS),
         ("rounding", rounding, ROUNDINGS),
+        ("bias", bias, BIASES),
     ):
         if value not in allowed:
             raise VitError(f"pot-fold: {name} '{value}' is not one of {', '.join(allowed)}")
     block = main_function(module).body.block
     folded = [op for op in block.ops if isinstance(op, VitOp)]
-    folder = _Folder(constants, weights, exponents, rounding)
+    folder = _Folder(constants, weights, exponents, rounding, bias)
     for op in folded:
         folder.remember(op)
     for op in folded:
@@ -115,6 +123,7 @@ class _Folder:
     weights: str
     exponents: str
     rounding: str
+    bias: str
     scales: dict[Operation, list[float]] = field(default_factory=dict["Operation", "list[float]"])
     readers: Counter[str] = field(default_factory=Counter[str])
     """Weights still to be rounded by the statistics under a key; then its moments are given up."""
@@ -228,7 +237,28 @@ class _Folder:
             op.infer()
             accumulator = format_of(op.result)
             vector = accumulator.with_axis(0) if accumulator.is_per_channel else accumulator
-            self.replace(op, 2, bias, vector)
+            self.replace(op, 2, bias, vector, self.corrected(weight, bias, type_, codes, vector))
+
+    def corrected(
+        self,
+        weight: ops.ConstantOp,
+        bias: ops.ConstantOp,
+        type_: FixedType,
+        codes: Array,
+        vector: QuantizedType,
+    ) -> Array | None:
+        """Codes of a bias without what the weight's rounding adds on average; None: as it is."""
+        from vit_opt.passes.quantization.formats import quantized_array
+
+        key, master = weight.attributes.get(STATISTICS), self.master(weight)
+        if self.bias != "corrected" or not isinstance(key, StringAttr) or master.ndim != 2:
+            return None
+        mean = named_statistics(key.data, self.constants.store).channels.mean
+        if mean.size != master.shape[1]:
+            return None
+        shape = (-1, 1) if type_.is_per_channel else ()
+        error = codes * type_.channel_scales().reshape(shape) - master.astype("float64")
+        return quantized_array(self.master(bias) - error @ mean, vector)
 
     def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
         """Second moments of the inputs of a weight [N, ...] in rows, if they were gathered."""

@@ -44,8 +44,9 @@ class SmoothPass(ModulePass):
     alpha: float = 0.5
     """Share of an activation's outliers that moves into the weights, 0 to 1 (P2-ViT: 0.35, 0.5)."""
 
-    search: bool = False
-    """Choose alpha for each LayerNorm by the expected rounding noise of the products behind it."""
+    search: bool = True
+    """Choose alpha for each LayerNorm by the expected rounding noise of the products behind it,
+    instead of the one given."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")

@@ -223,9 +223,8 @@ class _Hidden:
         """Record the statistics of some of a value's channels for their own value."""
 
         all_, moments = statistics.channels, statistics.moments
-        picked = ChannelRange(
-            all_.minimum[channels], all_.maximum[channels], all_.squares[channels], all_.rows
-        )
+        vectors = (all_.minimum, all_.maximum, all_.squares, all_.sums)
+        picked = ChannelRange(*(vector[channels] for vector in vectors), rows=all_.rows)
         block = None if moments is None else moments.pick(channels)
         key = label(value.op)
         self.constants.store.statistics[key] = ValueStatistics(picked, block)

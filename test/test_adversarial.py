@@ -133,7 +133,15 @@ WEIGHT_KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "constant": lambda w: np.full_like(w, 0.5),
 }
 
-ROAD = ("calibrate", "smooth", "fold-scales", "split-channels", "quantize", "pot-fold")
+ROAD = (
+    "calibrate",
+    "smooth",
+    "fold-scales",
+    "split-channels",
+    "fill-grids",
+    "quantize",
+    "pot-fold",
+)
 
 KINDS = ("ordinary", "huge channel", "dead channel", "constant", "zero", "tiny", "vast")
 
@@ -191,13 +199,18 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
     "calibrate": {"observer": list(OBSERVERS), "grid": list(GRIDS), "augment": ["none", "flips"]},
     "smooth": {"search": [False, True]},
     "split-channels": {"parts": [1, 3]},
+    "fill-grids": {"headroom": [1.0, 1.5]},
     "quantize": {
         "residual": list(RESIDUALS),
         "softmax": list(SOFTMAXES),
         "gelu": list(GELUS),
         "wide": [(), ("norm",), PLACES],
     },
-    "pot-fold": {"weights": ["compensated", "nearest"], "exponents": ["cover", "search"]},
+    "pot-fold": {
+        "weights": ["compensated", "nearest"],
+        "exponents": ["cover", "search"],
+        "bias": ["plain", "corrected"],
+    },
 }
 """Options of the passes and the values to mix."""
 

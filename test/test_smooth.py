@@ -79,7 +79,7 @@ def test_alpha_is_searched_by_the_expected_noise() -> None:
 def test_searching_helps_where_half_is_the_wrong_share() -> None:
     """Channels far apart in the norm, weights alike: all of it should move into the weights."""
     results: list[float] = []
-    for options in ({"alpha": 0.0}, {"search": True}):
+    for options in ({"alpha": 0.0, "search": False}, {}):
         rng = np.random.default_rng(0)
         batches = [{"x": rng.standard_normal((1, 4)).astype(np.float32)} for _ in range(8)]
         ctx = context(batches)

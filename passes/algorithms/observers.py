@@ -33,17 +33,19 @@ def _check_finite(x: RealInput) -> None:
 
 @dataclass
 class ChannelRange:
-    """Minimum, maximum and mean square per channel (last axis) over all batches."""
+    """Minimum, maximum, mean and mean square per channel (last axis) over all batches."""
 
     minimum: Reals
     maximum: Reals
     squares: Reals
+    sums: Reals
     rows: int = 0
 
     @staticmethod
     def empty(channels: int) -> "ChannelRange":
         """Nothing seen: the range is the single point 0."""
-        return ChannelRange(np.zeros(channels), np.zeros(channels), np.zeros(channels))
+        zeros = np.zeros(channels)
+        return ChannelRange(zeros, zeros, zeros, zeros)
 
     def update(self, x: RealInput) -> None:
         """Add a batch [..., C]."""
@@ -56,12 +58,18 @@ class ChannelRange:
         self.minimum = lowest if first else np.minimum(self.minimum, lowest)
         self.maximum = highest if first else np.maximum(self.maximum, highest)
         self.squares = self.squares + np.square(flat).sum(axis=0)
+        self.sums = self.sums + flat.sum(axis=0)
         self.rows += flat.shape[0]
 
     @property
     def magnitude(self) -> Reals:
         """Largest absolute value per channel [C]."""
         return np.maximum(-self.minimum, self.maximum)
+
+    @property
+    def mean(self) -> Reals:
+        """Mean per channel [C]."""
+        return np.asarray(self.sums / max(1, self.rows), np.float64)
 
     @property
     def rms(self) -> Reals:

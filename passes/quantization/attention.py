@@ -87,7 +87,9 @@ def matmul(graph: IntegerGraph, op: onnx.MatMul) -> None:
     """A product of two activations; of exponentials and values, divided by the row sums after."""
     record = graph.records.get(op.a)
     if record is not None and record.total is not None:
-        v = graph.codes(op.b, 8, symmetric=True)
+        # The result's scale is that of the values times a power of two: with any scale, folding
+        # would round both up.
+        v = graph.codes(op.b, 8, symmetric=True, pot=True)
         acc = graph.emit(ops.MatmulOp.of(record.raw, v), op).result
         bits = wanted_bits(op.y)
         type_ = graph.averaged_type(op.y, format_of(v), bits)

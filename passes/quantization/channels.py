@@ -62,6 +62,7 @@ def divide_statistics(value: SSAValue, factor: Reals, constants: Constants) -> N
     channels = statistics.channels
     channels.minimum, channels.maximum = channels.minimum / factor, channels.maximum / factor
     channels.squares = channels.squares / np.square(factor)
+    channels.sums = channels.sums / factor
     if statistics.reach is not None:
         statistics.reach = statistics.reach / factor
     if statistics.moments is not None:

@@ -1,5 +1,5 @@
-// RUN: vit-opt %s -p fill-grids | filecheck %s
-// RUN: vit-opt %s -p fill-grids,quantize,pot-fold | filecheck %s --check-prefix=POT
+// RUN: vit-opt %s -p 'fill-grids{headroom=1.0}' | filecheck %s
+// RUN: vit-opt %s -p 'fill-grids{headroom=1.0},quantize,pot-fold' | filecheck %s --check-prefix=POT
 // RUN: not vit-opt %s -p 'fill-grids{headroom=0.5}' 2>&1 | filecheck %s --check-prefix=WRONG
 // WRONG: error: fill-grids: headroom 0.5 is not at least 1 and below 2
 

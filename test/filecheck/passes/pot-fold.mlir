@@ -1,5 +1,8 @@
 // RUN: vit-opt %s -p pot-fold --split-input-file | filecheck %s
 // RUN: vit-opt %s -p 'pot-fold{rounding=rhe}' --split-input-file | filecheck %s --check-prefix=RHE
+// RUN: vit-opt %s -p 'pot-fold{bias=corrected}' --split-input-file | filecheck %s
+// RUN: not vit-opt %s -p 'pot-fold{bias=none}' 2>&1 | filecheck %s --check-prefix=BIAS
+// BIAS: error: pot-fold: bias 'none' is not one of plain, corrected
 
 // Scales become the powers of two that cover the same range: 127 * 0.02 = 2.54 needs frac 5. The
 // weight is rounded from its master (0.3 * 2^8 = 77), not from its codes, the bias follows the
