@@ -93,21 +93,18 @@ class CModel:
         library = build_c(project, options)
         try:
             interface = json.loads((project / "model.json").read_text())
-            weights = np.fromfile(project / "weights.bin", np.uint8)
+            self.weights, read = _read_aligned(project / "weights.bin")
         except (OSError, ValueError) as error:
             raise VitError(f"{project}: not a complete C project: {error}") from error
         self.inputs = [PortInfo.read(record) for record in interface["inputs"]]
         self.outputs = [PortInfo.read(record) for record in interface["outputs"]]
         self.arena_bytes: int = interface["arena_bytes"]
         self.weight_bytes: int = interface["weight_bytes"]
-        if weights.nbytes != self.weight_bytes:
-            raise VitError(
-                f"{project}/weights.bin has {weights.nbytes} bytes, expected {self.weight_bytes}"
-            )
-        self.weights = _aligned(weights)
+        if read != self.weight_bytes:
+            raise VitError(f"{project}/weights.bin has {read} bytes, expected {self.weight_bytes}")
         self.seconds = 0.0
         """Duration of the last inference, without the border."""
-        self._arena = _aligned(np.zeros(self.arena_bytes, np.uint8))
+        self._arena = _aligned(self.arena_bytes)
         self._run = getattr(ctypes.CDLL(str(library.resolve())), f"{name}_run")
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -137,13 +134,20 @@ class CModel:
         return {port.name: port.reals(codes[port.name]) for port in self.outputs}
 
 
-def _aligned(array: Array) -> Array:
-    """A copy of a byte array at an aligned address; at least one byte, so that it has one."""
-    block = np.zeros(array.nbytes + ALIGNMENT, np.uint8)
+def _aligned(size: int) -> Array:
+    """A byte array at an aligned address; of at least one byte, so that it has one."""
+    block = np.empty(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
-    view = block[start : start + max(1, array.nbytes)]
-    view[: array.nbytes] = array
-    return view
+    return block[start : start + max(1, size)]
+
+
+def _read_aligned(path: Path) -> tuple[Array, int]:
+    """The contents of a file at an aligned address, without a copy in between, and their length."""
+    array, done = _aligned(path.stat().st_size), 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(array.data[done:]):
+            done += count
+    return array, done
 
 
 def run_c(
