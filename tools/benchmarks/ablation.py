@@ -39,6 +39,8 @@ class Feature:
 
 FEATURES = (
     Feature("smoothing of LayerNorm outputs", off={"smooth": None}),
+    Feature("alpha of smoothing searched", off={"smooth": {"search": False}}),
+    Feature("ranges that fill their grids", off={"fill-grids": None}),
     Feature("factors between q and k, v and projection", off={"fold-scales": None}),
     Feature("hidden layers split by loudness", off={"split-channels": None}),
     Feature("error-compensated weights", off={"pot-fold": {"weights": "nearest"}}),
@@ -48,8 +50,8 @@ FEATURES = (
     Feature("reciprocal divisor", off={"quantize": {"divisor": "pot"}}),
     Feature("softmax of 16 bits", on={"quantize": {"softmax": "int16"}}),
     Feature("softmax of 4 bits, base 2", on={"quantize": {"softmax": "log2"}}),
-    Feature("alpha of smoothing searched", on={"smooth": {"search": True}}),
     Feature("weight exponents by output error", on={"pot-fold": {"exponents": "search"}}),
+    Feature("biases corrected", on={"pot-fold": {"bias": "corrected"}}),
     Feature("formats refined by blocks", on={"refine": {}}),
     Feature("ranges by squared error", on={"calibrate": {"observer": "mse"}}),
     Feature("ranges by percentile", on={"calibrate": {"observer": "percentile"}}),
