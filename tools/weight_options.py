@@ -32,8 +32,8 @@ def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParse
 def weight_passes(args: argparse.Namespace) -> str:
     """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
 
-    Raises UsageError for groups without anything that makes weights narrow, and for both a number
-    of bits and a budget.
+    Raises UsageError for groups without anything that makes weights narrow or with dyadic scales,
+    and for both a number of bits and a budget.
     """
     given: list[str] = []
     if args.weight_budget is not None and args.weight_bits == 4:
@@ -45,6 +45,8 @@ def weight_passes(args: argparse.Namespace) -> str:
     if args.weight_groups:
         if args.weight_budget is None and args.weight_bits != 4:
             raise UsageError("--weight-groups needs --weight-budget or --weight-bits 4")
+        if getattr(args, "scales", "pot") == "dyadic":
+            raise UsageError("--weight-groups needs scales that are powers of two")
         given.append("form=group")
     return f"assign-bits{{{' '.join(given)}}}" if given else ""
 
