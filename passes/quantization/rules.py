@@ -286,7 +286,8 @@ def tabulate(graph: IntegerGraph, op: Any, y: SSAValue, name: str) -> None:
     store, inline = graph.constants.store, graph.constants.inline
     table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)
     lut = ops.LutOp.of(x, graph.emit(table).result, function=name)
-    graph.define(y, graph.emit(lut, op).result, channels_last=last)
+    origin = y.owner if isinstance(y.owner, onnx.OnnxOp) else op
+    graph.define(y, graph.emit(lut, origin).result, channels_last=last)
 
 
 def table_type(graph: IntegerGraph, value: SSAValue, bits: int) -> QuantizedType:
