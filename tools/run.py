@@ -170,7 +170,8 @@ def _run(args: argparse.Namespace) -> None:
         if args.html:
             from vit_opt.tools.report.accel_page import write_page
 
-            name = Path(artefact.read_report().get("model", args.folder)).name
+            model = Path(artefact.read_report().get("model", args.folder))
+            name = "/".join(model.parts[-2:]) if model.stem == "model" else model.name
             write_page(record, name, Path(args.html))
     if args.json:
         print(json.dumps(_finite(facts)))

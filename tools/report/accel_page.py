@@ -63,7 +63,7 @@ def _cards(figures: Mapping[str, Any]) -> str:
         (f"{figures['utilisation']:.1%}", "of the multipliers used"),
         (f"{figures['gops']:.0f}", "GOPS"),
         (f"{figures['gops_per_mac']:.3f}", "GOPS per MAC unit"),
-        (f"{figures['energy_uj'] / 1e3:.2f} mJ", "energy"),
+        (_energy(figures["energy_uj"]), "energy"),
         (f"{figures['gops_per_w']:.0f}", "GOPS per watt"),
         (f"{figures['dram_bytes'] / 1e6:.1f} MB", "DRAM traffic"),
     ]
@@ -81,6 +81,10 @@ def _cards(figures: Mapping[str, Any]) -> str:
         )
         + "</div>"
     )
+
+
+def _energy(microjoules: float) -> str:
+    return f"{microjoules / 1e3:.2f} mJ" if microjoules >= 1e3 else f"{microjoules:.1f} µJ"
 
 
 def _sections(record: Record) -> list[str]:

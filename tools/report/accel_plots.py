@@ -35,6 +35,8 @@ FARTHEST = 100
 """Where layers stand that hardly touch DRAM, in multiples of the roofline's knee."""
 WINDOW = 0.012
 """Share of the run that the close-up shows."""
+SHORTEST = 4000
+"""Cycles that it shows at least, of a run that has as many."""
 
 Raster = NDArray[np.float64]
 
@@ -99,7 +101,7 @@ def engines(plots: Any, profile: Profile, cycles: int) -> str:
 
 def close_up_window(profile: Profile, cycles: int) -> tuple[int, int]:
     """A piece of the run in which most engines work: where the fewest engines dominate."""
-    count = max(4, int(1 / WINDOW))
+    count = max(1, min(int(1 / WINDOW), cycles // SHORTEST))
     work, _ = busy_shares(profile, cycles, count)
     variety = (work > 0.02).sum(axis=0) + work.sum(axis=0) / len(Engine)
     middle = count // 2
