@@ -17,6 +17,7 @@ from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.run import run_accel
 from vit_opt.backends.c.lowering import lower
 from vit_opt.backends.reference import run_reference
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import evaluate_op
@@ -219,6 +220,25 @@ def test_the_search_beats_chance_and_size_at_equal_bytes() -> None:
     again = module.clone()
     assign_bits(again, constants, options)
     assert str(again) == str(copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 5}, "bits 5 is not 4 or 8"),
+        ({"bits": 4, "form": "tensor"}, "form 'tensor' is not one of channel, group"),
+        ({"budget": 0.6, "cost": "time"}, "cost 'time' is not one of bytes, cycles"),
+        ({"budget": -1.0}, "budget -1 is not a positive share"),
+        ({"budget": 0.4}, "no choice of bits keeps budget 0.4 of bytes; .* everywhere it is 0.507"),
+        ({"budget": 0.4, "form": "group"}, "with 4 bits everywhere it is 0.539"),
+        ({"budget": 0.6, "batches": 0}, "a budget needs calibration data; give it with --calib"),
+        ({"bits": 4, "form": "group", "cost": "cycles"}, "groups save bytes, no cycles"),
+    ],
+)
+def test_what_cannot_be_chosen(options: dict[str, Any], message: str) -> None:
+    module, context = calibrated("digits_swin")
+    with pytest.raises(VitError, match=message):
+        assign_bits(module.clone(), Constants.of(context), AssignBitsPass(**options))
 
 
 def test_cycles_are_a_budget_too() -> None:
