@@ -293,15 +293,21 @@ class _Folder:
             limit_for_bias,
             search_weight,
         )
+        from vit_opt.passes.algorithms.given import kept_fracs
 
         low, high = old.bounds
         rows = master.reshape(master.shape[0], -1).astype(np.float64)
+        kept = kept_fracs(rows, old.channel_scales(), low, high)
+        x = format_of(op.x)
+        if kept is not None and old.is_per_channel and isinstance(x, FixedType):
+            room = None if bias is None else limit_for_bias(bias, int(x.channel_fracs().max()))
+            if room is None or (kept <= room).all():
+                return FixedType(old.storage, kept, axis=0)
         if self.exponents == "search" and moments is not None:
             fracs = np.clip(search_weight(rows, moments, low, high), FRAC_FLOOR, FRAC_LIMIT)
         else:
             magnitude = np.abs(rows).max(axis=1)
             fracs = covering_fracs(-magnitude, magnitude, -high, high)
-        x = format_of(op.x)
         if bias is not None and isinstance(x, FixedType):
             fracs = np.minimum(fracs, limit_for_bias(bias, int(x.channel_fracs().max())))
         if not old.is_per_channel:

@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.onnx.base import OnnxCanonicalization, element_of, integer, shape_of
+from vit_opt.dialects.onnx.base import OnnxCanonicalization, element_of, integer, real, shape_of
 from vit_opt.dialects.onnx.movement import SameElements
 from vit_opt.passes.float_graph import (
     Constants,
@@ -99,6 +99,39 @@ class RepeatedRounding(RewritePattern):
 
 
 @dataclass
+class ClipOfCodes(RewritePattern):
+    """DequantizeLinear(Clip(q, a, b)) -> Clip(DequantizeLinear(q), (a - z) s, (b - z) s).
+
+    For codes of fewer bits than their storage has; s and z are numbers, so it is exact.
+    """
+
+    constants: Constants
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: onnx.DequantizeLinear, rewriter: PatternRewriter) -> None:
+        clip = op.inputs[0].owner
+        if not isinstance(clip, onnx.Clip) or not isinstance(clip.x.owner, onnx.QuantizeLinear):
+            return
+        scale = self.constants.scalar(op.inputs[1])
+        zero = self.constants.scalar(op.inputs[2]) if len(op.inputs) > 2 else 0.0
+        if scale is None or zero is None:
+            return
+        bounds = {
+            name: (real(bound) - zero) * scale
+            for name, bound in (("min", clip.min), ("max", clip.max))
+            if bound is not None
+        }
+        wide = onnx.DequantizeLinear.make(
+            [clip.x, *op.inputs[1:]],
+            [op.y.type],
+            node_name=node_name(op),
+            axis=integer(op.axis),
+        )
+        limited = onnx.Clip.make([wide], [op.y.type], node_name=node_name(clip), **bounds)
+        rewriter.replace(op, [wide, limited])
+
+
+@dataclass
 class GatherToSlice(RewritePattern):
     """Gather of one constant index -> Slice, and a Reshape where the index is a scalar."""
 
@@ -180,6 +213,7 @@ def simplify_graph(module: ModuleOp, ctx: Context) -> None:
             DropNeutral(constants),
             DivToMul(constants),
             RepeatedRounding(constants),
+            ClipOfCodes(constants),
             GatherToSlice(constants),
             SoftmaxOverLast(),
             SplitToSlices(),

@@ -22,6 +22,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, storage_of
 from vit_opt.dialects.vit.ops.base import format_of, shape_of
 from vit_opt.passes.algorithms.exponents import covering_fracs
+from vit_opt.passes.algorithms.given import given_scales
 from vit_opt.passes.algorithms.ptf import FACTORS
 from vit_opt.passes.calibrate import STATISTICS, statistics_of
 from vit_opt.passes.quantization.formats import (
@@ -118,6 +119,9 @@ def quantized_weight(
     x_scale = float(format_of(x).channel_scales())
     bits = weight_bits(op)
     scales = weight_scales(weight, bias, x_scale, bits)
+    if graph.given:
+        own = given_scales(weight.reshape(weight.shape[0], -1), bias, x_scale, bits)
+        scales = scales if own is None else own
     type_ = ScaledType(f"i{bits}", scales, axis=0)
     statistics = op.attributes.get(MOMENTS)
     if isinstance(op, onnx.Linear) and isinstance(op.x, OpResult):
@@ -310,11 +314,17 @@ def shifted_gelu(graph: IntegerGraph, op: onnx.Gelu, channels_last: bool) -> SSA
 
 
 def rectify(graph: IntegerGraph, op: onnx.Relu | onnx.Clip) -> None:
-    """ReLU and Clip: requantise to a grid that covers the result, then limit the codes."""
+    """ReLU and Clip: requantise to a grid that covers the result, then limit the codes.
+
+    Codes of a model's own grid stay on it.
+    """
     record = graph.record(op.x)
     graph.settle(record)
     last = record.channels_last
     type_ = graph.type_for(op.y, wanted_bits(op.y))
+    own = graph.given.get(op.x)
+    if own is not None and own.fits(8, symmetric=False, pot=False):
+        type_ = own.type
     x = graph.typed(op.x, type_, channels_last=last)
     low, high = type_.bounds
     scale = float(type_.channel_scales())
