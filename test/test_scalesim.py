@@ -1,7 +1,7 @@
 """Cycles of matrix products: by hand, by SCALE-Sim's closed form, and by what SCALE-Sim said.
 
 The stored figures are those of SCALE-Sim 3.0.0 (PyPI, numpy 1.26, Python 3.11), column `Total Cycles`
-of COMPUTE_REPORT.csv, written by `vit-bench scalesim --array 64x8 --json`.
+of COMPUTE_REPORT.csv, written by `vit-bench scalesim --json`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ STORED: dict[tuple[str, str], tuple[int, ...]] = {
         49919,
         105471,
         105471,
+    ),
+    ("64x36", "os"): (
+        20783,
+        18559,
+        3887,
+        2359,
+        6959,
+        25519,
+        20783,
+        8119,
+        323,
+        1807,
+        11327,
+        8387,
+        20735,
     ),
 }
 """Cycles of `scalesim.GEMMS` by array and dataflow."""
