@@ -23,6 +23,7 @@ from vit_opt.passes.float_graph import (
     blocks,
     erase_dead,
     is_float,
+    label,
     node_name,
     replace_value,
     source,
@@ -192,6 +193,10 @@ TOLERANCE = 3e-5
 The two forms of GELU differ by 4.7e-4."""
 
 
+FACTORS = (1.0, 2.0)
+"""Multiples that are recognised: simplifiers move the half of GELU into the weights behind it."""
+
+
 def samples() -> Array:
     """Where functions of one variable are compared: dense near zero, and the tails."""
     import numpy as np
@@ -200,7 +205,7 @@ def samples() -> Array:
 
 
 def raise_functions(module: ModuleOp, constants: Constants, functions: Sequence[Function]) -> None:
-    """Replaces every cone of elementwise operations that computes one of the functions."""
+    """Replaces every cone of elementwise operations that computes one of the functions, or twice it."""
     import numpy as np
 
     x = samples()
@@ -217,11 +222,27 @@ def raise_functions(module: ModuleOp, constants: Constants, functions: Sequence[
         if got.size != x.size:
             return None
         for function, values in zip(functions, expected, strict=True):
-            if np.allclose(got, values, rtol=TOLERANCE, atol=TOLERANCE):
-                return [function.build(cone.input, node_name(cone.root))]
+            for factor in FACTORS:
+                if np.allclose(got, factor * values, rtol=TOLERANCE, atol=TOLERANCE):
+                    return _scaled(function, cone, factor, constants)
         return None
 
     replace_cones(module, constants, ELEMENTWISE, replacement)
+
+
+def _scaled(
+    function: Function, cone: Cone, factor: float, constants: Constants
+) -> Sequence[Operation]:
+    """The function of a cone's input, and the product with a factor other than 1."""
+    import numpy as np
+
+    name = node_name(cone.root)
+    if factor == 1.0:
+        return [function.build(cone.input, name)]
+    core = function.build(cone.input, None if name is None else f"{name}.unscaled")
+    constant = constants.make(np.asarray(factor, np.float32), f"{label(cone.root)}.factor")
+    value = core.results[0]
+    return [core, constant, onnx.Mul.make([value, constant], [value.type], node_name=name)]
 
 
 def _constant_operands(cone: Cone) -> Iterator[SSAValue]:

@@ -100,6 +100,15 @@ def test_tanh_gelu_is_told_apart() -> None:
     assert 'approximate = "tanh"' in str(module)
 
 
+def test_twice_gelu() -> None:
+    """As simplifiers leave it that put the half into the convolution behind it."""
+    ctx = float_context()
+    lines = GELUS["torchscript"].replace("%d = Mul %x, %c", "%y = Mul %x, %c")
+    lines = lines[: lines.index("%y = Mul %d")]
+    module = parse(module_text(lines), ctx)
+    assert check_same(module, ctx, [RaiseGeluPass()]) == {"Gelu": 1, "Mul": 1}
+
+
 def test_what_is_no_gelu_stays() -> None:
     ctx = float_context()
     lines = GELUS["torchscript"].replace("%root2", "%two")
