@@ -104,18 +104,20 @@ class Memory:
                 return self.arenas[other].place(start, size, lasting=lasting)
         return self._make_room(size, order)
 
-    def release(self, region: Region) -> None:
+    def release(self, region: Region, turns: int = TURNS) -> None:
         """Give a buffer back; what is still to read from it has been emitted already."""
         if region.space is Space.DRAM:
             self.arenas[region.space].release(region)
         elif not self.rehearsing:
-            self._resting.append((self.turn, region))
+            self._resting.append((self.turn + turns, region))
 
     def next_turn(self) -> None:
         """Begin another block of work: what was given back two blocks ago may be used again."""
         self.turn += 1
-        while self._resting and self._resting[0][0] <= self.turn - TURNS:
-            self._wake()
+        over = [entry for entry in self._resting if entry[0] <= self.turn]
+        for entry in over:
+            self._resting.remove(entry)
+            self.arenas[entry[1].space].release(entry[1])
 
     def _wake(self) -> None:
         _, region = self._resting.popleft()
@@ -188,7 +190,7 @@ class Memory:
             del self._copies[held.key]
         del self._held[held.region]
         if rest:
-            self.release(held.region)
+            self.release(held.region, 1 if isinstance(held, Piece) else TURNS)
         else:
             self.arenas[held.region.space].release(held.region)
 
@@ -350,7 +352,8 @@ class Memory:
         found = self.sources.get(tensor)
         if found is not None:
             source, row = found
-            while source.ready * row < end and source.advance():
+            # One block more than is read now, so that units behind the array work ahead of it.
+            while source.ready * row <= end and source.advance():
                 pass
 
     def settle(self, tensor: Region) -> None:

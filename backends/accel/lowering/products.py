@@ -179,6 +179,12 @@ def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
     width = bytes_per_element(links)
     whole_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
     n = cols if whole_rows else min(cols, arch.lanes)
+    if not whole_rows and rows * product.k * item_a <= on_chip(arch):
+        # Rows stay and panels go by: narrow ones, with the reduction on the lanes, leave more room.
+        while n * product.k * item_b > room_b and product.k % arch.lanes == 0:
+            if n % (2 * arch.columns):
+                break
+            n //= 2
     if width * n > 2 * room_o:
         raise VitError(
             f"{where(product.op)}: one row of {cols} results with what follows it does not fit "
