@@ -73,8 +73,12 @@ class Recipe:
     passes: tuple[ModulePass, ...] = ()
 
     def spec(self) -> str:
-        """The passes as `-p` takes them."""
-        return ",".join(str(each.pipeline_pass_spec(include_default=True)) for each in self.passes)
+        """The passes as `-p` takes them; empty lists, which have no text there, are the default."""
+        specs = [each.pipeline_pass_spec(include_default=True) for each in self.passes]
+        for spec in specs:
+            for name in [name for name, values in spec.parameters.items() if not values]:
+                del spec.parameters[name]
+        return ",".join(map(str, specs))
 
     def arguments(self) -> dict[str, Any]:
         """The settings as options of the command line, by the names that argparse gives them."""
@@ -288,7 +292,7 @@ def _pass(name: str, options: Mapping[str, Any], where: str) -> ModulePass:
             raise VitError(f"{where}: unknown option '{key}'{_hint(key, defaults)}")
         if type(value) is int and isinstance(defaults[key], float):
             value = float(value)
-        if value is not None:
+        if value is not None and value != []:
             parts.append(f"{key}={_text(value)}")
     text = f"{name}{{{' '.join(parts)}}}" if parts else name
     try:
