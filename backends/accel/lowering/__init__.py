@@ -1,9 +1,10 @@
 """Lowering of PoT `vit` modules to accelerator programs.
 
-Activations lie in DRAM between operations; a product and the elementwise operations behind it run
-block by block without their accumulators leaving the chip. Every operation of the dialect in its
+A product and the elementwise operations behind it run block by block without their accumulators
+leaving the chip. Every tensor has a place in DRAM; results stay on chip nevertheless until their
+last reader has come, as far as there is room (`residency`). Every operation of the dialect in its
 standard form has a lowering; zero points of inputs are folded into biases here. See `builder` for
-how the sequential emission becomes overlapping queues.
+how the sequential emission becomes overlapping queues, `pipelines` for what can be switched off.
 """
 
 from __future__ import annotations
