@@ -48,6 +48,9 @@ def import_torch(
         import torch
     except ImportError as error:
         raise VitError(f"import_torch needs torch and onnxscript: {error}") from error
+    given = cast("object", module)
+    if not isinstance(given, torch.nn.Module):
+        raise VitError(f"import_torch takes a torch module, not {type(given).__name__}")
     training = module.training
     module.eval()
     try:
@@ -56,7 +59,9 @@ def import_torch(
             program = torch.export.export(module, tuple(example_inputs))
             _save(program, path, input_names, output_names)
             return import_onnx(path, context=context)
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
+    except VitError:
+        raise
+    except Exception as error:  # whatever the module's own code raises while it is traced
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise VitError(f"torch cannot export {type(module).__name__}: {reason}") from error
     finally:
@@ -84,12 +89,12 @@ def _save(
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
     """Keep the exporter's warnings and progress lines off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    disabled = logging.root.manager.disable
+    streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with warnings.catch_warnings(), streams[0], streams[1]:
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
+        logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            logging.disable(disabled)

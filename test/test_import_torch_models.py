@@ -22,6 +22,7 @@ from xdsl.parser import Parser
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetAttr, VitContext
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function, output_names, run_main
 from vit_opt.dialects.onnx.semantics import evaluate
 from vit_opt.frontends.onnx_import import import_onnx
@@ -177,3 +178,38 @@ def test_import_torch_equals_torch() -> None:
         expected = net(torch.from_numpy(IMAGE)).numpy()
     assert np.abs(run(module, context) - expected).max() < 1e-4 * np.abs(expected).max()
     assert kinds(module)["onnx.LayerNormalization"] == 5
+
+
+class Broken(torch.nn.Module):
+    """A module whose code fails in the way it is told to."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Fails."""
+        if self.how == "index":
+            return x[5, 6]
+        if self.how == "own error":
+            raise ValueError("no\nluck")
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("index", "torch cannot export Broken: index 5 is out of bounds"),
+        ("own error", "torch cannot export Broken: no"),
+        ("control flow", "torch cannot export Broken: Could not guard on data-dependent"),
+    ],
+)
+def test_modules_that_cannot_be_exported(how: str, reason: str) -> None:
+    with pytest.raises(VitError) as caught:
+        import_torch(Broken(how), [torch.ones(1, 4)], context=VitContext())
+    assert str(caught.value).startswith(reason) and "\n" not in str(caught.value)
+
+
+def test_import_torch_wants_a_module() -> None:
+    with pytest.raises(VitError, match="takes a torch module, not str"):
+        import_torch("model", [torch.ones(1, 4)], context=VitContext())
