@@ -147,7 +147,8 @@ def test_family_from_export_to_integers(tmp_path: Path, name: str) -> None:
 
     if not family.integers:
         return
-    apply(ctx, module, "calibrate", "smooth", "quantize", "pot-fold", "verify-integer")
+    apply(ctx, module, "calibrate", "smooth", "fill-grids", "quantize", "pot-fold")
+    apply(ctx, module, "verify-integer")
     canonicalize(ctx, module)
     [integers] = run_integer(ctx, module, feeds).values()
     assert sqnr(exact, integers) > 15
