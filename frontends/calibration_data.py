@@ -24,7 +24,7 @@ from xdsl.utils.hints import isa
 
 from vit_opt.dialects.assets import dtype_of
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.evaluation import input_names, main_function
+from vit_opt.dialects.evaluation import input_names, main_function, value_names
 from vit_opt.dialects.npz import read_npz
 from vit_opt.frontends.images import SUFFIXES, parse_preprocess
 
@@ -43,17 +43,20 @@ class ModelInput:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    integers: bool = False
+    """Whether it takes integers as well, as their real values."""
 
 
 def model_inputs(module: ModuleOp) -> tuple[ModelInput, ...]:
     """The inputs of a module's @main; raises VitError for one that is not a plain tensor."""
     func = main_function(module)
+    integers = value_names(func, "vit.integer_inputs", 0, "")
     result: list[ModelInput] = []
     for name, type_ in zip(input_names(func), func.function_type.inputs, strict=True):
         if not isa(type_, TensorType[Attribute]):
             raise VitError(f"input {name} has type {type_}, expected a tensor")
         dtype = dtype_of(type_.get_element_type())
-        result.append(ModelInput(name, type_.get_shape(), dtype))
+        result.append(ModelInput(name, type_.get_shape(), dtype, name in integers))
     return tuple(result)
 
 
@@ -153,7 +156,7 @@ def _checked(array: Array, wanted: ModelInput, where: str) -> Array:
         shape = ["N", *wanted.shape[1:]]
         text = ", ".join(map(str, shape))
         raise VitError(f"{label} has shape {list(array.shape)}, the model takes [{text}]")
-    if array.dtype.kind != wanted.dtype.kind:
+    if array.dtype.kind != wanted.dtype.kind and not (wanted.integers and array.dtype.kind in "iu"):
         raise VitError(
             f"{label} has dtype {array.dtype}, the model takes {wanted.dtype}; convert it first"
         )
@@ -185,7 +188,8 @@ def _from_images(
 def synthetic_batches(inputs: Sequence[ModelInput], seed: int = 0, count: int = 8) -> list[Batch]:
     """Reproducible random inputs: images of soft blotches with noise, of mean 0 and deviation 1.
 
-    Inputs that are not [1, C, H, W] get normal random numbers, integer inputs 0..127.
+    Inputs that are not [1, C, H, W] get normal random numbers, integer inputs 0..127 (as bytes may
+    have a sign).
     """
     import numpy as np
 
@@ -196,7 +200,7 @@ def synthetic_batches(inputs: Sequence[ModelInput], seed: int = 0, count: int = 
 def _synthetic(wanted: ModelInput, random: np.random.Generator) -> Array:
     import numpy as np
 
-    if wanted.dtype.kind != "f":
+    if wanted.dtype.kind != "f" or wanted.integers:
         return random.integers(0, 128, wanted.shape).astype(wanted.dtype)
     values = random.standard_normal(wanted.shape)
     if len(wanted.shape) == 4:

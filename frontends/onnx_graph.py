@@ -27,6 +27,7 @@ from vit_opt.frontends.onnx_check import (
     source_name,
 )
 from vit_opt.frontends.onnx_fold import KEPT, SMALL, fold, opset_of, tensor_array
+from vit_opt.frontends.onnx_integer_inputs import make_inputs_real
 from vit_opt.frontends.onnx_types import ValueType
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Graph:
     refusals: dict[str, str]
     """Why a fused node is still there, by its first output."""
 
+    integer_inputs: list[str]
+    """Inputs whose real values are integers: those that the file types so."""
+
     @cached_property
     def used(self) -> frozenset[str]:
         """Names of the values that a node takes or that are outputs."""
@@ -83,6 +87,7 @@ def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None =
     try:
         model, arrays = _separate(source)
         inputs = _fix_input_shapes(model, set(arrays), shapes or {})
+        integer_inputs = make_inputs_real(model, inputs)
         outputs = [value.name for value in model.graph.output]
         refusals: dict[str, str] = {}
         types = fold(model, arrays, refusals)
@@ -92,7 +97,7 @@ def load_graph(source: ModelSource, shapes: Mapping[str, Sequence[int]] | None =
     _number_names(nodes)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     nodes = _reachable(nodes, outputs)
-    return Graph(nodes, inputs, outputs, types, arrays, opsets, refusals)
+    return Graph(nodes, inputs, outputs, types, arrays, opsets, refusals, integer_inputs)
 
 
 def _separate(source: ModelSource) -> tuple[onnx.ModelProto, dict[str, Array]]:

@@ -65,6 +65,8 @@ def import_onnx(
     function = FuncOp("main", (arguments, [value.type for value in results]), Region(block))
     function.attributes["vit.input_names"] = _names(graph.inputs)
     function.attributes["vit.output_names"] = _names(graph.outputs)
+    if graph.integer_inputs:
+        function.attributes["vit.integer_inputs"] = _names(graph.integer_inputs)
     module = ModuleOp([function], {"vit.stage": StringAttr("float")})
     module.verify()
     return module

@@ -14,6 +14,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import accel_target
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.weights import BYTE_GROUPS, MOMENTS, WEIGHT_BITS, Layer, layers_of
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class AssignBitsPass(ModulePass):
     trials: int = 24
     """How often the error of a whole choice is measured to refine it; 0: additive errors only."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         assign_bits(op, Constants.of(ctx), self)

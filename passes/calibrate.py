@@ -19,6 +19,7 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore, assets_of, attribute_array
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function, output_names, run_main
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class CalibratePass(ModulePass):
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         from vit_opt.passes.algorithms.ranges import Observer
 

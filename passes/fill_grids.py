@@ -33,6 +33,7 @@ from vit_opt.passes.quantization.channels import (
 )
 from vit_opt.passes.quantization.formats import ASYMMETRY
 from vit_opt.passes.raise_attention import climb
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class FillGridsPass(ModulePass):
     """How far beyond the calibrated range the codes shall reach, below 2: a few images do not show
     the largest values of others."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         if not 1.0 <= self.headroom < 2.0:

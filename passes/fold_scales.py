@@ -26,6 +26,7 @@ from vit_opt.passes.quantization.channels import (
     multiply_inputs,
 )
 from vit_opt.passes.raise_attention import Path, climb, element_numbers
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class FoldScalesPass(ModulePass):
     alpha: float = 0.5
     """Share of a value channel's magnitude that moves into the projection, 0 to 1."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         fold_scales(op, Constants.of(ctx), self.alpha)

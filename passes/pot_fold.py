@@ -22,6 +22,7 @@ from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.passes.calibrate import STATISTICS, named_statistics
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.weights import BYTE_GROUPS, byte_groups
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class PotFoldPass(ModulePass):
     """"corrected" takes what rounded weights add to the mean result off the bias of a linear layer
     (Nagel et al., 2019), by the mean inputs of the calibration; "plain" leaves it."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         pot_fold(
             op,

@@ -17,6 +17,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.passes.calibrate import FLOAT_GRAPH, INPUT_CLIPS, INPUT_RANGES
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.options import QuantizeOptions, mark_wide
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage, set_stage
 
 
@@ -53,6 +54,7 @@ class QuantizePass(ModulePass):
     wide: tuple[str, ...] = ()
     """Places whose values products read in 16 bits: any of input, norm, attention, gelu."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         options = QuantizeOptions(
             self.residual, self.softmax, self.gelu, self.divisor, tuple(self.wide)

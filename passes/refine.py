@@ -29,6 +29,7 @@ from vit_opt.passes.quantization.retype import (
     Retyper,
     erase_unused_constants,
 )
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class RefinePass(ModulePass):
     batches: int = 6
     """How many calibration batches are looked at."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "pot")
         refine(op, Constants.of(ctx), self.sweeps, self.batches)

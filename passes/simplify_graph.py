@@ -66,6 +66,25 @@ class DivToMul(RewritePattern):
 
 
 @dataclass
+class SubToAdd(RewritePattern):
+    """x - c -> x + (-c), exactly."""
+
+    constants: Constants
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: onnx.Sub, rewriter: PatternRewriter) -> None:
+        import numpy as np
+
+        x, subtrahend = op.inputs
+        array = self.constants.array(subtrahend)
+        if array is None or array.dtype != np.float32 or self.constants.array(x) is not None:
+            return
+        negative = self.constants.make(-array, f"{label(op)}.negative")
+        total = onnx.Add.make([x, negative], [op.y.type], node_name=node_name(op))
+        rewriter.replace(op, [negative, total])
+
+
+@dataclass
 class RepeatedRounding(RewritePattern):
     """DequantizeLinear(QuantizeLinear(x)) -> x where x is rounded alike already.
 
@@ -212,6 +231,7 @@ def simplify_graph(module: ModuleOp, ctx: Context) -> None:
             *OnnxCanonicalization.get_canonicalization_patterns(),
             DropNeutral(constants),
             DivToMul(constants),
+            SubToAdd(constants),
             RepeatedRounding(constants),
             ClipOfCodes(constants),
             GatherToSlice(constants),
@@ -229,8 +249,8 @@ class SimplifyGraphPass(ModulePass):
     and products with 1 go. Flatten, Squeeze and Unsqueeze become Reshape, consecutive reshapes
     and transposes merge, Split and single-index Gather become Slice, Softmax runs over the last
     axis, between transposes if need be; a Q/DQ pair on a value that is rounded the same way
-    already goes. All of that is exact; a division by a constant becomes a product, exact for
-    powers of two.
+    already goes, a constant is added rather than subtracted. All of that is exact; a division by a
+    constant becomes a product, exact for powers of two.
 
         %0 = onnx.Identity %x
         %1 = onnx.Squeeze %0                       ->   %y = onnx.Reshape %x

@@ -18,6 +18,7 @@ from vit_opt.passes.quantization.channels import (
     divide_statistics,
     multiply_inputs,
 )
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SmoothPass(ModulePass):
     """Choose alpha for each LayerNorm by the expected rounding noise of the products behind it,
     instead of the one given."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         if not 0.0 <= self.alpha <= 1.0:

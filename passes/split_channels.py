@@ -26,6 +26,7 @@ from vit_opt.passes.calibrate import (
 )
 from vit_opt.passes.float_graph import Constants, label, result_type
 from vit_opt.passes.raise_linear import linear
+from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class SplitChannelsPass(ModulePass):
     parts: int = 2
     """Most parts of a layer."""
 
+    @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
         if self.gain < 0:

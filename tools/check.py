@@ -46,11 +46,20 @@ def _by_onnxruntime(model: Path, inputs: Mapping[str, Array]) -> dict[str, Array
         raise VitError(f"{model}: onnxruntime cannot load it: {error}") from error
     names = [output.name for output in session.get_outputs()]
     try:
-        runs = [session.run(names, each) for each in _single(inputs)]
+        runs = [session.run(names, _typed(each, session)) for each in _single(inputs)]
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise VitError(f"{model}: onnxruntime cannot run it on these inputs: {reason}") from error
     return {name: np.concatenate([run[i] for run in runs]) for i, name in enumerate(names)}
+
+
+def _typed(inputs: Mapping[str, Array], session: Any) -> dict[str, Array]:
+    """Inputs as the session types them: those that hold integers are real numbers elsewhere."""
+    types = {
+        port.name: port.type.removeprefix("tensor(").rstrip(")") for port in session.get_inputs()
+    }
+    narrow = ("uint8", "int8", "uint16", "int16")
+    return {n: a.astype(types[n]) if types.get(n) in narrow else a for n, a in inputs.items()}
 
 
 def _by_interpreter(model: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:

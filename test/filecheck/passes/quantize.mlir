@@ -25,7 +25,8 @@ builtin.module attributes {vit.stage = "calibrated"} {
 // CHECK:       %[[S:.*]] = vit.matmul {{.*}} -> tensor<1x4x4x!vit.fixed<i32, 10>>
 // CHECK-NEXT:  %[[T:.*]] = vit.reinterpret %[[S]] {exponent = -2 : i64} {{.*}}!vit.fixed<i32, 12>>
 // CHECK-NEXT:  %[[P:.*]], %[[SUM:.*]] = vit.softmax_exp %[[T]]
-// CHECK-NEXT:  %[[A:.*]] = vit.matmul %[[P]], %{{.*}}
+// CHECK-NEXT:  %[[V:.*]] = vit.requant {{.*}}!vit.fixed<i8, 6>
+// CHECK-NEXT:  %[[A:.*]] = vit.matmul %[[P]], %[[V]]
 // CHECK-NEXT:  vit.normalize %[[A]], %[[SUM]]
 builtin.module attributes {vit.stage = "calibrated"} {
   func.func @main(%q: tensor<1x4x16xf32>, %k: tensor<1x16x4xf32>, %v: tensor<1x4x16xf32>) -> tensor<1x4x16xf32> attributes {vit.input_ranges = array<f64: -2.0, 2.0, -2.0, 2.0, -1.0, 1.0>} {

@@ -85,3 +85,17 @@ func.func @softmax(%x: tensor<1x5x2xf32>) -> tensor<1x2x5xf32> {
 // CHECK-NEXT: %[[T:.*]] = onnx.Transpose %x {perm = [0, 2, 1]}
 // CHECK-NEXT: %[[Y:.*]] = onnx.Softmax %[[T]] {axis = 2} : (tensor<1x2x5xf32>) -> tensor<1x2x5xf32>
 // CHECK-NEXT: func.return %[[Y]]
+
+// -----
+
+// A constant is added rather than subtracted; a difference of two values stays.
+// CHECK-LABEL: @differences
+func.func @differences(%x: tensor<2x4xf32>, %z: tensor<2x4xf32>) -> tensor<2x4xf32> {
+  %c = onnx.Constant dense<4.0> : tensor<f32>
+  %0 = onnx.Sub %x, %c : (tensor<2x4xf32>, tensor<f32>) -> tensor<2x4xf32>
+  %y = onnx.Sub %0, %z : (tensor<2x4xf32>, tensor<2x4xf32>) -> tensor<2x4xf32>
+  func.return %y : tensor<2x4xf32>
+}
+// CHECK: %[[C:.*]] = onnx.Constant dense<-4.000000e+00>
+// CHECK: %[[S:.*]] = onnx.Add %x, %[[C]]
+// CHECK-NEXT: onnx.Sub %[[S]], %z

@@ -24,12 +24,13 @@ func.func @main(%x: tensor<2x3x!vit.fixed<i8, 5, zp = 3>>) -> tensor<2x2x!vit.fi
 
 // -----
 
-// An accumulator that two operations read is stored once, as int32.
+// An accumulator that two operations read is never stored: each format of it is a branch of the call.
 
-// CHECK:       /* vit.matmul: 1x2x2 s32 */
-// CHECK:       .type = VIT_S32
-// CHECK:       /* vit.pot_requant: 1x2x2 s8 */
-// CHECK:       /* vit.pot_requant: 1x2x2 s16 */
+// CHECK:       /* vit.matmul + vit.pot_requant + vit.pot_requant: 1x2x2 s32 */
+// CHECK:       {.stages = stages, .count = 1, .type = VIT_S8, .y = output0, .ld = 2},
+// CHECK-NEXT:  {.stages = stages2, .count = 1, .type = VIT_S16, .y = output1, .ld = 2},
+// CHECK:       .type = VIT_S32, .y = NULL,
+// CHECK-NEXT:    .ld = 2, .branch = epilogues, .branches = 2};
 
 func.func @main(%a: tensor<1x2x3x!vit.fixed<i8, 5>>, %b: tensor<1x3x2x!vit.fixed<i8, 5>>) -> (tensor<1x2x2x!vit.fixed<i8, 4>>, tensor<1x2x2x!vit.fixed<i16, 4>>) {
   %acc = vit.matmul %a, %b : (tensor<1x2x3x!vit.fixed<i8, 5>>, tensor<1x3x2x!vit.fixed<i8, 5>>) -> tensor<1x2x2x!vit.fixed<i32, 10>>
@@ -46,7 +47,7 @@ func.func @main(%a: tensor<1x2x3x!vit.fixed<i8, 5>>, %b: tensor<1x3x2x!vit.fixed
 // CHECK:       vit_copy(&shape, input0, (void *)(a + 0));
 // CHECK-NOT:   vit.reshape
 // CHECK:       /* vit.clamp: 6 s8 */
-// CHECK:       vit_map((void *)(a + 0), VIT_S8, 1, 6, &epilogue);
+// CHECK:       vit_map(&shape, (void *)(a + 0), &epilogue);
 
 func.func @main(%x: tensor<2x3x!vit.fixed<i8, 5>>) -> tensor<6x!vit.fixed<i8, 5>> {
   %p = vit.pipeline {
