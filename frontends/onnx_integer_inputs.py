@@ -42,6 +42,7 @@ def _make_real(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
     storage = value.type.tensor_type.elem_type
     name, one, zero = value.name, f"{value.name}//one", f"{value.name}//zero"
     code, real = f"{name}//code", f"{name}//real"
+    rank = len(value.type.tensor_type.shape.dim)
     readers = [node for node in graph.node if name in node.input]
     for node in readers:
         _check_reader(node, name)
@@ -54,7 +55,7 @@ def _make_real(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
         helper.make_node("DequantizeLinear", [code, one, zero], [real], name=f"{name}//real"),
     ]
     for node in graph.node:
-        nodes += _reader(node, name, real) if node in readers else [node]
+        nodes += _reader(node, real, rank) if node in readers else [node]
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -76,22 +77,35 @@ def _check_reader(node: onnx.NodeProto, name: str) -> None:
         )
 
 
-def _reader(node: onnx.NodeProto, name: str, real: str) -> list[onnx.NodeProto]:
-    """What a node that read the integers is on their real values."""
-    from onnx import TensorProto, helper
+def _reader(node: onnx.NodeProto, real: str, rank: int) -> list[onnx.NodeProto]:
+    """What a node that read the integers is on their real values, a tensor of `rank` dimensions."""
+    from onnx import helper
 
     if node.op_type == "Cast":
         return [helper.make_node("Identity", [real], node.output, name=node.name)]
     if node.op_type == "Shape":
         node.input[0] = real
         return [node]
-    output, scale = node.output[0], node.input[1]
-    zero = node.input[2] if len(node.input) > 2 else ""
-    if not zero:
-        return [helper.make_node("Mul", [real, scale], [output], name=node.name)]
-    offset, shifted = f"{name}//offset", f"{name}//shifted"
-    return [
-        helper.make_node("Cast", [zero], [offset], to=TensorProto.FLOAT),
-        helper.make_node("Sub", [real, offset], [shifted], name=f"{node.name}//shift"),
-        helper.make_node("Mul", [shifted, scale], [output], name=node.name),
-    ]
+    return _dequantize(node, real, rank)
+
+
+def _dequantize(node: onnx.NodeProto, real: str, rank: int) -> list[onnx.NodeProto]:
+    """(x - zero point) * scale; scales and zero points per channel lie along the node's axis."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    output = node.output[0]
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    behind = max(rank - 1 - axis % rank, 0) if rank else 0
+    shape, scale = f"{output}//shape", f"{output}//scale"
+    sizes = numpy_helper.from_array(np.array([-1] + [1] * behind), shape)
+    nodes = [_constant(shape, sizes), helper.make_node("Reshape", [node.input[1], shape], [scale])]
+    if len(node.input) > 2 and node.input[2]:
+        zero, offset, shifted = (f"{output}//{part}" for part in ("zero", "offset", "shifted"))
+        nodes += [
+            helper.make_node("Cast", [node.input[2]], [zero], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", [zero, shape], [offset]),
+            helper.make_node("Sub", [real, offset], [shifted], name=f"{node.name}//shift"),
+        ]
+        real = shifted
+    return [*nodes, helper.make_node("Mul", [real, scale], [output], name=node.name)]
