@@ -20,7 +20,7 @@ from math import prod
 from typing import TypeAlias
 
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from vit_opt.backends.c.strides import View, dense_strides, dense_view, merge_dimensions, view_of
 from vit_opt.backends.c.tokens import LinearAttention, linear_attention, operand_views
@@ -135,28 +135,27 @@ def main_function(module: Operation) -> FuncOp:
 
 
 def build_graph(function: FuncOp) -> Graph:
-    """Flatten and group a function of `vit` operations; raises VitError for anything else."""
+    """Group the `vit` operations of a function that holds nothing else, and no pipelines.
+
+    Raises VitError for an operation of another dialect.
+    """
     aliases: dict[SSAValue, SSAValue] = {}
     flat: list[Operation] = []
     outputs: list[SSAValue] = []
-    _flatten(list(function.body.block.ops), flat, aliases, outputs)
+    _sort(function.body.block, flat, aliases, outputs)
     graph = Graph(function, [], aliases, outputs)
     graph.steps = _Grouping(graph, flat).steps()
     return graph
 
 
-def _flatten(
-    body: list[Operation],
+def _sort(
+    body: Block,
     flat: list[Operation],
     aliases: dict[SSAValue, SSAValue],
     outputs: list[SSAValue],
 ) -> None:
-    for op in body:
-        if isinstance(op, ops.PipelineOp):
-            inner = list(op.body.block.ops)
-            _flatten(inner[:-1], flat, aliases, outputs)
-            aliases.update(zip(op.outputs, op.terminator.values, strict=True))
-        elif isinstance(op, ReturnOp):
+    for op in body.ops:
+        if isinstance(op, ReturnOp):
             outputs.extend(op.arguments)
         elif isinstance(op, ops.ReshapeOp | ops.ReinterpretOp):
             aliases[op.result] = op.x

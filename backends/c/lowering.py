@@ -22,7 +22,11 @@ from vit_opt.backends.c.linear_attention import lower_linear_attention
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
 from vit_opt.backends.c.packed import reads_planar
 from vit_opt.backends.c.planner import plan
-from vit_opt.backends.c.rearrange import average_before_transposes, concatenate_before_transposes
+from vit_opt.backends.c.rearrange import (
+    average_before_transposes,
+    concatenate_before_transposes,
+    dissolve_pipelines,
+)
 from vit_opt.backends.c.tokens import LinearAttention
 from vit_opt.backends.c.unsigned import use_unsigned_operands
 from vit_opt.dialects.assets import AssetStore
@@ -88,6 +92,7 @@ def lower(
     Raises VitError for an operation or a combination of types without a kernel.
     """
     function = function.clone()
+    dissolve_pipelines(function)
     concatenate_before_transposes(function)
     average_before_transposes(function)
     if level.variant("vit_linear_u8") is not None and level.layout.direct:

@@ -5,6 +5,9 @@ they move behind concatenations, where a later reader may read through them:
 
     concat(transpose(a), transpose(b))  ->  transpose(concat(a, b))
     mean(transpose(a))                  ->  reshape(mean(a)), where what is kept stays in order
+
+Pipelines are dissolved before: their schedules say nothing that C needs, and what they separate may
+belong together.
 """
 
 from __future__ import annotations
@@ -14,6 +17,16 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of
+
+
+def dissolve_pipelines(function: FuncOp) -> None:
+    """Put the operations of every pipeline in its place."""
+    for op in list(function.walk()):
+        if isinstance(op, ops.PipelineOp):
+            results = list(op.terminator.values)
+            Rewriter.erase_op(op.terminator)
+            Rewriter.inline_block(op.body.block, InsertPoint.before(op))
+            Rewriter.replace_op(op, [], results)
 
 
 def concatenate_before_transposes(function: FuncOp) -> None:
