@@ -14,6 +14,7 @@ the field, text, and parsing of text.
 """
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
 from enum import IntEnum
@@ -237,7 +238,7 @@ OPCODE_BITS = 8
 
 
 @dataclass(frozen=True)
-class Inst:
+class Inst(ABC):
     """Base of all instructions; subclasses declare `opcode`, `mnemonic` and their fields."""
 
     opcode: ClassVar[int] = -1
@@ -250,9 +251,9 @@ class Inst:
             except FieldError as error:
                 raise FieldError(f"{self.mnemonic}: field '{slot.name}': {error}") from None
 
+    @abstractmethod
     def cycles(self, arch: AccelTarget) -> int:
         """Cycles the engine is busy with the instruction."""
-        raise NotImplementedError
 
     def encode(self) -> bytes:
         """The instruction's bytes."""

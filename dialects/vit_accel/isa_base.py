@@ -53,3 +53,32 @@ class Block(UnitInst):
 
     def elements(self) -> int:
         return self.rows * self.cols
+
+
+@dataclass(frozen=True)
+class RowMap(Block):
+    """A block of rows made from one other block, row by row."""
+
+    dst: Dst
+    src: Src
+    dst_row: Stride
+    src_row: Stride
+    src_type: Type
+    dst_type: Type
+
+
+@dataclass(frozen=True)
+class Binary(Block):
+    """A block of rows made from two others, element by element."""
+
+    dst: Dst
+    a: Src
+    b: Src
+    dst_row: Stride
+    a_row: Stride
+    b_row: Stride
+    a_col: Stride
+    b_col: Stride
+    a_type: Type
+    b_type: Type
+    dst_type: Type

@@ -19,10 +19,12 @@ from vit_opt.dialects.vit_accel.fields import (
     unsigned,
 )
 from vit_opt.dialects.vit_accel.isa_base import (
+    Binary,
     Block,
     Dst,
     OptVector,
     Round,
+    RowMap,
     Shift,
     Src,
     Stride,
@@ -33,7 +35,7 @@ from vit_opt.dialects.vit_accel.isa_base import (
 
 
 @dataclass(frozen=True)
-class Requant(Block):
+class Requant(RowMap):
     """Requantisation by a shift: one rounding, zero point, saturation.
 
     for i < rows, j < cols, s = shifts is none ? shift : shifts[j]:
@@ -43,12 +45,6 @@ class Requant(Block):
     opcode: ClassVar[int] = 0x30
     mnemonic: ClassVar[str] = "shift.requant"
     engine_of: ClassVar[Engine] = Engine.SHIFT
-    dst: Dst
-    src: Src
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
     shift: Shift = 0
     shifts: OptVector = NO_ADDR
     zp_in: ZeroPoint = 0
@@ -60,7 +56,7 @@ class Requant(Block):
 
 
 @dataclass(frozen=True)
-class Add(Block):
+class Add(Binary):
     """Addition on a common grid, rounded once: an accumulator may be added to a residual.
 
     for i < rows, j < cols, (la, lb, s) = shifts is none ? (shift_a, shift_b, shift) : shifts[*][j]:
@@ -73,17 +69,6 @@ class Add(Block):
     opcode: ClassVar[int] = 0x31
     mnemonic: ClassVar[str] = "shift.add"
     engine_of: ClassVar[Engine] = Engine.SHIFT
-    dst: Dst
-    a: Src
-    b: Src
-    dst_row: Stride
-    a_row: Stride
-    b_row: Stride
-    a_col: Stride
-    b_col: Stride
-    a_type: Type
-    b_type: Type
-    dst_type: Type
     shift_a: Shift = 0
     shift_b: Shift = 0
     shift: Shift = 0
@@ -187,7 +172,7 @@ class SoftmaxExp(Block):
 
 
 @dataclass(frozen=True)
-class Shiftmax(Block):
+class Shiftmax(RowMap):
     """Softmax by shifts (I-ViT) over each row; an 8- or 16-bit result with one bit less of frac.
 
     for i < rows:
@@ -199,12 +184,6 @@ class Shiftmax(Block):
     mnemonic: ClassVar[str] = "softmax.shiftmax"
     engine_of: ClassVar[Engine] = Engine.SOFTMAX
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    src: Src
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
     frac: Annotated[int, unsigned(5, "fractional bits of the scores")]
     n: Annotated[int, unsigned(5, "octaves kept")] = 15
     rounding: Round = Rounding.RHU
@@ -236,7 +215,7 @@ class Log2Softmax(Block):
 
 
 @dataclass(frozen=True)
-class LayerNorm(Block):
+class LayerNorm(RowMap):
     """LayerNorm over each row with one integer square root and one division a row.
 
     for i < rows:
@@ -254,14 +233,8 @@ class LayerNorm(Block):
     mnemonic: ClassVar[str] = "norm.layernorm"
     engine_of: ClassVar[Engine] = Engine.NORM
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    src: Src
     gamma: Annotated[Addr, address("cols gains")]
     beta: Annotated[Addr, address("cols int32 offsets")]
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
     gamma_type: Type
     beta_shift: Shift
     shift: Shift

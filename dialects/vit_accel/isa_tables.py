@@ -19,11 +19,13 @@ from vit_opt.dialects.vit_accel.fields import (
     unsigned,
 )
 from vit_opt.dialects.vit_accel.isa_base import (
+    Binary,
     Block,
     Count,
     Dst,
     OptVector,
     Round,
+    RowMap,
     Shift,
     Src,
     Stride,
@@ -35,7 +37,7 @@ from vit_opt.dialects.vit_accel.isa_base import (
 
 
 @dataclass(frozen=True)
-class Lut(Block):
+class Lut(RowMap):
     """Any function of 8-bit codes by a table of 256 entries.
 
     for i < rows, j < cols:  dst[i*dst_row][j] = table[src[i*src_row][j] - smallest code]
@@ -44,20 +46,14 @@ class Lut(Block):
     opcode: ClassVar[int] = 0x48
     mnemonic: ClassVar[str] = "table.lut"
     engine_of: ClassVar[Engine] = Engine.TABLE
-    dst: Dst
-    src: Src
     table: Annotated[Addr, address("entries of dst_type, one per code")]
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
 
     def cycles(self, arch: AccelTarget) -> int:
         return ceil_div(self.rows * self.cols, arch.table_width) + arch.table_latency
 
 
 @dataclass(frozen=True)
-class Lut16(Block):
+class Lut16(RowMap):
     """Any function of 16-bit codes by 257 int16 entries and linear interpolation.
 
     for i < rows, j < cols:
@@ -69,20 +65,14 @@ class Lut16(Block):
     mnemonic: ClassVar[str] = "table.lut16"
     engine_of: ClassVar[Engine] = Engine.TABLE
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    src: Src
     table: Annotated[Addr, address("257 int16")]
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
 
     def cycles(self, arch: AccelTarget) -> int:
         return 2 * ceil_div(self.rows * self.cols, arch.table_width) + arch.table_latency
 
 
 @dataclass(frozen=True)
-class ShiftGelu(Block):
+class ShiftGelu(RowMap):
     """GELU by shifts, per element: x * sigmoid(1.702 x) with 7 more fractional bits.
 
     for i < rows, j < cols:  dst[i*dst_row][j] = sat(shift_gelu(src[i*src_row][j], frac))
@@ -92,12 +82,6 @@ class ShiftGelu(Block):
     mnemonic: ClassVar[str] = "table.gelu"
     engine_of: ClassVar[Engine] = Engine.TABLE
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    src: Src
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
     frac: Annotated[int, unsigned(5, "fractional bits of the input")]
 
     def cycles(self, arch: AccelTarget) -> int:
@@ -107,7 +91,7 @@ class ShiftGelu(Block):
 
 
 @dataclass(frozen=True)
-class Mul(Block):
+class Mul(Binary):
     """Elementwise product, rounded once.
 
     for i < rows, j < cols, s = shifts is none ? shift : shifts[j]:
@@ -119,17 +103,6 @@ class Mul(Block):
     mnemonic: ClassVar[str] = "table.mul"
     engine_of: ClassVar[Engine] = Engine.TABLE
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    a: Src
-    b: Src
-    dst_row: Stride
-    a_row: Stride
-    b_row: Stride
-    a_col: Stride
-    b_col: Stride
-    a_type: Type
-    b_type: Type
-    dst_type: Type
     shift: Shift = 0
     shifts: OptVector = NO_ADDR
     zp_a: ZeroPoint = 0
@@ -246,7 +219,7 @@ class Sum(Block):
 
 
 @dataclass(frozen=True)
-class Mean(Block):
+class Mean(RowMap):
     """Rounded division of sums by a count: the end of a mean or an average pooling.
 
     for i < rows, j < cols, n = counts is none ? count : counts[i]:
@@ -258,12 +231,6 @@ class Mean(Block):
     mnemonic: ClassVar[str] = "table.mean"
     engine_of: ClassVar[Engine] = Engine.TABLE
     multiplies: ClassVar[bool] = True
-    dst: Dst
-    src: Src
-    dst_row: Stride
-    src_row: Stride
-    src_type: Type
-    dst_type: Type
     count: Annotated[int, unsigned(32, "divisor")] = 1
     counts: Annotated[Addr, address("uint32 per row, or none")] = NO_ADDR
     shift: Annotated[int, signed(8, "frac of the input - frac of the result")] = 0

@@ -21,8 +21,11 @@ from vit_opt.backends.accel.lowering.tensors import (
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import Rounding
+from vit_opt.dialects.vit_accel.enums import DType, Rounding
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
+
+RowMapFields = tuple[int, int, Addr, Addr, int, int, DType, DType]
+BinaryFields = tuple[int, int, Addr, Addr, Addr, int, int, int, int, int, DType, DType, DType]
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,17 @@ class Emit:
         region = self.lowering.builder.allocate(Space.OBUF, self.window.rows * width)
         return Block(region, dtype, width, dtype.size)
 
+    def row_map(self, x: Block, y: Block) -> RowMapFields:
+        """The window and where an `isa.RowMap` reads and writes it."""
+        rows, cols = self.window.rows, self.window.cols
+        return rows, cols, y.addr, x.addr, y.row, x.row, x.dtype, y.dtype
+
+    def binary(self, a: Block, b: Block, y: Block) -> BinaryFields:
+        """The window and where an `isa.Binary` reads and writes it."""
+        rows, cols = self.window.rows, self.window.cols
+        strides = (y.row, a.row, b.row, a.col, b.col)
+        return (rows, cols, y.addr, a.addr, b.addr, *strides, a.dtype, b.dtype, y.dtype)
+
     def emit(self, inst: isa.UnitInst, *results: Block) -> list[Block]:
         """Append the instruction."""
         writes = [block.use(self.window.rows, self.window.cols) for block in results]
@@ -99,14 +113,7 @@ def _requant(e: Emit, op: ops.PotRequantOp, args: Sequence[Block]) -> list[Block
     x, y = e.read(args[0]), e.result(op.result)
     shift, shifts = e.vector(source.channel_fracs() - target.channel_fracs())
     inst = isa.Requant(
-        e.window.rows,
-        e.window.cols,
-        y.addr,
-        x.addr,
-        y.row,
-        x.row,
-        x.dtype,
-        y.dtype,
+        *e.row_map(x, y),
         shift,
         shifts,
         source.zero_point,
@@ -132,19 +139,7 @@ def _add(e: Emit, op: ops.AddOp, args: Sequence[Block]) -> list[Block]:
         shifts = e.parameters(gaps.astype(np.int8))
     za, zb, zo = (f.zero_point for f in formats)
     inst = isa.Add(
-        e.window.rows,
-        e.window.cols,
-        y.addr,
-        a.addr,
-        b.addr,
-        y.row,
-        a.row,
-        b.row,
-        a.col,
-        b.col,
-        a.dtype,
-        b.dtype,
-        y.dtype,
+        *e.binary(a, b, y),
         left,
         right,
         down,
@@ -164,19 +159,7 @@ def _mul(e: Emit, op: ops.MulOp, args: Sequence[Block]) -> list[Block]:
     shift, shifts = e.vector(fa + fb - fo)
     za, zb, zo = (f.zero_point for f in formats)
     inst = isa.Mul(
-        e.window.rows,
-        e.window.cols,
-        y.addr,
-        a.addr,
-        b.addr,
-        y.row,
-        a.row,
-        b.row,
-        a.col,
-        b.col,
-        a.dtype,
-        b.dtype,
-        y.dtype,
+        *e.binary(a, b, y),
         shift,
         shifts,
         za,
@@ -201,9 +184,7 @@ def _clamp(e: Emit, op: ops.ClampOp, args: Sequence[Block]) -> list[Block]:
 def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
     x, table, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
     cls = isa.Lut if x.dtype.size == 1 else isa.Lut16
-    inst = cls(
-        e.window.rows, e.window.cols, y.addr, x.addr, table.addr, y.row, x.row, x.dtype, y.dtype
-    )
+    inst = cls(*e.row_map(x, y), table.addr)
     return e.emit(inst, y)
 
 
@@ -211,9 +192,7 @@ def _shift_gelu(e: Emit, op: ops.ShiftGeluOp, args: Sequence[Block]) -> list[Blo
     _require_standard(op)
     x, y = e.read(args[0]), e.result(op.result)
     frac = fixed_format(op.x).frac
-    inst = isa.ShiftGelu(
-        e.window.rows, e.window.cols, y.addr, x.addr, y.row, x.row, x.dtype, y.dtype, frac
-    )
+    inst = isa.ShiftGelu(*e.row_map(x, y), frac)
     return e.emit(inst, y)
 
 
@@ -271,14 +250,7 @@ def _shiftmax(e: Emit, op: ops.ShiftmaxOp, args: Sequence[Block]) -> list[Block]
     _require_standard(op)
     s, y = e.read(args[0]), e.result(op.result)
     inst = isa.Shiftmax(
-        e.window.rows,
-        e.window.cols,
-        y.addr,
-        s.addr,
-        y.row,
-        s.row,
-        s.dtype,
-        y.dtype,
+        *e.row_map(s, y),
         fixed_format(op.s).frac,
         op.n.value.data,
         rounding(op),
@@ -319,16 +291,9 @@ def _layernorm(e: Emit, op: ops.LayerNormOp, args: Sequence[Block]) -> list[Bloc
     in_shift = np.asarray(fx.max() - fx)
     in_shifts = e.parameters(in_shift.astype(np.int8)) if in_shift.any() else NO_ADDR
     inst = isa.LayerNorm(
-        e.window.rows,
-        e.window.cols,
-        y.addr,
-        x.addr,
+        *e.row_map(x, y),
         gamma.addr,
         beta,
-        y.row,
-        x.row,
-        x.dtype,
-        y.dtype,
         gamma.dtype,
         beta_shift,
         shift,

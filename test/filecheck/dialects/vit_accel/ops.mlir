@@ -40,8 +40,8 @@ vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 4096 : i64, 
   vit_accel.shift.requant rows = 2, cols = 3, dst = obuf[0], src = obuf[64], dst_row = 3, src_row = 12, src_type = i32, dst_type = ui8, shifts = pbuf[16], zp_out = 7, rounding = floor
   // CHECK-NEXT: vit_accel.softmax.exp rows = 2, cols = 3, p = obuf[0], sum = obuf[16], src = obuf[64], p_row = 3, sum_row = 4, src_row = 12, src_type = i32, frac = -1
   vit_accel.softmax.exp rows = 2, cols = 3, p = obuf[0], sum = obuf[16], src = obuf[64], p_row = 3, sum_row = 4, src_row = 12, src_type = i32, frac = -1
-  // CHECK-NEXT: vit_accel.table.lut rows = 2, cols = 3, dst = obuf[0], src = obuf[64], table = pbuf[0], dst_row = 3, src_row = 3, src_type = i8, dst_type = i8
-  vit_accel.table.lut rows = 2, cols = 3, dst = obuf[0], src = obuf[64], table = pbuf[0], dst_row = 3, src_row = 3, src_type = i8, dst_type = i8
+  // CHECK-NEXT: vit_accel.table.lut rows = 2, cols = 3, dst = obuf[0], src = obuf[64], dst_row = 3, src_row = 3, src_type = i8, dst_type = i8, table = pbuf[0]
+  vit_accel.table.lut rows = 2, cols = 3, dst = obuf[0], src = obuf[64], dst_row = 3, src_row = 3, src_type = i8, dst_type = i8, table = pbuf[0]
   // CHECK-NEXT: vit_accel.st.copy dst = dram[64], src = obuf[0], run = 6
   vit_accel.st.copy dst = dram[64], src = obuf[0], run = 6
 }
