@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from c_cases import Case, FixedType, ops
 from c_kernels import HOST_LEVELS
-from c_vit import VitBuilder, VitShape
 
 from vit_opt.backends.c.emit import EmitOptions, emit_c
 from vit_opt.backends.c.levels import LEVELS, find_level, host_level
@@ -17,19 +16,7 @@ from vit_opt.dialects.errors import VitError
 LEVEL_NAMES = [level.name for level in HOST_LEVELS]
 CROSS = "aarch64-linux-gnu-gcc"
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
-
-
-@pytest.fixture(scope="module")
-def vit():
-    """A two-block ViT with its input and the codes it should give."""
-    builder = VitBuilder(VitShape())
-    output = builder.build()
-    return builder.case, output, builder.case.module(output)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:

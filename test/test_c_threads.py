@@ -6,26 +6,13 @@ import subprocess
 import numpy as np
 import pytest
 from c_kernels import HOST_LEVELS
-from c_vit import VitBuilder, VitShape
 
 from vit_opt.backends.c.build import BuildOptions
 from vit_opt.backends.c.emit import EmitOptions, emit_c
 from vit_opt.backends.c.run import CModel
 from vit_opt.dialects.errors import VitError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
-
-
-@pytest.fixture(scope="module")
-def vit():
-    """A two-block ViT with its input and the codes it should give."""
-    builder = VitBuilder(VitShape())
-    output = builder.build()
-    return builder.case, output, builder.case.module(output)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
