@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 
 from vit_opt.backends.onnx_qdq import export_qdq, qdq_model
+from vit_opt.backends.reference import run_reference
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.attributes import QuantizedType
 from vit_opt.dialects.vit.evaluate import scales_of
@@ -282,6 +283,31 @@ def test_digits_top1_on_onnxruntime(tmp_path: Path, capsys: pytest.CaptureFixtur
     for tensor in exported.graph.initializer:
         if tensor.name in scales:
             assert (np.frexp(onnx.numpy_helper.to_array(tensor))[0] == 0.5).all()
+
+
+CLOSE = 0.4
+"""Logits nearer to each other than this are not told apart by integers of 8 bits."""
+
+
+@pytest.mark.parametrize("example", ["digits", "digits_swin", "digits_efficientvit"])
+def test_examples_have_the_top1_of_the_reference(example: str) -> None:
+    """ONNX Runtime answers as the reference does, and both know how sure the answer is."""
+    context = new_context()
+    module = import_onnx(DIGITS.with_name(example) / "model.onnx", context=context)
+    with np.load(DIGITS / "calib.npz") as data:
+        context.assets.batches = [{"image": image[None]} for image in data["image"][:4]]
+    run_pipeline(module, context, passes_of(remaining(module, "verify-integer")))
+    session = onnxruntime.InferenceSession(qdq_model(module, context.assets).SerializeToString())
+    with np.load(DIGITS / "test.npz") as data:
+        images = (data["image"][::50, None].astype(np.float32) - 128) / 128
+    runs = [run_reference(module, context.assets, {"image": image}) for image in images]
+    ours = np.concatenate([each.reals["logits"] for each in runs])
+    theirs = np.concatenate([session.run(None, {"image": image})[0] for image in images])
+    best = np.sort(ours, axis=1)
+    sure = best[:, -1] - best[:, -2] > CLOSE
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(ours.argmax(1)[sure], theirs.argmax(1)[sure])
+    assert 10 * np.log10(np.square(ours).sum() / np.square(ours - theirs).sum()) > 20
 
 
 def formats(module: ModuleOp) -> Counter[tuple[str, str]]:

@@ -135,19 +135,7 @@ def conv(w: Writer, op: ops.Conv2dOp) -> None:
     """Conv on [N, C, H, W] with the weight [O, C / groups, kh, kw]."""
     codes = w.codes(op.weight, f"the weight of {label_of(op)}").transpose(TO_NCHW)
     weight = w.graph.dequantized(codes, format_of(op.weight), f"{w.hint(op)}.weight", 0)
-    inputs = [w.graph.read(op.x, nchw=True), weight]
-    if op.bias is not None:
-        inputs.append(bias_of(w, op, op.bias))
-    name = w.graph.node(
-        "Conv",
-        inputs,
-        w.hint(op),
-        strides=integers(op.strides),
-        pads=integers(op.pads),
-        dilations=integers(op.dilations),
-        group=op.groups.value.data,
-    )
-    w.result(op, name, nchw=True)
+    window(w, op, "Conv", weight, dilations=integers(op.dilations))
 
 
 def conv_transpose(w: Writer, op: ops.ConvTranspose2dOp) -> None:
@@ -159,17 +147,24 @@ def conv_transpose(w: Writer, op: ops.ConvTranspose2dOp) -> None:
     stored = grouped.reshape(groups * per_group, cout // groups, kh, kw)
     format_, axis = _stored_format(format_of(op.weight), groups, per_group, label_of(op))
     weight = w.graph.dequantized(stored, format_, f"{w.hint(op)}.weight", axis)
+    window(w, op, "ConvTranspose", weight, output_padding=integers(op.output_padding))
+
+
+def window(
+    w: Writer, op: ops.Conv2dOp | ops.ConvTranspose2dOp, operator: str, weight: str, **more: Any
+) -> None:
+    """A convolution on [N, C, H, W], with the attributes that both kinds have."""
     inputs = [w.graph.read(op.x, nchw=True), weight]
     if op.bias is not None:
         inputs.append(bias_of(w, op, op.bias))
     name = w.graph.node(
-        "ConvTranspose",
+        operator,
         inputs,
         w.hint(op),
         strides=integers(op.strides),
         pads=integers(op.pads),
-        output_padding=integers(op.output_padding),
-        group=groups,
+        group=op.groups.value.data,
+        **more,
     )
     w.result(op, name, nchw=True)
 
