@@ -84,11 +84,19 @@ def test_features_by_words() -> None:
 
 def test_table_of_changes() -> None:
     rows: list[dict[str, Any]] = [
-        {"base": "default", "feature": None, "sqnr_mean_db": 30.0, "top1": 0.9, "seconds": 1.0},
+        {
+            "base": "default",
+            "feature": None,
+            "sqnr_mean_db": 30.0,
+            "each_db": [29.0, 31.0],
+            "top1": 0.9,
+            "seconds": 1.0,
+        },
         {
             "base": "default",
             "feature": FEATURES[0].name,
             "sqnr_mean_db": 28.5,
+            "each_db": [28.5, 28.5],
             "top1": 0.85,
             "seconds": 1.0,
         },
@@ -98,7 +106,7 @@ def test_table_of_changes() -> None:
     header, lines = ablation.table(rows, FEATURES[:3], "default")
     assert header[1:] == ["mean dB", "top-1", "s"]
     assert lines[0] == ["default", "30.0", "90.0%", "1.0"]
-    assert lines[1] == [f"without {FEATURES[0].name}", "28.5 (-1.5)", "85.0%", "1.0"]
+    assert lines[1] == [f"without {FEATURES[0].name}", "28.5 (-1.5 ± 1.0)", "85.0%", "1.0"]
     assert lines[2][1:] == ["fails", "fails", "fails"]
     assert lines[3][1:] == ["same", "same", "2.0"]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.benchmarks.variants import Options, Variants, merged
+from vit_opt.tools.benchmarks.variants import Options, Variants, merged, turned
 from vit_opt.tools.progress import progress
 from vit_opt.tools.tables import markdown_table, print_table
 
@@ -48,8 +50,11 @@ FEATURES = (
     Feature("exact GELU table", off={"quantize": {"gelu": "shift"}}),
     Feature("deferred softmax", off={"quantize": {"softmax": "int8"}}),
     Feature("reciprocal divisor", off={"quantize": {"divisor": "pot"}}),
+    Feature("8-bit residual, exponents by channel", on={"quantize": {"residual": "int8-ptf"}}),
+    Feature("softmax chosen by error", on={"quantize": {"softmax": "auto"}}),
     Feature("softmax of 16 bits", on={"quantize": {"softmax": "int16"}}),
     Feature("softmax of 4 bits, base 2", on={"quantize": {"softmax": "log2"}}),
+    Feature("attention and GELU in 16 bits", on={"quantize": {"wide": ("attention", "gelu")}}),
     Feature("weight exponents by output error", on={"pot-fold": {"exponents": "search"}}),
     Feature("biases corrected", on={"pot-fold": {"bias": "corrected"}}),
     Feature("formats refined by blocks", on={"refine": {}}),
@@ -177,9 +182,19 @@ def _cells(
         elif key not in row:
             yield "fails" if "error" in row else ""
         elif key.endswith("_db") and feature is not None and key in start:
-            yield f"{row[key]:.1f} ({row[key] - start[key]:+.1f})"
+            chance = f" ± {uncertainty(row, start):.1f}" if key == "sqnr_mean_db" else ""
+            yield f"{row[key]:.1f} ({row[key] - start[key]:+.1f}{chance})"
         else:
             yield _text(key, row[key])
+
+
+def uncertainty(row: Mapping[str, Any], start: Mapping[str, Any]) -> float:
+    """Standard error of the difference of two means of decibels, from their inputs in pairs."""
+    pairs = zip(row["each_db"], start["each_db"], strict=True)
+    differences = [a - b for a, b in pairs]
+    if len(differences) < 2:
+        return math.nan
+    return statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def _text(key: str, value: float) -> str:
@@ -223,8 +238,8 @@ def open_variants(args: argparse.Namespace, model: Path | None = None) -> Varian
     return Variants(
         path,
         None if args.calib is None else Path(args.calib),
-        cut,
-        None if labels is None else labels[:count],
+        turned(cut) if args.turned else cut,
+        None if labels is None or args.turned else labels[:count],
         args.on,
         args.preprocess,
     )
@@ -238,6 +253,11 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
         "--eval", required=True, metavar="DATA.npz", help="inputs to measure on, 'label' if known"
     )
     command.add_argument("--count", type=int, metavar="N", help="only the first N inputs")
+    command.add_argument(
+        "--turned",
+        action="store_true",
+        help="measure each image in eight positions, mirrored and turned; labels are left out",
+    )
     command.add_argument("--on", choices=("c", "reference"), default="c", help="default: c")
     command.add_argument("--json", action="store_true", help="plain data on standard output")
     command.add_argument("--markdown", action="store_true", help="the table in Markdown")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
+TURNS = 8
+"""Copies of a square image: as it is and mirrored, each turned by quarters."""
+
 Options: TypeAlias = Mapping[str, "Mapping[str, Any] | None"]
 """Options by pass; a pass with None is left out, one that is not on the road is added."""
 
@@ -88,6 +91,25 @@ def _built(name: str, options: Options, road: str) -> ModulePass:
         raise VitError(f"{name}: {error}") from error
 
 
+def turned(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Square images [N, C, S, S] in eight positions each: [8 N, C, S, S], those of one together.
+
+    The error of one image is close to chance; that of many, which see the same quantiser, is not.
+    Raises VitError for inputs that are not square images.
+    """
+    import numpy as np
+
+    result: dict[str, Array] = {}
+    for name, array in inputs.items():
+        if array.ndim != 4 or array.shape[2] != array.shape[3]:
+            shape = "x".join(map(str, array.shape))
+            raise VitError(f"--turned needs square images [N, C, S, S]; '{name}' is {shape}")
+        both = (array, array[..., ::-1])
+        copies = [np.rot90(each, turn, (2, 3)) for each in both for turn in range(TURNS // 2)]
+        result[name] = np.stack(copies, axis=1).reshape(-1, *array.shape[1:])
+    return result
+
+
 @dataclass
 class Variants:
     """A model with its data, and what was calibrated so far."""
@@ -116,11 +138,12 @@ class Variants:
     def measure(
         self, options: Options, road: str = "pot", say: Callable[[str], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Quantise with options and measure: `quality` of the first output, and seconds.
+        """Quantise with options and measure: `quality` of the first output, each_db and seconds.
 
-        `seconds` are those of quantisation, calibration and backend left out.
+        `each_db` are the decibels of every input; `seconds` those of quantisation, calibration and
+        backend left out.
         """
-        from vit_opt.tools.report.evaluation import quality
+        from vit_opt.tools.report.evaluation import each_db, quality
         from vit_opt.tools.steps import run_pipeline
 
         passes = passes_for(options, road)
@@ -132,7 +155,12 @@ class Variants:
         say(f"run on {self.backend}")
         reals = self._run(module, context)
         [name, *_] = reals
-        return quality(self.floats()[name], reals[name], self.labels) | {"seconds": seconds}
+        pair = self.floats()[name], reals[name]
+        return {
+            **quality(*pair, self.labels),
+            "each_db": each_db(*pair).tolist(),
+            "seconds": seconds,
+        }
 
     def _start(
         self, passes: tuple[ModulePass, ...], say: Callable[[str], None]
@@ -185,4 +213,4 @@ class Variants:
             return [dict(compiled.reals(compiled.run(each))) for each in batch]
 
 
-__all__ = ["Options", "Variants", "merged", "passes_for"]
+__all__ = ["Options", "Variants", "merged", "passes_for", "turned"]

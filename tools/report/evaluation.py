@@ -11,6 +11,7 @@ from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.artefact import Artefact
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     Array: TypeAlias = NDArray[Any]
@@ -54,6 +55,15 @@ def read_data(
     return inputs, named[0]
 
 
+def each_db(floats: Array, reals: Array) -> NDArray[np.float64]:
+    """Signal to quantisation noise of every input of [N, ...] by itself, in dB."""
+    import numpy as np
+
+    a, b = (array.reshape(len(floats), -1).astype(np.float64) for array in (floats, reals))
+    signal, noise = np.square(a).sum(axis=1), np.square(a - b).sum(axis=1)
+    return 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, 1e-300))
+
+
 def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[str, float]:
     """Closeness of an output [N, ...] to the float model's, input by input.
 
@@ -66,7 +76,7 @@ def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[st
     count = floats.shape[0]
     a, b = (array.reshape(count, -1).astype(np.float64) for array in (floats, reals))
     signal, noise = np.square(a).sum(axis=1), np.square(a - b).sum(axis=1)
-    each = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, 1e-300))
+    each = each_db(floats, reals)
     norms = np.sqrt(signal * np.square(b).sum(axis=1))
     facts: dict[str, float] = {
         "inputs": count,
