@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from vit_opt.backends.accel.assembler import assemble
 from vit_opt.backends.accel.emulator import Machine, TrapError
-from vit_opt.backends.accel.image import Image, decode_stream
+from vit_opt.backends.accel.image import Image
 from vit_opt.backends.accel.memory import pack_int4, unpack_int4
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import P2VIT
+from vit_opt.dialects.vit_accel.encoding import decode_stream, encode_stream
 from vit_opt.dialects.vit_accel.fields import Space
 
 HEAD = ".arch p2vit\n.dram 0x1000\n"
@@ -192,7 +193,7 @@ SOUND = assemble(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), min_size=1, max_size=4))
 def test_damaged_code_ends_or_traps(edits: list[tuple[int, int]]) -> None:
-    code = bytearray(b"".join(inst.encode() for inst in SOUND.code))
+    code = bytearray(encode_stream(SOUND.code))
     for place, value in edits:
         code[place % len(code)] = value
     try:

@@ -18,6 +18,7 @@ from vit_opt.backends.accel.run import run_accel
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import P2VIT
 from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.encoding import encode_stream
 from vit_opt.dialects.vit_accel.enums import DType, Engine
 
 IMAGE = Image(
@@ -61,7 +62,7 @@ def test_wrong_magic_version_and_checksum() -> None:
     raw = IMAGE.to_bytes()
     with pytest.raises(ImageError, match="magic"):
         Image.from_bytes(b"X" + raw[1:])
-    with pytest.raises(ImageError, match="format version 9 and ISA version 1, this tool reads 1"):
+    with pytest.raises(ImageError, match="format version 9 and ISA version 2, this tool reads 1"):
         Image.from_bytes(resealed(raw[:8] + struct.pack("<H", 9) + raw[10:]))
     with pytest.raises(ImageError, match="checksum"):
         Image.from_bytes(raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:])
@@ -69,12 +70,12 @@ def test_wrong_magic_version_and_checksum() -> None:
 
 def test_illegal_instructions_are_named() -> None:
     raw = IMAGE.to_bytes()
-    code = raw.index(IMAGE.code[1].encode(), raw.index(IMAGE.code[0].encode()) + 8)
+    code = raw.index(encode_stream(IMAGE.code)) + len(IMAGE.code[0].encode())
     bad = raw[:code] + b"\xfe" + raw[code + 1 :]
-    with pytest.raises(ImageError, match="instruction 1 at code offset 0x8: illegal opcode 0xfe"):
+    with pytest.raises(ImageError, match="instruction 1 at code offset 0x3: illegal opcode 0xfe"):
         Image.from_bytes(resealed(bad))
     bad = raw[:code] + bytes([isa.Matmul.opcode]) + raw[code + 1 :]
-    with pytest.raises(ImageError, match=r"instruction 1 .* mac.matmul runs past the end"):
+    with pytest.raises(ImageError, match=r"instruction 1 .* mac.matmul: field 'b' is missing"):
         Image.from_bytes(resealed(bad))
 
 

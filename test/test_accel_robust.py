@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from vit_opt.backends.accel.assembler import assemble, disassemble, instruction_text
 from vit_opt.backends.accel.emulator import Machine, TrapError
-from vit_opt.backends.accel.image import Image, decode_stream
+from vit_opt.backends.accel.image import Image
 from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.memory import AccessError, Memories
 from vit_opt.backends.accel.run import run_accel
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import P2VIT
 from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.encoding import decode_stream, encode_stream
 from vit_opt.dialects.vit_accel.enums import DType, Engine
 from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space
 
@@ -174,7 +175,7 @@ def compiled() -> Image:
 def test_damaged_programs_stop_or_end(compiled: Image, seed: int) -> None:
     """A few bits of the code flipped: refused as it is read, trapped as it runs, or run."""
     rng = np.random.default_rng(seed)
-    code = bytearray(b"".join(inst.encode() for inst in compiled.code))
+    code = bytearray(encode_stream(compiled.code))
     for place in rng.integers(0, len(code), rng.integers(1, 4)):
         code[place] ^= 1 << int(rng.integers(8))
     inputs = {"arg0": random_codes(rng, (1, 3, 16, 16), CODES)}

@@ -3,7 +3,7 @@
 One line is one instruction: the mnemonic, then `field=value` for every field that differs from
 its default. `#` starts a comment. Directives describe the rest of an image::
 
-    .isa 1
+    .isa 2
     .arch p2vit
     .dram 0x8000
     .macs 1254000000

@@ -2,7 +2,7 @@
 
     python -m vit_opt.backends.accel.manual > docs/isa.md
 
-Fields, bit positions, defaults, effect and cycle formula of every instruction are those that
+Fields, widths, defaults, effect and cycle formula of every instruction are those that
 encoder, assembler and emulator use; there is no other place to write them down.
 """
 
@@ -38,9 +38,12 @@ def _lines() -> Iterator[str]:
     yield "## Encoding"
     yield ""
     yield (
-        "An instruction is a little-endian word of a multiple of 8 bytes. Bits 0 to 7 are the opcode; "
-        "the fields follow in the order of the tables without gaps; unused bits are zero. Text names "
-        "the mnemonic and `field=value` for every field that differs from its default."
+        "An instruction is a little-endian word of whole bytes. Bits 0 to 7 are the opcode; then comes "
+        "a bit for every field in the order of the tables, which says whether the field follows; then "
+        "those that do, in the same order without gaps; unused bits are zero. A field that does not "
+        "follow is as in the last instruction of the same opcode in the stream, or at its default if "
+        "there is none; loops make no difference, they are decoded once. Text names the mnemonic and "
+        "`field=value` for every field that differs from its default."
     )
     yield ""
     yield (
@@ -61,8 +64,9 @@ def _lines() -> Iterator[str]:
     yield (
         "An instruction occupies its engine for the cycles of its formula, in which `arch` is the "
         "architecture record. A transfer's completion comes `arch.dram_latency` cycles later, which "
-        "further transfers of the queue overlap; all transfers share one DRAM bus. Control "
-        "instructions take one cycle."
+        "further transfers of the queue overlap; all transfers share one DRAM bus. `wait` and `signal` "
+        "take one cycle; `loop`, `end`, `base` and `step` take none: the sequencer sees to them while "
+        "the unit is at work."
     )
     yield ""
     yield "Products on the array:"
@@ -99,14 +103,13 @@ def _instruction(cls: type[Inst]) -> Iterator[str]:
         yield rest
         yield "```"
     yield ""
-    yield f"Opcode {cls.opcode:#04x}, {form.size} bytes."
+    yield f"Opcode {cls.opcode:#04x}, {-(-form.head // 8)} to {form.size} bytes."
     yield ""
     yield "| field | bits | kind | default | meaning |"
     yield "|---|---|---|---|---|"
     for slot in form.slots:
-        bits = f"{slot.low + slot.field.bits - 1}:{slot.low}"
         kind = slot.field.kind().replace("|", " ")
-        yield f"| `{slot.name}` | {bits} | {kind} | {_default(slot)} | {slot.field.doc} |"
+        yield f"| `{slot.name}` | {slot.field.bits} | {kind} | {_default(slot)} | {slot.field.doc} |"
     if not issubclass(cls, ControlInst):
         yield ""
         yield "Cycles:"

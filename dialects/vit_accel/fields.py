@@ -8,9 +8,10 @@ An instruction is a frozen dataclass whose annotations carry descriptors::
         dst: Annotated[Addr, address("rows x cols results")]
         rows: Annotated[int, unsigned(16, "rows of the block")]
 
-Everything else is derived here: the bit layout (opcode in the lowest 8 bits, then the fields in
-the order of declaration, the whole rounded up to 8 bytes, little-endian), range checks that name
-the field, text, and parsing of text.
+Everything else is derived here: the encoding (little-endian: the opcode in the lowest 8 bits, one
+bit for each field that says whether it follows, then those that do in the order of declaration, the
+whole rounded up to bytes), range checks that name the field, text, and parsing of text. A field that
+does not follow is as in the last instruction of the same opcode, or at its default in the first.
 """
 
 import re
@@ -218,20 +219,22 @@ def address(doc: str) -> AddrField:
 
 @dataclass(frozen=True)
 class Slot:
-    """A field with its name and place: bits `low` to `low + field.bits - 1`."""
+    """A field with its name and its default (MISSING: none)."""
 
     name: str
     field: Field
-    low: int
     default: object
 
 
 @dataclass(frozen=True)
 class Format:
-    """Layout of an instruction: its slots and its size in bytes."""
+    """Layout of an instruction."""
 
     slots: tuple[Slot, ...]
+    head: int
+    """Bits of the opcode and of the marks that say which fields follow."""
     size: int
+    """Bytes if every field follows."""
 
 
 OPCODE_BITS = 8
@@ -255,30 +258,45 @@ class Inst(ABC):
     def cycles(self, arch: AccelTarget) -> int:
         """Cycles the engine is busy with the instruction."""
 
-    def encode(self) -> bytes:
-        """The instruction's bytes."""
+    def encode(self, previous: "Inst | None" = None) -> bytes:
+        """The instruction's bytes behind `previous`, the last one of its opcode in the stream."""
         form = layout(type(self))
-        word = self.opcode
-        for slot in form.slots:
-            word |= slot.field.to_raw(getattr(self, slot.name)) << slot.low
-        return word.to_bytes(form.size, "little")
+        word, low = self.opcode, form.head
+        for index, slot in enumerate(form.slots):
+            value = getattr(self, slot.name)
+            if value != (slot.default if previous is None else getattr(previous, slot.name)):
+                word |= 1 << OPCODE_BITS + index | slot.field.to_raw(value) << low
+                low += slot.field.bits
+        return word.to_bytes(-(-low // 8), "little")
 
     @classmethod
-    def decode(cls, code: bytes) -> Self:
-        """The instruction in `code` (exactly its size); FieldError for an illegal field."""
-        word = int.from_bytes(code, "little")
+    def decode(cls, code: bytes, previous: "Inst | None" = None) -> tuple[Self, int]:
+        """The instruction that `code` begins with behind `previous`, and its size in bytes.
+
+        FieldError for an illegal field, one that is missing, or one behind the end of `code`.
+        """
+        form = layout(cls)
+        word = int.from_bytes(code[: form.size], "little")
+        low = form.head
         values: dict[str, Any] = {}
-        end = OPCODE_BITS
-        for slot in layout(cls).slots:
-            raw = word >> slot.low & ((1 << slot.field.bits) - 1)
-            end = slot.low + slot.field.bits
-            try:
-                values[slot.name] = slot.field.from_raw(raw)
-            except FieldError as error:
-                raise FieldError(f"{cls.mnemonic}: field '{slot.name}': {error}") from None
-        if word >> end:
-            raise FieldError(f"{cls.mnemonic}: bits {end} and above are not zero")
-        return cls(**values)
+        for index, slot in enumerate(form.slots):
+            if word >> OPCODE_BITS + index & 1:
+                raw = word >> low & ((1 << slot.field.bits) - 1)
+                low += slot.field.bits
+                try:
+                    values[slot.name] = slot.field.from_raw(raw)
+                except FieldError as error:
+                    raise FieldError(f"{cls.mnemonic}: field '{slot.name}': {error}") from None
+            elif previous is not None:
+                values[slot.name] = getattr(previous, slot.name)
+            elif slot.default is MISSING:
+                raise FieldError(f"{cls.mnemonic}: field '{slot.name}' is missing")
+        size = -(-low // 8)
+        if size > len(code):
+            raise FieldError(f"{cls.mnemonic} runs past the end of the code")
+        if word >> low & ((1 << 8 * size - low) - 1):
+            raise FieldError(f"{cls.mnemonic}: bits {low} to {8 * size - 1} are not zero")
+        return cls(**values), size
 
     def text(self) -> str:
         """Assembly text; fields that hold their default are left out."""
@@ -299,12 +317,12 @@ def layout(cls: type[Inst]) -> Format:
     """The format of an instruction class, from the annotations of its fields."""
     hints = get_type_hints(cls, include_extras=True)
     slots: list[Slot] = []
-    low = OPCODE_BITS
     for item in dataclass_fields(cls):
         hint = hints[item.name]
         if get_origin(hint) is not Annotated:
             raise TypeError(f"{cls.__name__}.{item.name} has no field descriptor")
         field: Field = get_args(hint)[1]
-        slots.append(Slot(item.name, field, low, item.default))
-        low += field.bits
-    return Format(tuple(slots), -(-low // 64) * 8)
+        slots.append(Slot(item.name, field, item.default))
+    head = OPCODE_BITS + len(slots)
+    bits = head + sum(slot.field.bits for slot in slots)
+    return Format(tuple(slots), head, -(-bits // 8))

@@ -17,12 +17,16 @@ from vit_opt.dialects.vit_accel.fields import (
 
 @dataclass(frozen=True)
 class ControlInst(Inst):
-    """An instruction that every engine's sequencer executes."""
+    """An instruction that every engine's sequencer executes.
+
+    Tokens take the engine a cycle. Loops and address registers cost it none: the sequencer sees to
+    them while the unit is at work.
+    """
 
     engine: Annotated[Engine, choice(Engine, "whose queue it belongs to")]
 
     def cycles(self, arch: AccelTarget) -> int:
-        return 1
+        return 0
 
     def name(self) -> str:
         return f"{self.engine.name.lower()}.{self.mnemonic}"
@@ -40,6 +44,9 @@ class Wait(ControlInst):
     sem: Annotated[int, unsigned(6, "semaphore")]
     count: Annotated[int, unsigned(8, "tokens to take")] = 1
 
+    def cycles(self, arch: AccelTarget) -> int:
+        return 1
+
 
 @dataclass(frozen=True)
 class Signal(ControlInst):
@@ -52,6 +59,9 @@ class Signal(ControlInst):
     mnemonic: ClassVar[str] = "signal"
     sem: Annotated[int, unsigned(6, "semaphore")]
     count: Annotated[int, unsigned(8, "tokens to give")] = 1
+
+    def cycles(self, arch: AccelTarget) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
