@@ -302,7 +302,10 @@ def build_accel(
     save_assembly(image, folder / ASSEMBLY)
     write_text(folder / ARCH, arch_json(target))
     write_text(folder / ORIGINS, image.origins.to_json())
-    return describe_image(image) | {
+    facts = describe_image(image)
+    if image.packing_saves:
+        facts["int8_data_bytes"] = facts["data_bytes"] + image.packing_saves
+    return facts | {
         "image_bytes": (folder / IMAGE).stat().st_size,
         "metrics": metrics(time_accel(image, target), target, image.macs),
     }

@@ -42,7 +42,7 @@ def unpack_int4(packed: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     """`count` two's complement nibbles along the last axis, low nibble first."""
     low = (packed & 15).astype(np.int8)
     high = (packed >> 4).astype(np.int8)
-    pairs = np.stack((low, high), axis=-1).reshape(*packed.shape[:-1], -1)
+    pairs = np.stack((low, high), axis=-1).reshape(*packed.shape[:-1], 2 * packed.shape[-1])
     return ((pairs ^ 8) - 8)[..., :count]
 
 

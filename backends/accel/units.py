@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_opt.backends.accel.groups import expand_groups
 from vit_opt.backends.accel.memory import AccessError, Memories, unpack_int4
 from vit_opt.dialects.vit.semantics import (
     activation,
@@ -134,6 +135,15 @@ def _load(port: Port, inst: isa.Load) -> None:
     if inst.dst.space is Space.DRAM:
         raise AccessError("ld.copy writes to the chip; use st.copy for DRAM")
     _copy(port, inst)
+
+
+@effect(isa.Expand)
+def _expand(port: Port, inst: isa.Expand) -> None:
+    if inst.src.space is not Space.DRAM or inst.dst.space is Space.DRAM:
+        raise AccessError("ld.expand reads DRAM and writes to the chip")
+    target = port.block(inst.dst, DType.I8, inst.rows, inst.cols, inst.dst_row)
+    packed = port.vector(inst.src, DType.UI8, inst.size)
+    target[...] = expand_groups(packed, (inst.rows, inst.cols), inst.shift)
 
 
 @effect(isa.Store)

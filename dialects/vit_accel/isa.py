@@ -42,7 +42,14 @@ from vit_opt.dialects.vit_accel.isa_tables import (
     ShiftGelu,
     Sum,
 )
-from vit_opt.dialects.vit_accel.isa_transfer import CopyInst, Fill, Load, Store
+from vit_opt.dialects.vit_accel.isa_transfer import (
+    CopyInst,
+    Expand,
+    Fill,
+    Load,
+    Store,
+    TransferInst,
+)
 
 INSTRUCTIONS: tuple[type[Inst], ...] = (
     Wait,
@@ -53,6 +60,7 @@ INSTRUCTIONS: tuple[type[Inst], ...] = (
     Step,
     Load,
     Fill,
+    Expand,
     Store,
     Matmul,
     Conv,
@@ -78,7 +86,7 @@ INSTRUCTIONS: tuple[type[Inst], ...] = (
 )
 """Every instruction, in the order of the manual."""
 
-ISA_VERSION = 2
+ISA_VERSION = 1
 """Raised whenever an encoding or an effect changes."""
 
 BY_OPCODE: dict[int, type[Inst]] = {cls.opcode: cls for cls in INSTRUCTIONS}
@@ -106,6 +114,7 @@ __all__ = [
     "DepthwiseConv",
     "Divide",
     "End",
+    "Expand",
     "Fill",
     "Gather",
     "LayerNorm",
@@ -129,6 +138,7 @@ __all__ = [
     "Step",
     "Store",
     "Sum",
+    "TransferInst",
     "UnitInst",
     "Wait",
     "array_cycles",

@@ -24,17 +24,30 @@ from vit_opt.dialects.vit_accel.isa_base import (
     ceil_div,
 )
 
+GROUP = 8
+"""Columns of a weight that share a shift, see `Expand`."""
+
 
 @dataclass(frozen=True)
-class CopyInst(UnitInst):
+class TransferInst(UnitInst):
+    """What may use the DRAM bus."""
+
+    dst: Dst
+    src: Src
+
+    def dram_bytes(self, arch: AccelTarget) -> int:
+        """Bytes moved on the DRAM bus, whole bursts."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CopyInst(TransferInst):
     """A copy of n0 x n1 x n2 runs of `run` bytes.
 
     for i0 < n0, i1 < n1, i2 < n2:
         dst[i0*d0 + i1*d1 + i2*d2 : +run] = src[i0*s0 + i1*s1 + i2*s2 : +run]
     """
 
-    dst: Dst
-    src: Src
     run: Annotated[int, unsigned(24, "contiguous bytes")]
     n0: Count = 1
     n1: Count = 1
@@ -92,6 +105,46 @@ class Load(CopyInst):
     opcode: ClassVar[int] = 0x10
     mnemonic: ClassVar[str] = "ld.copy"
     engine_of: ClassVar[Engine] = Engine.LD
+
+
+@dataclass(frozen=True)
+class Expand(TransferInst):
+    """Load codes of bytes that lie in DRAM with 4 bits each, in groups of eight (queue `ld`).
+
+    The source is one run of `size` bytes: a mark for each of ceil(cols / 8) groups, eight a byte,
+    lowest first (1: the group's codes are bytes); then the rows, each from a whole byte on: 2 bits
+    for every group that is not marked, four a byte, and the groups in order, from whole bytes on,
+    nibbles low first.
+
+    for i < rows, g < ceil(cols / 8), j < min(8, cols - 8*g):
+        dst[i*dst_row + 8*g + j] = mark[g] ? byte : nibble << (shift + bits[i][g])
+
+    Where marks and `size` contradict each other it traps.
+    """
+
+    opcode: ClassVar[int] = 0x12
+    mnemonic: ClassVar[str] = "ld.expand"
+    engine_of: ClassVar[Engine] = Engine.LD
+    rows: Count
+    cols: Count
+    size: Annotated[int, unsigned(32, "bytes of the source")]
+    dst_row: Stride
+    shift: Annotated[int, unsigned(1, "least shift")] = 1
+
+    def elements(self) -> int:
+        """One shift each."""
+        return self.rows * self.cols
+
+    def dram_bytes(self, arch: AccelTarget) -> int:
+        return ceil_div(self.size, arch.dram_burst) * arch.dram_burst
+
+    def cycles(self, arch: AccelTarget) -> int:
+        """Bursts of the source, or what is written, whichever takes longer; the port is as wide as
+        DRAM's peak or as copies inside the chip. dram_latency is charged by the queue.
+        """
+        port = max(arch.dram_bytes_per_cycle, arch.move_width)
+        arriving = self.dram_bytes(arch) / arch.dram_bytes_per_cycle
+        return max(1, math.ceil(max(arriving, self.elements() / port) - 1e-9))
 
 
 @dataclass(frozen=True)

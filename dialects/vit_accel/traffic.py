@@ -67,6 +67,11 @@ def _copy(inst: isa.CopyInst) -> Operands:
     return [(inst.src, moved), (inst.dst, moved)]
 
 
+@_operands_of(isa.Expand)
+def _expand(inst: isa.Expand) -> Operands:
+    return [(inst.src, inst.size), (inst.dst, inst.elements())]
+
+
 @_operands_of(isa.Fill)
 def _fill(inst: isa.Fill) -> Operands:
     return [(inst.dst, inst.n0 * inst.n1 * inst.count * inst.type.size)]

@@ -109,6 +109,7 @@ class _Result:
             builder.macs,
             arch.digest(),
             builder.origins(),
+            builder.saved,
         )
 
 

@@ -54,6 +54,8 @@ class Builder(Memory):
         super().__init__(arch, trace)
         self.segments: list[Segment] = []
         self.macs = 0
+        self.saved = 0
+        """Bytes that packing saved in constants."""
         self.origin = "program"
         """The operation that is being lowered."""
         self._emitted: list[_Emitted] = []
@@ -62,8 +64,11 @@ class Builder(Memory):
         self._floor: Clock = [0] * ENGINES
         self._constants: dict[bytes, Region] = {}
 
-    def constant(self, array: NDArray[Any]) -> Region:
-        """A DRAM region that holds an array from the start; equal contents share one."""
+    def constant(self, array: NDArray[Any], unpacked: int = 0) -> Region:
+        """A DRAM region that holds an array from the start; equal contents share one.
+
+        `unpacked` is how many bytes it would have if it were not packed.
+        """
         raw = np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(raw).digest()
         if key not in self._constants:
@@ -74,6 +79,7 @@ class Builder(Memory):
             self.segments.append(Segment(region.start, raw))
             self._constants[key] = region
             self.constants.add(region)
+            self.saved += max(0, unpacked - len(raw))
         return self._constants[key]
 
     def is_constant(self, region: Region) -> bool:

@@ -29,12 +29,15 @@ from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     best_map,
     bias_region,
-    centred_weights,
-    folded_bias,
-    pack_weights,
-    weight_bits,
 )
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
+from vit_opt.backends.accel.lowering.weights import (
+    Narrow,
+    centred_weights,
+    folded_bias,
+    narrow_weights,
+    pack_weights,
+)
 from vit_opt.backends.accel.lowering.windows import (
     Pair,
     Patch,
@@ -73,6 +76,8 @@ class Convolution:
     weights: Array
     bias: Array | None
     groups: int
+    narrow: Narrow | None = None
+    """The weights if they are narrow in groups."""
 
     @property
     def out_per_group(self) -> int:
@@ -230,7 +235,10 @@ def _load_weights(
 ) -> tuple[Region, DType, int]:
     """Weights of a panel for some of a group's input channels, in the weight buffer; pinned."""
     part = conv.weights[..., begin : begin + count]
-    source, dtype, row = pack_weights(builder, conv.op, part, weight_bits(conv.op.weight))
+    if conv.narrow is not None:
+        region = conv.narrow.load(builder, (panel.first, begin), (panel.count, count))
+        return region, DType.I8, part[0].size
+    source, dtype, row = pack_weights(builder, conv.op, part)
     key = (source, panel.first, panel.count, Space.BBUF)
     region = builder.cached(key)
     if region is None:
@@ -354,8 +362,8 @@ def lower_conv2d(lowering: Lowering, op: ops.Conv2dOp) -> None:
         _pair(op.dilations),
         fill=fixed_format(op.x).zero_point,
     )
-    bias = folded_bias(lowering, op, weights)
-    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data))
+    bias, narrow = folded_bias(lowering, op, weights), narrow_weights(lowering, op, weights)
+    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data, narrow))
 
 
 def lower_conv_transpose2d(lowering: Lowering, op: ops.ConvTranspose2dOp) -> None:
@@ -373,5 +381,5 @@ def lower_conv_transpose2d(lowering: Lowering, op: ops.ConvTranspose2dOp) -> Non
         spread=_pair(op.strides),
         fill=fixed_format(op.x).zero_point,
     )
-    bias = folded_bias(lowering, op, weights)
-    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data))
+    bias, narrow = folded_bias(lowering, op, weights), narrow_weights(lowering, op, weights)
+    _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data, narrow))

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
-from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.context import Lowering, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Grid,
     Link,
@@ -43,7 +43,14 @@ from vit_opt.backends.accel.lowering.tensors import (
     load_vector,
     value_shape,
 )
-from vit_opt.backends.accel.memory import pack_int4
+from vit_opt.backends.accel.lowering.weights import (
+    NOWHERE,
+    Narrow,
+    centred_weights,
+    folded_bias,
+    narrow_weights,
+    pack_weights,
+)
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
@@ -61,64 +68,6 @@ ARRAY_TYPES = (DType.I4, DType.I8, DType.UI8, DType.I16, DType.UI16, DType.LOG2,
 def best_map(arch: AccelTarget, size: tuple[int, int, int], types: tuple[DType, DType]) -> MacMap:
     """The axes on the array that take the fewest cycles."""
     return min(MacMap, key=lambda m: isa.array_cycles(arch, size, m, types))
-
-
-# -- weights ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Packed weights: rows of K codes, `row` bytes apart, and the bias that goes with them."""
-
-    region: Region
-    dtype: DType
-    row: int
-    bias: Array | None
-    """int32 per output channel, the input's zero point folded in."""
-
-
-def centred_weights(lowering: Lowering, op: Any) -> Array:
-    """Weight codes less their zero point, [N, ...] int64."""
-    codes = lowering.constant(op.weight, op, "weight").astype(np.int64)
-    return codes - fixed_format(op.weight).zero_point
-
-
-def folded_bias(lowering: Lowering, op: Any, weights: Array) -> Array | None:
-    """Bias [N] less input zero point times the sum of each output channel's weights."""
-    zero_point = fixed_format(op.x).zero_point
-    bias: Array | None = None
-    if op.bias is not None:
-        bias = lowering.constant(op.bias, op, "bias").astype(np.int64)
-        bias = bias - fixed_format(op.bias).zero_point
-    if zero_point:
-        sums = weights.reshape(weights.shape[0], -1).sum(axis=1)
-        bias = (0 if bias is None else bias) - zero_point * sums
-    if bias is None:
-        return None
-    if np.abs(bias).max() >= 1 << 31:
-        raise VitError(f"{where(op)}: bias with the zero point folded in needs more than 32 bits")
-    return bias.astype(np.int32)
-
-
-def pack_weights(
-    builder: Builder, op: Operation, weights: Array, bits: int
-) -> tuple[Region, DType, int]:
-    """Rows of weights in the narrowest type that holds them: region, type, bytes per row."""
-    rows = weights.reshape(weights.shape[0], -1)
-    low, high = int(rows.min()), int(rows.max())
-    if bits == 4 and low >= -8 and high <= 7:
-        packed: Array = pack_int4(rows)
-        return builder.constant(packed), DType.I4X2, packed.shape[1]
-    if low >= -128 and high <= 127:
-        return builder.constant(rows.astype(np.int8)), DType.I8, rows.shape[1]
-    if low >= -(1 << 15) and high < 1 << 15:
-        return builder.constant(rows.astype(np.int16)), DType.I16, 2 * rows.shape[1]
-    raise VitError(f"{where(op)}: weights less their zero point need more than 16 bits")
-
-
-def weight_bits(value: SSAValue) -> int:
-    """Bits of a weight's storage type."""
-    return fixed_format(value).storage.width.data
 
 
 def bias_region(builder: Builder, bias: Array | None, first: int, count: int) -> Region | None:
@@ -142,6 +91,8 @@ class Product:
     bias: Array | None = None
     b_packed: bool = False
     """Whether b holds two int4 codes a byte, its view counting bytes."""
+    b_narrow: Narrow | None = None
+    """Weights in groups that are loaded in b's place, which lies nowhere then."""
 
     @property
     def types(self) -> tuple[DType, DType]:
@@ -346,7 +297,10 @@ def accumulate_block(
         for n0 in range(0, n, panel):
             mark = builder.mark()
             width = min(panel, n - n0)
-            if product.b_packed:
+            if product.b_narrow is not None:
+                region_b = product.b_narrow.load(builder, (first[1] + n0, k0), (width, k))
+                right = Block(region_b, DType.I8, k, 1)
+            elif product.b_packed:
                 right = load_block(
                     builder, b, (first[1] + n0, k0 // 2), (width, (k + 1) // 2), Space.BBUF
                 )
@@ -451,7 +405,11 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp) -> None:
     rows = Grid(x.shape, grid.outer, grid.rows)
     plane = rows.plane(x, ()) or rows.plane(contiguous(lowering, x), ())
     assert plane is not None, "a row-major tensor has one stride for all rows"
-    region, dtype, row = pack_weights(lowering.builder, op, weights, weight_bits(op.weight))
+    narrow = narrow_weights(lowering, op, weights)
+    if narrow is not None:
+        region, dtype, row = NOWHERE, DType.I8, weights.shape[1]
+    else:
+        region, dtype, row = pack_weights(lowering.builder, op, weights)
     b = Tensor(
         region,
         DType.UI8 if dtype is DType.I4X2 else dtype,
@@ -460,9 +418,7 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp) -> None:
         (row, dtype.size),
     )
     plane = replace(plane, format=FixedType("i8", 0))
-    product = Product(
-        op, grid, (plane,), (b,), weights.shape[1], bias, b_packed=dtype is DType.I4X2
-    )
+    product = Product(op, grid, (plane,), (b,), weights.shape[1], bias, dtype is DType.I4X2, narrow)
     check_types(product)
     lower_product(lowering, product)
 

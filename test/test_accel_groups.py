@@ -1,0 +1,145 @@
+"""Weights in groups of 4 and 8 bits: packed in DRAM, expanded on their way to the chip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import DenseArrayBase, i64
+from xdsl.ir import Operation
+
+from vit_opt.backends.accel.groups import expand_groups, group_shifts, pack_groups
+from vit_opt.backends.accel.image import Image
+from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.targets import EDGE, P2VIT, AccelTarget
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.fields import Addr, Space
+from vit_opt.passes.quantization.weights import BYTE_GROUPS
+
+I8 = FixedType("i8", 5)
+ACC = FixedType("i32", 10)
+
+
+def grouped_codes(rng: np.random.Generator, rows: int, cols: int, wide: float) -> Any:
+    """Codes [rows, cols] of which a share of the groups of eight columns needs all of 8 bits."""
+    shifts = np.repeat(rng.integers(1, 5, (rows, -(-cols // 8))), 8, axis=1)[:, :cols]
+    codes = rng.integers(-8, 8, (rows, cols)) << shifts
+    full = np.repeat(rng.random(-(-cols // 8)) < wide, 8)[:cols]
+    return np.where(full, rng.integers(-128, 128, (rows, cols)), codes).astype(np.int8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 150), st.floats(0, 1), st.integers(0, 1), st.integers(0, 1000)
+)
+def test_expanding_gives_the_codes_back(
+    rows: int, cols: int, wide: float, least: int, seed: int
+) -> None:
+    codes = grouped_codes(np.random.default_rng(seed), rows, cols, wide)
+    packed = pack_groups(codes, least)
+    np.testing.assert_array_equal(expand_groups(packed, (rows, cols), least), codes)
+
+
+def test_bytes_by_hand() -> None:
+    """Two rows of ten: a narrow group of shifts 1 and 4, then two columns that need bytes."""
+    codes = np.array(
+        [[2, 4, -2, -16, 14, 0, 6, -8, 1, 100], [16, -128, 112, 0, 0, 0, 0, 32, 3, -5]], np.int8
+    )
+    assert group_shifts(codes, 1).tolist() == [[1, 5], [4, 5]]
+    first = [0, 0x21, 0x8F, 0x07, 0xC3, 1, 100]
+    second = [3, 0x81, 0x07, 0x00, 0x20, 3, 256 - 5]
+    assert pack_groups(codes).tolist() == [0b10, *first, *second]
+
+
+def test_four_and_a_quarter_bits() -> None:
+    codes = grouped_codes(np.random.default_rng(0), 64, 192, 0.0)
+    assert pack_groups(codes).size == 3 + 64 * (6 + 96)
+
+
+@pytest.mark.parametrize("cut", [1, 90, 100])
+def test_marks_and_size_must_agree(cut: int) -> None:
+    codes = grouped_codes(np.random.default_rng(1), 4, 40, 0.5)
+    packed = pack_groups(codes)
+    with pytest.raises(VitError, match="bytes"):
+        expand_groups(packed[: max(0, packed.size - cut)], (4, 40), 1)
+
+
+def _mark(net: Net) -> None:
+    """Say of all constants that their groups were rounded to 4 bits; the codes tell which."""
+    for op in net.block.ops:
+        if isinstance(op, ops.ConstantOp):
+            op.attributes[BYTE_GROUPS] = DenseArrayBase.from_list(i64, [])
+
+
+def _linear(
+    size: tuple[int, int, int], wide: float, arch: AccelTarget, marked: bool
+) -> tuple[Image, int]:
+    """A linear layer m x k x n compared with the reference: image and bytes on the DRAM bus."""
+    rng = np.random.default_rng(3)
+    m, k, n = size
+    net = Net(((m, k), I8))
+    weight = net.constant(grouped_codes(rng, n, k, wide), I8)
+    if marked:
+        _mark(net)
+    (y,) = net.add(ops.LinearOp, [net.args[0], weight], ((m, n), ACC))
+    (y,) = net.add(ops.PotRequantOp, [y], ((m, n), FixedType("i8", 1)))
+    image, ran = compare(net, [y], [random_codes(rng, (m, k), I8)], arch)
+    return image, ran.stats.dram_bytes
+
+
+def _data(image: Image) -> int:
+    return sum(len(segment.data) for segment in image.segments)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda arch: arch.name)
+@pytest.mark.parametrize(("size", "wide"), [((33, 200, 70), 0.3), ((5, 1501, 17), 0.1)])
+def test_packed_weights_give_equal_bits(
+    arch: AccelTarget, size: tuple[int, int, int], wide: float
+) -> None:
+    plain, plain_bus = _linear(size, wide, arch, marked=False)
+    packed, bus = _linear(size, wide, arch, marked=True)
+    assert plain.packing_saves == 0 and not any(isinstance(i, isa.Expand) for i in plain.code)
+    assert any(isinstance(inst, isa.Expand) for inst in packed.code)
+    assert _data(packed) + packed.packing_saves >= _data(plain) > 1.3 * _data(packed)
+    assert bus < 0.8 * plain_bus
+
+
+def test_weights_that_need_bytes_stay_as_they_are() -> None:
+    image, _ = _linear((9, 64, 10), 1.0, P2VIT, marked=True)
+    assert not any(isinstance(inst, isa.Expand) for inst in image.code)
+
+
+@pytest.mark.parametrize("arch", [P2VIT, SMALL, EDGE], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolutions(arch: AccelTarget, groups: int, transposed: bool) -> None:
+    """Panels and passes over some of the channels are each packed on their own."""
+    rng = np.random.default_rng(4)
+    net = Net(((1, 7, 7, 48 * groups), I8))
+    shape = (20 * groups, 3, 3, 48)
+    codes = grouped_codes(rng, shape[0], 9 * 48, 0.2).reshape(shape)
+    weight = net.constant(codes, I8)
+    _mark(net)
+    kind: type[Operation] = ops.ConvTranspose2dOp if transposed else ops.Conv2dOp
+    options = {"output_padding": [0, 0]} if transposed else {"dilations": [1, 1]}
+    options |= {"strides": [1, 1], "pads": [1] * 4}
+    operands = [net.args[0], weight]
+    (y,) = net.add(kind, operands, ((1, 7, 7, shape[0]), ACC), groups=groups, **options)
+    image, _ = compare(net, [y], [random_codes(rng, (1, 7, 7, 48 * groups), I8)], arch)
+    assert any(isinstance(inst, isa.Expand) for inst in image.code)
+
+
+def test_cycles_by_hand() -> None:
+    """Bursts at DRAM's peak, unless writing 8 bytes a cycle takes longer."""
+    inst = isa.Expand(Addr(Space.BBUF), Addr(Space.DRAM), 16, 64, 3 * 64 + 1, 64)
+    assert inst.dram_bytes(P2VIT) == 256 and inst.cycles(P2VIT) == 7  # 1024 / 153.6
+    assert inst.dram_bytes(EDGE) == 208 and inst.cycles(EDGE) == 128  # 1024 / 8
+    assert replace(inst, size=8 * 64).cycles(EDGE) == 128
+    assert replace(inst, size=9 * 64).cycles(EDGE) == 144  # 576 / 4
