@@ -9,7 +9,7 @@ Time. Event-driven: the engine that is earliest in time goes next. An instructio
 engine for the cycles of its declared formula. `signal` takes effect when everything before it in
 its queue is complete; `wait` stalls until the tokens are there. All transfers share one DRAM bus
 in the order of their start; the DRAM latency adds to a transfer's completion, not to its
-occupancy, so requests in one queue overlap it. Control instructions take one cycle.
+occupancy, so requests in one queue overlap it. `wait` and `signal` take a cycle, loops none.
 
 Energy. Operations and bytes of the instructions that were executed, times the architecture's energy
 table.
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,14 @@ from vit_opt.backends.accel.assembler import instruction_text
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
 from vit_opt.backends.accel.profile import BUS, Counts, Event, Profile
+from vit_opt.backends.accel.sequencer import Sequencer, fill_queues
 from vit_opt.backends.accel.units import EFFECTS
 from vit_opt.backends.accel.units import Port as UnitPort
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
-from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+from vit_opt.dialects.vit_accel.fields import Inst, Space
 from vit_opt.dialects.vit_accel.traffic import operands, traffic
 
 MAX_STEPS = 50_000_000
@@ -85,15 +86,6 @@ class Stats:
         return sum(self.energy_pj.values()) * 1e-6
 
 
-@dataclass
-class _Loop:
-    """An open hardware loop: position after its `loop`, iterations, current index."""
-
-    start: int
-    count: int
-    index: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _Cost:
     """What one execution of an instruction costs."""
@@ -106,28 +98,13 @@ class _Cost:
 
 
 @dataclass
-class _EngineState:
-    """An engine: its queue of (index in the program, instruction), registers and clock."""
+class _EngineState(Sequencer):
+    """An engine with its clock."""
 
-    engine: Engine
-    queue: list[tuple[int, Inst]] = field(default_factory=list[tuple[int, Inst]])
-    position: int = 0
     time: int = 0
     done: int = 0
     busy: int = 0
     stalled: int = 0
-    loops: list[_Loop] = field(default_factory=list[_Loop])
-    base: list[int] = field(default_factory=lambda: [0] * 16)
-    stride: list[list[int]] = field(default_factory=lambda: [[0] * isa.LOOP_DEPTH] * 16)
-
-    def resolve(self, addr: Addr) -> Addr:
-        """The address with its register and the loop strides added."""
-        if addr.areg == 0:
-            return addr
-        offset = addr.offset + self.base[addr.areg]
-        for loop, stride in zip(self.loops, self.stride[addr.areg], strict=False):
-            offset += loop.index * stride
-        return Addr(addr.space, offset)
 
 
 class Machine:
@@ -151,10 +128,7 @@ class Machine:
         self.memories = Memories(arch, image.dram_size)
         self._load_segments()
         self.engines = [_EngineState(engine) for engine in Engine]
-        for index, inst in enumerate(image.code):
-            if not isinstance(inst, (isa.ControlInst, isa.UnitInst)):
-                raise TypeError(f"{type(inst).__name__} belongs to no engine")
-            self.engines[inst.engine].queue.append((index, inst))
+        fill_queues(self.engines, image.code)
         self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
@@ -264,8 +238,10 @@ class Machine:
         try:
             if isinstance(inst, isa.UnitInst):
                 self._unit(state, index, inst)
+            elif isinstance(inst, isa.Signal):
+                self._signal(state, inst)
             else:
-                self._control(state, inst)
+                state.control(inst)
         except _UNIT_ERRORS as error:
             raise self._trap(index, inst, str(error) or type(error).__name__) from error
 
@@ -297,42 +273,12 @@ class Machine:
             return _Cost(cycles)
         return _Cost(cycles, inst.dram_bytes(self.arch), inst.src.space is not Space.DRAM)
 
-    def _control(self, state: _EngineState, inst: Inst) -> None:
+    def _signal(self, state: _EngineState, signal: isa.Signal) -> None:
         state.time += 1
-        match inst:
-            case isa.Signal():
-                tokens = self.tokens[inst.sem]
-                if len(tokens) + inst.count > isa.SEMAPHORE_MAX:
-                    raise VitError(f"semaphore {inst.sem} holds more than {isa.SEMAPHORE_MAX}")
-                tokens.extend([(max(state.time, state.done), state.engine)] * inst.count)
-            case isa.Loop():
-                if inst.count < 1:
-                    raise VitError("a loop has at least one iteration")
-                if len(state.loops) == isa.LOOP_DEPTH:
-                    raise VitError(f"more than {isa.LOOP_DEPTH} nested loops")
-                state.loops.append(_Loop(state.position, inst.count))
-            case isa.End():
-                if not state.loops:
-                    raise VitError("no loop is open")
-                loop = state.loops[-1]
-                loop.index += 1
-                if loop.index < loop.count:
-                    state.position = loop.start
-                else:
-                    state.loops.pop()
-            case isa.Base():
-                if inst.areg == 0:
-                    raise VitError("address register 0 is always zero")
-                state.base[inst.areg] = inst.value
-                state.stride[inst.areg] = [0] * isa.LOOP_DEPTH
-            case isa.Step():
-                if inst.areg == 0:
-                    raise VitError("address register 0 is always zero")
-                strides = list(state.stride[inst.areg])
-                strides[inst.depth] = inst.step
-                state.stride[inst.areg] = strides
-            case _:
-                raise VitError("no engine executes this instruction")
+        tokens = self.tokens[signal.sem]
+        if len(tokens) + signal.count > isa.SEMAPHORE_MAX:
+            raise VitError(f"semaphore {signal.sem} holds more than {isa.SEMAPHORE_MAX}")
+        tokens.extend([(max(state.time, state.done), state.engine)] * signal.count)
 
     def _trap(self, index: int, inst: Inst, reason: str) -> TrapError:
         return TrapError(f"instruction {index} '{instruction_text(inst)}': {reason}")

@@ -14,7 +14,7 @@ Layout, little-endian::
     148 sections
     end sha256 of everything before     32 bytes
 
-`code` is one stream of instructions (the opcode names the engine). `data` holds the initial
+`code` is one stream of instructions, with their loops. `data` holds the initial
 contents of DRAM: a count (u32), then per segment address (u64), length (u64) and bytes. `io` is
 a JSON object that describes the model's inputs and outputs: names, places, number formats.
 """
@@ -37,9 +37,10 @@ from numpy.typing import NDArray
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget, accel_target
+from vit_opt.dialects.vit_accel.encoding import decode_stream, encode_stream
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.dialects.vit_accel.fields import FieldError, Inst, layout
-from vit_opt.dialects.vit_accel.isa import BY_OPCODE, ISA_VERSION
+from vit_opt.dialects.vit_accel.fields import FieldError, Inst
+from vit_opt.dialects.vit_accel.isa import ISA_VERSION
 
 MAGIC = b"VITACCEL"
 FORMAT_VERSION = 1
@@ -172,7 +173,7 @@ class Image:
         name = self.arch.encode()
         if len(name) > 32:
             raise ImageError(f"architecture name '{self.arch}' is longer than 32 bytes")
-        code = b"".join(inst.encode() for inst in self.code)
+        code = encode_stream(self.code)
         data = bytearray(struct.pack("<I", len(self.segments)))
         for segment in self.segments:
             data += _SEGMENT.pack(segment.address, len(segment.data)) + segment.data
@@ -245,7 +246,7 @@ class Image:
         inputs, outputs = _ports(io)
         image = Image(
             _text(name.rstrip(b"\0")),
-            decode_stream(code),
+            _code(code),
             _segments(data),
             inputs,
             outputs,
@@ -270,24 +271,11 @@ def _text(raw: bytes) -> str:
         raise ImageError("a name in the image is not UTF-8") from None
 
 
-def decode_stream(code: bytes) -> tuple[Inst, ...]:
-    """The instructions in a code section; ImageError naming the index and offset of a bad one."""
-    result: list[Inst] = []
-    offset = 0
-    while offset < len(code):
-        where = f"instruction {len(result)} at code offset {offset:#x}"
-        cls = BY_OPCODE.get(code[offset])
-        if cls is None:
-            raise ImageError(f"{where}: illegal opcode {code[offset]:#04x}")
-        size = layout(cls).size
-        if offset + size > len(code):
-            raise ImageError(f"{where}: {cls.mnemonic} runs past the end of the code")
-        try:
-            result.append(cls.decode(code[offset : offset + size]))
-        except FieldError as error:
-            raise ImageError(f"{where}: {error}") from None
-        offset += size
-    return tuple(result)
+def _code(raw: bytes) -> tuple[Inst, ...]:
+    try:
+        return decode_stream(raw)
+    except FieldError as error:
+        raise ImageError(str(error)) from None
 
 
 def _segments(data: bytes) -> tuple[Segment, ...]:
