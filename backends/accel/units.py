@@ -165,6 +165,7 @@ def _fill(port: Port, inst: isa.Fill) -> None:
 # -- mac, dw ----------------------------------------------------------------------------------
 
 
+@effect(isa.EngineMatmul)
 @effect(isa.Matmul)
 def _matmul(port: Port, inst: isa.Matmul) -> None:
     check_macs(inst)

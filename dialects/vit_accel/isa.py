@@ -19,7 +19,14 @@ of the same name in `dialects/vit/semantics`, which is the definition.
 from vit_opt.dialects.vit_accel.fields import Inst
 from vit_opt.dialects.vit_accel.isa_base import Block, UnitInst
 from vit_opt.dialects.vit_accel.isa_control import Base, ControlInst, End, Loop, Signal, Step, Wait
-from vit_opt.dialects.vit_accel.isa_products import Conv, DepthwiseConv, Matmul, Pool, array_cycles
+from vit_opt.dialects.vit_accel.isa_products import (
+    Conv,
+    DepthwiseConv,
+    EngineMatmul,
+    Matmul,
+    Pool,
+    array_cycles,
+)
 from vit_opt.dialects.vit_accel.isa_rows import (
     Add,
     Divide,
@@ -66,6 +73,7 @@ INSTRUCTIONS: tuple[type[Inst], ...] = (
     Conv,
     DepthwiseConv,
     Pool,
+    EngineMatmul,
     Divide,
     Requant,
     Add,
@@ -114,6 +122,7 @@ __all__ = [
     "DepthwiseConv",
     "Divide",
     "End",
+    "EngineMatmul",
     "Expand",
     "Fill",
     "Gather",

@@ -31,18 +31,23 @@ from vit_opt.dialects.vit_accel.isa_base import (
 
 
 def array_cycles(
-    arch: AccelTarget, size: tuple[int, int, int], mapping: MacMap, types: tuple[DType, DType]
+    arch: AccelTarget,
+    size: tuple[int, int, int],
+    mapping: MacMap,
+    types: tuple[DType, DType],
+    lanes: int | None = None,
 ) -> int:
-    """Cycles of an m x n x k product on the MAC array.
+    """Cycles of an m x n x k product on the MAC array, or on `lanes` lanes of its kind.
 
     fill + ceil(lane axis / lanes) * ceil(column axis / columns) * time axis + drain; 16-bit and
     log2 operands take two passes each, int4 weights pair two steps of the reduction in one.
     """
+    lanes = arch.lanes if lanes is None else lanes
     extents = dict(zip("MNK", size, strict=True))
     if types[1] is DType.I4X2:
         extents["K"] = ceil_div(extents["K"], arch.int4_rate)
     lane, column = mapping.name
-    steps = ceil_div(extents.pop(lane), arch.lanes) * ceil_div(extents.pop(column), arch.columns)
+    steps = ceil_div(extents.pop(lane), lanes) * ceil_div(extents.pop(column), arch.columns)
     (time,) = extents.values()
     passes = 1
     for dtype in types:
@@ -87,6 +92,28 @@ class Matmul(UnitInst):
 
     def macs(self) -> int:
         return self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class EngineMatmul(Matmul):
+    """Matrix product into int32 accumulators, on the reconfigurable engine.
+
+    for i < m, j < n:
+        t = accumulate ? acc[i*acc_row][j] : (bias is none ? 0 : bias[j])
+        acc[i*acc_row][j] = t + sum_{l < k} a[i*a_row + l*a_step] * b[j*b_row + l*b_step]
+
+    Its multipliers take the shape of the array: dw_width / columns lanes of as many columns.
+    Otherwise it is `mac.matmul`.
+    """
+
+    opcode: ClassVar[int] = 0x2B
+    mnemonic: ClassVar[str] = "dw.matmul"
+    engine_of: ClassVar[Engine] = Engine.DW
+
+    def cycles(self, arch: AccelTarget) -> int:
+        lanes = max(1, arch.dw_width // arch.columns)
+        size = (self.m, self.n, self.k)
+        return array_cycles(arch, size, self.map, (self.a_type, self.b_type), lanes)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _fill(inst: isa.Fill) -> Operands:
     return [(inst.dst, inst.n0 * inst.n1 * inst.count * inst.type.size)]
 
 
-@_operands_of(isa.Matmul)
+@_operands_of(isa.Matmul, isa.EngineMatmul)
 def _matmul(inst: isa.Matmul) -> Operands:
     return [
         (inst.a, _matrix(inst.a_type, inst.m, inst.k)),

@@ -13,7 +13,8 @@ import numpy as np
 
 from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.products import best_map, matrices
+from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
+from vit_opt.backends.accel.lowering.products import matrices
 from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, store_block
 from vit_opt.dialects.errors import VitError
@@ -58,7 +59,7 @@ def _matmul(
         map=best_map(lowering.arch, size, (a.dtype, b.dtype)),
     )
     reads = [whole(a.region), whole(b.region)] + ([whole(acc.region)] if more else [])
-    lowering.builder.emit(inst, reads, [whole(acc.region)])
+    emit_matmul(lowering.builder, inst, reads, [whole(acc.region)])
 
 
 def _turned(block: Block) -> Block:

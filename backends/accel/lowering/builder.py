@@ -61,6 +61,8 @@ class Builder(Memory):
         self._emitted: list[_Emitted] = []
         self._by_engine: list[list[_Emitted]] = [[] for _ in Engine]
         self._known: list[Clock] = [[0] * ENGINES for _ in Engine]
+        self._ends: list[list[int]] = [[0] for _ in Engine]
+        """Of each engine, about when each of its instructions is complete, from the first's start."""
         self._floor: Clock = [0] * ENGINES
         self._constants: dict[bytes, Region] = {}
 
@@ -110,11 +112,20 @@ class Builder(Memory):
         """Let everything that follows wait for everything so far."""
         self._floor = [len(queue) for queue in self._by_engine]
 
-    def emit(self, inst: isa.UnitInst, reads: Iterable[Use], writes: Iterable[Use]) -> None:
-        """Append an instruction that reads and writes the given bytes."""
+    def emit(
+        self,
+        inst: isa.UnitInst,
+        reads: Iterable[Use],
+        writes: Iterable[Use],
+        instead: isa.UnitInst | None = None,
+    ) -> None:
+        """Append an instruction that reads and writes the given bytes.
+
+        `instead` does the same on another engine: the one that is complete first is taken, by the
+        instructions' cycles and what they wait for, a free bus assumed.
+        """
         if self.rehearsing:
             return
-        engine = inst.engine
         needs = list(self._floor)
         reads, writes = list(reads), list(writes)
         for use in reads:
@@ -124,6 +135,8 @@ class Builder(Memory):
             _collect(needs, use, use.region.reads)
             for other, seq in enumerate(use.region.inherited):
                 needs[other] = max(needs[other], seq)
+        inst, end = self._earliest(inst, instead, needs)
+        engine = inst.engine
         queue = self._by_engine[engine]
         known = self._known[engine]
         waits: list[int] = []
@@ -139,6 +152,7 @@ class Builder(Memory):
                 known[index] = max(known[index], seq)
         seq = len(queue) + 1
         known[engine] = seq
+        self._ends[engine].append(end)
         emitted = _Emitted(inst, engine, list(known), self.origin, waits)
         queue.append(emitted)
         self._emitted.append(emitted)
@@ -146,6 +160,18 @@ class Builder(Memory):
             _record_read(use, Access(engine, seq, use.low, use.high))
         for use in writes:
             _record_write(use, Access(engine, seq, use.low, use.high))
+
+    def _earliest(
+        self, inst: isa.UnitInst, instead: isa.UnitInst | None, needs: Clock
+    ) -> tuple[isa.UnitInst, int]:
+        """The one of two instructions that is complete first, and when."""
+        ready = max(self._ends[engine][seq] for engine, seq in enumerate(needs))
+        end = max(ready, self._ends[inst.engine][-1]) + inst.cycles(self.arch)
+        if instead is not None:
+            early = max(ready, self._ends[instead.engine][-1]) + instead.cycles(self.arch)
+            if early < end:
+                return instead, early
+        return inst, end
 
     def program(self) -> tuple[Inst, ...]:
         """The stream of instructions with its semaphores."""

@@ -24,11 +24,12 @@ from vit_opt.backends.accel.lowering.elementwise import (
     raster,
     run_links,
 )
+from vit_opt.backends.accel.lowering.engines import best_map, has_two
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
-    best_map,
     bias_region,
+    lower_linear,
 )
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
@@ -349,7 +350,10 @@ def _pair(values: Any) -> Pair:
 
 
 def lower_conv2d(lowering: Lowering, op: ops.Conv2dOp) -> None:
-    """`vit.conv2d`."""
+    """`vit.conv2d`; pixel by pixel it is a product."""
+    if _is_pointwise(lowering, op):
+        lower_linear(lowering, op)
+        return
     weights = centred_weights(lowering, op)
     top, left, _, _ = integers(op.pads)
     shape = value_shape(op.result)
@@ -364,6 +368,14 @@ def lower_conv2d(lowering: Lowering, op: ops.Conv2dOp) -> None:
     )
     bias, narrow = folded_bias(lowering, op, weights), narrow_weights(lowering, op, weights)
     _lower(lowering, Convolution(op, sliding, weights, bias, op.groups.value.data, narrow))
+
+
+def _is_pointwise(lowering: Lowering, op: ops.Conv2dOp) -> bool:
+    """Whether a convolution is a product of its pixels, whose channels lie together."""
+    x = lowering.tensor(op.x)
+    single = value_shape(op.weight)[1:3] == (1, 1) and op.groups.value.data == 1
+    there = set(integers(op.strides)) == {1} and not any(integers(op.pads))
+    return has_two(lowering.arch) and single and there and x.is_contiguous
 
 
 def lower_conv_transpose2d(lowering: Lowering, op: ops.ConvTranspose2dOp) -> None:

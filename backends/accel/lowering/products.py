@@ -33,6 +33,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     row_blocks,
     run_links,
 )
+from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
@@ -56,18 +57,13 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DType, Flag, MacMap
+from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
 
 Array = NDArray[Any]
 
 ARRAY_TYPES = (DType.I4, DType.I8, DType.UI8, DType.I16, DType.UI16, DType.LOG2, DType.I4X2)
 """Operand types of the MAC array."""
-
-
-def best_map(arch: AccelTarget, size: tuple[int, int, int], types: tuple[DType, DType]) -> MacMap:
-    """The axes on the array that take the fewest cycles."""
-    return min(MacMap, key=lambda m: isa.array_cycles(arch, size, m, types))
 
 
 def bias_region(builder: Builder, bias: Array | None, first: int, count: int) -> Region | None:
@@ -333,7 +329,7 @@ def accumulate_block(
                 reads.append(whole(bias))
             if k0:
                 reads.append(whole(region))
-            builder.emit(inst, reads, [whole(region)])
+            emit_matmul(builder, inst, reads, [whole(region)])
             builder.unpin(mark)
         builder.unpin(outer)
     return acc
@@ -395,9 +391,10 @@ def _load_centred(
 # -- from operations --------------------------------------------------------------------------
 
 
-def lower_linear(lowering: Lowering, op: ops.LinearOp) -> None:
-    """`vit.linear`: all leading dimensions of x are rows."""
+def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
+    """`vit.linear`: all leading dimensions of x are rows. So is a convolution of single pixels."""
     weights = centred_weights(lowering, op)
+    weights = weights.reshape(weights.shape[0], -1)
     bias = folded_bias(lowering, op, weights)
     x = lowering.tensor(op.x)
     shape = value_shape(op.result)

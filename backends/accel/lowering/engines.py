@@ -1,0 +1,36 @@
+"""Products on either of two engines: the array, and the reconfigurable engine where it is as large.
+
+After Trio-ViT (arXiv 2405.03882): while the reconfigurable engine has no depthwise convolution and
+no division to do, it takes products as the array does, so that both work on one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from vit_opt.backends.accel.lowering.arena import Use
+from vit_opt.backends.accel.lowering.builder import Builder
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType, MacMap
+
+
+def best_map(arch: AccelTarget, size: tuple[int, int, int], types: tuple[DType, DType]) -> MacMap:
+    """The axes on the array that take the fewest cycles."""
+    return min(MacMap, key=lambda m: isa.array_cycles(arch, size, m, types))
+
+
+def has_two(arch: AccelTarget) -> bool:
+    """Whether products may run on two engines: where the multipliers of both count."""
+    return arch.peak == "both"
+
+
+def emit_matmul(
+    builder: Builder, inst: isa.Matmul, reads: Iterable[Use], writes: Iterable[Use]
+) -> None:
+    """Append a product, on the engine that completes it first."""
+    instead = None
+    if has_two(builder.arch) and not builder.rehearsing:
+        instead = isa.EngineMatmul(*(getattr(inst, field.name) for field in fields(inst)))
+    builder.emit(inst, reads, writes, instead)
