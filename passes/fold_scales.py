@@ -16,15 +16,18 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from vit_opt.dialects import onnx
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx.base import shape_of
 from vit_opt.passes.calibrate import statistics_of
 from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization.balance import attention_factors
 from vit_opt.passes.quantization.channels import (
     copy_range,
     divide_outputs,
     divide_statistics,
     multiply_inputs,
 )
+from vit_opt.passes.quantization.webs import observe, scale_channels, webs_of
 from vit_opt.passes.raise_attention import Path, climb, element_numbers
 from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
@@ -47,6 +50,12 @@ class FoldScalesPass(ModulePass):
     LayerNorm. The function is unchanged, exactly; at run time the factors cost nothing. Only layers
     that nothing else reads are touched. Needs the statistics of `calibrate`.
 
+    Linear attention keeps K^T V and the sum of K in 8 bits: key channels are scaled so that the rows
+    of the state of all heads are equally large, value channels so that its columns are, the queries
+    and the layer behind against them (`quantization.balance`). These factors are any numbers: they
+    also fill the grids. Layers of all kinds make the channels (`quantization.webs`); what the values
+    are is taken from the calibration batches.
+
         %q = onnx.Linear %x, %wq          %q = onnx.Linear %x, %wq'
         %k = onnx.Linear %x, %wk    ->    %k = onnx.Linear %x, %wk'
         %s = onnx.MatMul %q', %k'         %s = onnx.MatMul %q', %k'
@@ -57,21 +66,47 @@ class FoldScalesPass(ModulePass):
     alpha: float = 0.5
     """Share of a value channel's magnitude that moves into the projection, 0 to 1."""
 
+    headroom: float = 1.5
+    """How far beyond what calibration saw the state of linear attention may go before it saturates."""
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        fold_scales(op, Constants.of(ctx), self.alpha)
+        if not 0.0 <= self.alpha <= 1.0:
+            raise VitError(f"fold-scales: alpha {self.alpha:g} is not between 0 and 1")
+        if not 1.0 <= self.headroom < 16.0:
+            raise VitError(f"fold-scales: headroom {self.headroom:g} is not from 1 to below 16")
+        fold_scales(op, Constants.of(ctx), self.alpha, self.headroom)
 
 
-def fold_scales(module: ModuleOp, constants: Constants, alpha: float = 0.5) -> int:
+def fold_scales(
+    module: ModuleOp, constants: Constants, alpha: float = 0.5, headroom: float = 1.5
+) -> int:
     """Balance every pair of layers that qualifies; the number of them. See `FoldScalesPass`."""
-    done = 0
+    done = _balance_linear_attention(module, constants, headroom)
     for op in list(module.walk()):
         if isinstance(op, onnx.MatMul):
             done += _balance_scores(op, constants)
         elif isinstance(op, onnx.Linear):
             done += _balance_values(op, constants, alpha)
     return done
+
+
+def _balance_linear_attention(module: ModuleOp, constants: Constants, headroom: float) -> int:
+    """Balance queries, keys and values of linear attention; the number of those balanced."""
+    import numpy as np
+
+    if not any(isinstance(op, onnx.LinearAttention) for op in module.walk()):
+        return 0
+    webs = webs_of(module, constants)
+    if not webs.attentions or not constants.store.batches:
+        return 0
+    seen = observe(module, webs, constants.store)
+    tried = [attention_factors(webs, seen, each, headroom) for each in webs.attentions]
+    found = [factors for factors in tried if factors is not None]
+    if found:
+        scale_channels(webs, seen, np.prod(found, axis=0))
+    return len(found)
 
 
 @dataclass(frozen=True)

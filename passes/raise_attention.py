@@ -10,7 +10,7 @@ MatMul operand comes from in the linear layer's output says which weight rows ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -116,26 +116,33 @@ def element_numbers(path: Path, constants: Constants) -> Array:
     shape = shape_of(path.top)
     numbers: Array = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
     for result in path.moves:
-        op = result.owner
-        match op:
-            case onnx.Transpose():
-                numbers = numbers.transpose(integers(op.perm))
-            case onnx.Slice():
-                numbers = numbers[op.slices()]
-            case onnx.Split():
-                axis, sizes = (
-                    integer(op.axis),
-                    [shape_of(part)[integer(op.axis)] for part in op.parts],
-                )
-                start = sum(sizes[: result.index])
-                numbers = numbers.take(range(start, start + sizes[result.index]), axis)
-            case onnx.Gather():
-                indices = constants.array(op.indices)
-                assert indices is not None
-                numbers = numbers.take(indices, integer(op.axis))
-            case _:
-                numbers = numbers.reshape(shape_of(result))
+        numbers = moved(result, [numbers], constants)
     return numbers
+
+
+def moved(result: OpResult, arrays: Sequence[Array], constants: Constants) -> Array:
+    """What a movement operation makes of arrays in the shapes of its operands."""
+    import numpy as np
+
+    op, numbers = result.owner, arrays[0]
+    match op:
+        case onnx.Transpose():
+            return numbers.transpose(integers(op.perm))
+        case onnx.Slice():
+            return numbers[op.slices()]
+        case onnx.Split():
+            axis = integer(op.axis)
+            sizes = [shape_of(part)[axis] for part in op.parts]
+            start = sum(sizes[: result.index])
+            return numbers.take(range(start, start + sizes[result.index]), axis)
+        case onnx.Gather():
+            indices = constants.array(op.indices)
+            assert indices is not None
+            return numbers.take(indices, integer(op.axis))
+        case onnx.Concat():
+            return np.concatenate(arrays, integer(op.axis))
+        case _:
+            return numbers.reshape(shape_of(result))
 
 
 @dataclass(frozen=True)
