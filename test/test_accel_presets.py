@@ -92,3 +92,55 @@ def test_a_file_is_tiled_for_what_it_says(tmp_path: Path) -> None:
     assert blocks[0] != blocks[1]
     schedules = [op.schedule for op in module.walk() if isinstance(op, ops.PipelineOp)]
     assert {schedule.target.data for schedule in schedules} == {"narrow"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "x", "lanez": 3}', "unknown field 'lanez'; known: base, name, clock_mhz"),
+        ('{"name": "x", "lanes": -3}', "field 'lanes' is -3, expected 1 to 65535"),
+        ('{"name": "x", "lanes": "3"}', "field 'lanes' is '3', expected a whole number"),
+        ('{"name": "x", "lanes": 2.5}', "field 'lanes' is 2.5, expected a whole number"),
+        ('{"name": "x", "norm_latency": -1}', "field 'norm_latency' is -1, expected 0 to 1000000"),
+        ('{"name": "x", "dram_bytes_per_cycle": NaN}', "is nan, expected 0.001 to"),
+        ('{"name": "x", "memories": {"abuf": -1}}', "memory 'abuf' is -1, expected 1 to"),
+        (
+            '{"name": "x", "memories": {"xbuf": 1}}',
+            "unknown entry 'xbuf' of 'memories'; known: abuf",
+        ),
+        ('{"name": "x", "energy": {"dram_byte": "a"}}', "entry 'dram_byte' of 'energy' is 'a'"),
+        ('{"name": "x", "energy": {"dram_byte": -1}}', "energy 'dram_byte' is -1, expected 0 to"),
+        ('{"name": "x", "base": "none"}', "unknown architecture 'none'; known: edge, p2vit"),
+        ('{"name": "x", "lanes": 3, "lanes": 4}', "not JSON: key 'lanes' comes twice"),
+        ('{"name": ""}', "field 'name' must be 1 to 32 bytes of text on one line"),
+        ('{"lanes": 3}', "an architecture needs a name"),
+        ("[]", "expected an object with the fields of an architecture"),
+        ("{", "not JSON"),
+    ],
+)
+def test_wrong_files_say_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "arch.json"
+    path.write_text(text)
+    with pytest.raises(VitError) as caught:
+        read_arch(str(path))
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
+
+
+def test_yaml_files(tmp_path: Path) -> None:
+    path = tmp_path / "arch.yaml"
+    path.write_text("name: wide  # twice p2vit\nlanes: 128\nenergy: {dram_byte: 20}\n")
+    assert read_arch(str(path)) == replace(
+        P2VIT, name="wide", lanes=128, energy=replace(P2VIT.energy, dram_byte=20)
+    )
+    path.write_text("name: wide\nname: wider\n")
+    with pytest.raises(VitError, match="not YAML: key 'name' comes twice"):
+        read_arch(str(path))
+
+
+def test_too_small_for_any_block(tmp_path: Path) -> None:
+    memories = dict.fromkeys((memory.name for memory in P2VIT.memories), 16)
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({"name": "tiny", "memories": memories}))
+    module, context = pot_module("digits")
+    with pytest.raises(VitError, match="architecture 'tiny'"):
+        lower_accel(module, context.assets, read_arch(str(path)))

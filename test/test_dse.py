@@ -66,8 +66,8 @@ def test_axes() -> None:
         ("lanes=a", "'a' is not a number"),
         ("lanes=nan", "'nan' is not a number"),
         ("lanes=1,1", "a value is there twice"),
-        ("lanes=1.5", "expected int"),
-        ("lanes=4,0", "expected a positive number"),
+        ("lanes=1.5", "expected a whole number"),
+        ("lanes=4,0", "expected 1 to 65535"),
     ],
 )
 def test_axes_are_checked(text: str, message: str) -> None:

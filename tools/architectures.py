@@ -1,6 +1,7 @@
-"""Architectures of accelerators from the command line: a preset's name, or a JSON file.
+"""Architectures of accelerators from the command line: a preset's name, or a file.
 
-A file gives the fields of `AccelTarget`; those it leaves out come from the preset it names:
+A file, JSON or YAML, gives the fields of `AccelTarget`; those it leaves out come from the preset
+that it names:
 
     {"name": "wide", "base": "p2vit", "lanes": 128, "memories": {"abuf": 131072}}
 """
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable, MemorySpec, accel_target
+from vit_opt.tools.settings import load_settings
 
 
 def read_arch(name: str) -> AccelTarget:
@@ -21,16 +23,11 @@ def read_arch(name: str) -> AccelTarget:
 
     Raises VitError if it is neither, or if the file has unknown or ill-typed fields.
     """
-    if not name.endswith(".json"):
+    if not name.endswith((".json", ".yaml", ".yml")):
         return accel_target(name)
-    try:
-        data = json.loads(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VitError(f"{name}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise VitError(f"{name}: not a JSON file: {error}") from error
+    data = load_settings(Path(name))
     if not isinstance(data, dict):
-        raise VitError(f"{name}: expected a JSON object with the fields of an architecture")
+        raise VitError(f"{name}: expected an object with the fields of an architecture")
     try:
         return _from_json(cast("dict[str, Any]", data))
     except VitError as error:
@@ -38,10 +35,10 @@ def read_arch(name: str) -> AccelTarget:
 
 
 def _from_json(data: dict[str, Any]) -> AccelTarget:
-    base = accel_target(str(data.pop("base", "p2vit")))
     if not isinstance(data.get("name"), str):
         raise VitError("an architecture needs a name")
-    return changed(base, data)
+    base = accel_target(str(data.get("base", "p2vit")))
+    return changed(base, {key: value for key, value in data.items() if key != "base"})
 
 
 def changed(base: AccelTarget, data: dict[str, Any]) -> AccelTarget:
@@ -64,32 +61,34 @@ def _field(key: str, value: Any, default: Any) -> Any:
         return replace(default, **_numbers(key, value, asdict(default)))
     if isinstance(default, tuple):
         sizes = {memory.name: memory.size for memory in cast("tuple[MemorySpec, ...]", default)}
-        sizes |= {name: int(size) for name, size in _numbers(key, value, sizes).items()}
+        sizes |= _numbers(key, value, sizes)
         return tuple(MemorySpec(name, size) for name, size in sizes.items())
-    wanted = (
-        (int, float)
-        if isinstance(default, float)
-        else (int,)
-        if isinstance(default, int)
-        else (str,)
-    )
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        raise VitError(f"field '{key}' is {value!r}, expected {type(default).__name__}")
-    if isinstance(value, int | float) and value <= 0:
-        raise VitError(f"field '{key}' is {value}, expected a positive number")
+    _check_kind(f"field '{key}'", value, default)
     return value
 
 
-def _numbers(key: str, value: Any, known: dict[str, Any]) -> dict[str, float]:
+def _numbers(key: str, value: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Entries of the same kind as those of the preset."""
     if not isinstance(value, dict):
         raise VitError(f"field '{key}' is {value!r}, expected an object")
     entries = cast("dict[str, Any]", value)
     for name, number in entries.items():
         if name not in known:
             raise VitError(f"unknown entry '{name}' of '{key}'; known: {', '.join(known)}")
-        if not isinstance(number, int | float) or isinstance(number, bool) or number <= 0:
-            raise VitError(f"entry '{name}' of '{key}' is {number!r}, expected a positive number")
+        _check_kind(f"entry '{name}' of '{key}'", number, known[name])
     return entries
+
+
+def _check_kind(what: str, value: Any, default: Any) -> None:
+    """VitError unless a value is of the same kind as the preset's."""
+    kinds: dict[type, tuple[tuple[type, ...], str]] = {
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        str: ((str,), "text"),
+    }
+    types, name = kinds[type(default)]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise VitError(f"{what} is {value!r}, expected {name}")
 
 
 def arch_json(arch: AccelTarget) -> str:

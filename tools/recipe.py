@@ -34,6 +34,7 @@ from xdsl.passes import ModulePass, PassPipeline
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import require_folder, write_text
+from vit_opt.tools.settings import load_settings
 
 IMAGES = 32
 """How many inputs are taken from calibration data; more change next to nothing."""
@@ -193,7 +194,7 @@ CALIBRATION_KEYS: Mapping[str, Kinds] = {
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises VitError for unknown keys (with the nearest known), passes and types."""
-    data = _mapping(_load(path), f"{path}")
+    data = _mapping(load_settings(path), f"{path}")
     _check(data, KEYS, f"{path}")
     calibration = _mapping(data.pop("calibration", {}), f"{path}: calibration")
     _check(calibration, CALIBRATION_KEYS, f"{path}: calibration")
@@ -211,26 +212,6 @@ def read_recipe(path: Path) -> Recipe:
         passes=passes,
         **data,
     )
-
-
-def _load(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise VitError(f"{path}: cannot be read: {reason}") from error
-    try:
-        if path.suffix == ".json":
-            return json.loads(text)
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
-    except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise VitError(f"{path}: not {kind}: {' '.join(str(error).split())}") from error
 
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:

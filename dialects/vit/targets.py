@@ -44,6 +44,31 @@ class EnergyTable:
     """One byte of DRAM: 640 pJ per 32 bits."""
 
 
+MAX_WIDTH = 65_535
+"""Largest number of lanes, multipliers or elements a cycle: what an instruction can count."""
+
+MAX_FIGURE = 1_000_000
+"""Largest latency in cycles, clock in MHz, bandwidth in bytes a cycle, or energy in picojoules."""
+
+MAX_MEMORY = 1 << 30
+"""Bytes of the largest memory on chip."""
+
+
+def _range_of(name: str) -> tuple[float, float]:
+    """The values that a figure of a machine may have."""
+    if name.endswith(("_latency", "_fill", "_drain")):
+        return 0, MAX_FIGURE
+    if name == "dram_bytes_per_cycle":
+        return 0.001, MAX_FIGURE
+    return 1, MAX_FIGURE if name == "clock_mhz" else MAX_WIDTH
+
+
+def _check_range(what: str, value: float, low: float, high: float) -> None:
+    """VitError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise VitError(f"{what} is {value}, expected {low} to {high}")
+
+
 @dataclass(frozen=True)
 class AccelTarget:
     """Architecture record of a chunk-based accelerator.
@@ -100,6 +125,16 @@ class AccelTarget:
     def __post_init__(self) -> None:
         if self.peak not in ("array", "both"):
             raise VitError(f"field 'peak' is '{self.peak}', expected 'array' or 'both'")
+        if not 0 < len(self.name.encode()) <= 32 or not self.name.isprintable():
+            raise VitError("field 'name' must be 1 to 32 bytes of text on one line")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int | float):
+                _check_range(f"field '{item.name}'", value, *_range_of(item.name))
+        for memory in self.memories:
+            _check_range(f"memory '{memory.name}'", memory.size, 1, MAX_MEMORY)
+        for item in fields(self.energy):
+            _check_range(f"energy '{item.name}'", getattr(self.energy, item.name), 0, MAX_FIGURE)
 
     @property
     def macs_per_cycle(self) -> int:
@@ -249,7 +284,7 @@ def accel_target(name: str) -> AccelTarget:
     """The preset called `name`; VitError naming the presets if there is none."""
     if name not in ACCEL_TARGETS:
         known = ", ".join(sorted(ACCEL_TARGETS))
-        raise VitError(f"unknown architecture '{name}'; known: {known}")
+        raise VitError(f"unknown architecture '{name}'; known: {known}, or a .json or .yaml file")
     return ACCEL_TARGETS[name]
 
 
