@@ -344,9 +344,22 @@ class _Grouping:
                 break
             if ready_at is not None and not self._is_ready(op, index, ready_at):
                 break
+            if self._belongs_to_other(op, index):
+                break
             chain.stages.append((op, index))
             value = op.results[0]
         chain.result = value
+
+    def _belongs_to_other(self, op: Stage, index: int) -> bool:
+        """Whether a stage better runs behind its other operand: accumulators, which then stay in
+        registers, while what this chain stores is narrower."""
+        if not isinstance(op, ops.AddOp | ops.MulOp):
+            return False
+        main, other = op.operands[index], op.operands[1 - index]
+        narrower = format_of(main).storage.width.data < format_of(other).storage.width.data
+        accumulates = isinstance(other.owner, ACCUMULATING) and other.owner not in self.taken
+        reader = self._single_reader(other) if narrower and accumulates else None
+        return reader is not None and reader[0] is op and can_be_stage(op, 1 - index)
 
     def _branch(self, chain: Chain) -> None:
         """Let a chain go on to several readers, which are then computed at the place of its head."""

@@ -20,6 +20,7 @@ from vit_opt.backends.c.packing import (
     Finish,
     Product,
     choose_finish,
+    finishes_of,
     pack_depthwise,
     pack_panels,
     product_of,
@@ -87,8 +88,8 @@ def _rows_times_weight(
     memory: Memory, kernel: str, chain: Chain, x: SSAValue, m: int, product: Product
 ) -> PackedCall:
     """`m` rows of x, one after the other in memory, times a weight matrix."""
-    finish = choose_finish(product, chain)
     layout = memory.level.layout
+    finish = choose_finish(product, chain, finishes_of(layout))
     n, k = product.weight.shape
     row = row_bytes(k, layout)
     copied = row != k or not layout.direct or not is_unsigned(format_of(x).storage)
@@ -169,7 +170,7 @@ def packed_convolution(
     out_height, out_width, out_channels = shape_of(op.result)[1:]
     row = row_bytes(product.weight.shape[1], memory.level.layout)
     block = block_of(batch * out_height * out_width, row)
-    finish = choose_finish(product, chain)
+    finish = choose_finish(product, chain, finishes_of(memory.level.layout))
     fields = _window_fields(op, product, finish) | {"block": block}
     fields |= without_zeros({"planar": int(planar)})
     source = op.x

@@ -32,6 +32,7 @@ from xdsl.ir import SSAValue
 from vit_opt.backends.c.graph import Chain, Stage
 from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import zero_point
+from vit_opt.backends.c.words import first_stages
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import is_unsigned
 from vit_opt.dialects.vit.evaluate import fracs_of, shift_between
@@ -51,7 +52,7 @@ class Finish:
     covers: int
     """Leading stages of the chain that it computes; all of them, or none."""
     shift: Array
-    """Right shift per column, at most 31; negative ones, to the left, only with VIT_TO_S16."""
+    """Right shift per column, at most 31; negative ones, to the left, only with words."""
     extra: Array
     """Rounding constant and zero point per column, added to `init`."""
     dead: Array
@@ -81,6 +82,11 @@ class Product:
             self.bias + positive * high + negative * low,
         )
 
+    def largest(self, extra: Array) -> Array:
+        """Largest magnitude of an accumulator per column, with what is added to it."""
+        low, high = self.accumulator_bounds()
+        return np.maximum(np.abs(low + extra), np.abs(high + extra))
+
 
 def product_of(x: SSAValue, weight: Array, bias: Array | None, layout: Layout) -> Product:
     """The product of an 8-bit activation with constant weights [n, k]."""
@@ -93,30 +99,59 @@ def product_of(x: SSAValue, weight: Array, bias: Array | None, layout: Layout) -
     return Product(weight, values, (low - zp, high - zp), zp + offset)
 
 
-def choose_finish(product: Product, chain: Chain, allowed: tuple[str, ...] | None = None) -> Finish:
+def choose_finish(product: Product, chain: Chain, allowed: tuple[str, ...]) -> Finish:
     """The finish of a chain that starts with a product; by stages if no other one is exact.
 
-    `allowed` are the finishes that the kernel has, None for all.
+    `allowed` are the finishes that the kernel has.
     """
+    found = _single_finish(product, chain, allowed)
+    if found is None and "VIT_TO_WORDS" in allowed:
+        found = _words_finish(product, chain)
+    if found is not None:
+        return found
+    none = np.zeros(product.weight.shape[0], np.int64)
+    return Finish("VIT_BY_STAGES", 0, none, none, none.astype(bool))
+
+
+def _single_finish(product: Product, chain: Chain, allowed: tuple[str, ...]) -> Finish | None:
+    """The finish of a chain that has one to itself."""
     columns, stages = product.weight.shape[0], chain.stages
-    none = np.zeros(columns, np.int64)
-    plain = Finish("VIT_BY_STAGES", 0, none, none, none.astype(bool))
     found = None if chain.branches else _folded(columns, stages)
-    if found is None or (allowed is not None and found[0] not in allowed):
-        return plain
+    if found is None or found[0] not in allowed:
+        return None
     name, shift, zp = found
     left = np.maximum(-shift, 0)
     if left.any() and (name != "VIT_TO_S16" or zp or left.max() > 30):
-        return plain
+        return None
     dead = shift > 31  # |acc| < 2^31, so rounding half up gives 0
     shift = np.where(dead, 0, shift)
     right = np.maximum(shift, 0)
     extra = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0) + (zp << right)
-    low, high = product.accumulator_bounds()
-    worst = np.maximum(np.abs(low + extra), np.abs(high + extra))
-    if (~dead & (worst << left >= 2**31)).any():
-        return plain
+    if (~dead & (product.largest(extra) << left >= 2**31)).any():
+        return None
     return Finish(name, len(stages), shift, extra, dead)
+
+
+def _words_finish(product: Product, chain: Chain) -> Finish | None:
+    """The finish of a chain whose stages are in 16 bits, with folded parameters of its first one."""
+    firsts = first_stages(product.weight.shape[0], chain)
+    if firsts is None:
+        return None
+    for first in firsts:
+        left, right = np.maximum(-first.shift, 0), np.clip(first.shift, 0, 31)
+        if (left > 30).any():
+            return None
+        shifted = (product.largest(first.extra) << left) >> right
+        dead = first.shift > 31
+        unfit = (product.largest(first.extra) << left >= 2**31) | (
+            shifted + first.headroom >= 2**31 - 1
+        )
+        if (~dead & unfit).any():
+            return None
+    first = firsts[0]
+    dead = first.shift > 31
+    extra = np.where(dead, first.zero_point, first.extra)
+    return Finish("VIT_TO_WORDS", len(chain.stages), np.where(dead, 0, first.shift), extra, dead)
 
 
 def per_column(values: Array, columns: int) -> Array:
@@ -167,6 +202,14 @@ def _folded_sum(columns: int, op: ops.AddOp, index: int) -> tuple[str, Array, in
 
 
 BYTE_FINISHES = ("VIT_TO_S8", "VIT_TO_U8", "VIT_TO_TABLE")
+
+FINISHES = (*BYTE_FINISHES, "VIT_TO_S16", "VIT_TO_SUM")
+"""Finishes of all packed products."""
+
+
+def finishes_of(layout: Layout) -> tuple[str, ...]:
+    """The finishes that the packed products of a level have."""
+    return (*FINISHES, "VIT_TO_WORDS") if layout.in_lanes else FINISHES
 
 
 def column_order(finish: str) -> Array:

@@ -2,7 +2,7 @@
 #ifndef VIT_AVX512_FINISH_H
 #define VIT_AVX512_FINISH_H
 
-#include "vit_avx512.h"
+#include "vit_avx512_words.h"
 
 enum { VIT_COLUMNS = 64 };
 
@@ -15,6 +15,12 @@ typedef struct {
     size_t other_ld;
     char *y;
     size_t ld; /* bytes */
+    /* VIT_TO_WORDS: of a sum, the shifts of the other operand to the left and of the sum to the right;
+     * what the second branch adds to accumulators, and its shifts */
+    __m128i up, down;
+    __m512i more[4], shift2[4], left2[4];
+    int split; /* whether there is one */
+    const vit_word_plan *words;
 } vit_outlet;
 
 VIT_INLINE void vit_set_shift(vit_outlet *o, int32_t j, const void *shifts)
@@ -50,6 +56,32 @@ VIT_INLINE __m512i vit_widen_words(__m512i words, int32_t high)
     const __m512i twice =
         high != 0 ? _mm512_unpackhi_epi16(words, words) : _mm512_unpacklo_epi16(words, words);
     return _mm512_srai_epi32(twice, 16);
+}
+
+/* Two accumulators as 32 saturated words in order; `j` is the first one's number. */
+VIT_INLINE __m512i vit_to_words(const vit_outlet *o, size_t row, int32_t j, __m512i acc0,
+                                __m512i acc1)
+{
+    __m512i v0 = _mm512_sllv_epi32(_mm512_srav_epi32(acc0, o->shift[j]), o->left[j]);
+    __m512i v1 = _mm512_sllv_epi32(_mm512_srav_epi32(acc1, o->shift[j + 1]), o->left[j + 1]);
+    if (o->other != NULL) {
+        const int16_t *other = o->other + row * o->other_ld + 16 * j;
+        const __m512i codes = _mm512_maskz_loadu_epi16((__mmask32)(o->mask >> (16 * j)), other);
+        v0 = _mm512_add_epi32(v0, _mm512_sll_epi32(vit_widen_words(codes, 0), o->up));
+        v1 = _mm512_add_epi32(v1, _mm512_sll_epi32(vit_widen_words(codes, 1), o->up));
+        v0 = _mm512_sra_epi32(v0, o->down);
+        v1 = _mm512_sra_epi32(v1, o->down);
+    }
+    return _mm512_packs_epi32(v0, v1);
+}
+
+/* The same for the second branch. */
+VIT_INLINE __m512i vit_to_second(const vit_outlet *o, int32_t j, __m512i acc0, __m512i acc1)
+{
+    const __m512i v0 = _mm512_srav_epi32(_mm512_add_epi32(acc0, o->more[j]), o->shift2[j]);
+    const __m512i v1 = _mm512_srav_epi32(_mm512_add_epi32(acc1, o->more[j + 1]), o->shift2[j + 1]);
+    return _mm512_packs_epi32(_mm512_sllv_epi32(v0, o->left2[j]),
+                              _mm512_sllv_epi32(v1, o->left2[j + 1]));
 }
 
 /* Codes of the 32 columns of two accumulators, which packing to words puts in order. */

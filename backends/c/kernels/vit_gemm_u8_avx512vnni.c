@@ -49,10 +49,60 @@ VIT_INLINE void multiply(int32_t vectors, const vit_packed_shape *p, const uint8
     }
 }
 
+/* Shifts of a stage for the columns of two accumulators. */
+VIT_INLINE void load_shifts(const vit_stage *s, int32_t column, __mmask32 mask, __m512i shift[2])
+{
+    __m512i v[2];
+    for (int32_t i = 0; i < 2; ++i) {
+        v[i] = s->shift_c == NULL ? _mm512_set1_epi32(s->shift)
+                                  : _mm512_maskz_loadu_epi32((__mmask16)(mask >> (16 * i)),
+                                                             s->shift_c + column + 16 * i);
+    }
+    shift[0] = _mm512_shuffle_i32x4(v[0], v[1], 0x88);
+    shift[1] = _mm512_shuffle_i32x4(v[0], v[1], 0xdd);
+}
+
+/* Rounding constant and zero point of a requantisation, on the grid of accumulators. */
+VIT_INLINE __m512i constant_of(const vit_stage *s, __m512i shift)
+{
+    const __m512i right = _mm512_max_epi32(shift, _mm512_setzero_si512());
+    const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), right), 1);
+    return _mm512_add_epi32(half, _mm512_sllv_epi32(_mm512_set1_epi32(s->zp), right));
+}
+
+/* What a sum, or the second branch, needs on its way to words. */
+static void set_words(vit_outlet *o, int32_t vectors, const vit_epilogue *e, int32_t column)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    if (e->count > 0) {
+        const vit_stage *s = &e->stages[0];
+        const int32_t left = s->left_o_c == NULL ? s->left_o : s->left_o_c[column];
+        const int32_t down = (s->shift_c == NULL ? s->shift : s->shift_c[column]) - left;
+        o->up = _mm_cvtsi32_si128(down < 0 ? -down : 0);
+        o->down = _mm_cvtsi32_si128(down > 0 ? down : 0);
+        return;
+    }
+    const vit_stage *first = e->branch[0].stages, *second = e->branch[1].stages;
+    for (int32_t j = 0; j < vectors; j += 2) {
+        const __mmask32 mask = (__mmask32)(o->mask >> (16 * j));
+        __m512i own[2], shift[2];
+        load_shifts(first, column + 16 * j, mask, own);
+        load_shifts(second, column + 16 * j, mask, shift);
+        for (int32_t i = 0; i < 2; ++i) {
+            o->more[j + i] =
+                _mm512_sub_epi32(constant_of(second, shift[i]), constant_of(first, own[i]));
+            o->shift2[j + i] = _mm512_max_epi32(shift[i], zero);
+            o->left2[j + i] = _mm512_max_epi32(_mm512_sub_epi32(zero, shift[i]), zero);
+        }
+    }
+}
+
 VIT_INLINE vit_outlet outlet_of(int32_t vectors, vit_finish finish, const vit_packed_shape *p,
                                 const int8_t *w, int32_t col, const vit_epilogue *e)
 {
-    vit_outlet o;
+    vit_outlet o = {.mask = 0};
+    const int sums = finish == VIT_TO_SUM ||
+                     (finish == VIT_TO_WORDS && e->count > 0 && e->stages[0].kind == VIT_ADD);
     const size_t size = finish == VIT_TO_S16 || finish == VIT_TO_SUM ? 2 : 1;
     const size_t column = (size_t)(p->col + col);
     o.mask = vit_first64(p->n - col);
@@ -61,7 +111,7 @@ VIT_INLINE vit_outlet outlet_of(int32_t vectors, vit_finish finish, const vit_pa
     }
     o.ld = (size_t)e->ld * size;
     o.y = (char *)e->y + (size_t)p->row * o.ld + column * size;
-    if (finish == VIT_TO_SUM) {
+    if (sums) {
         o.other_ld = (size_t)e->stages[0].other_ld;
         o.other = (const int16_t *)e->stages[0].other + (size_t)p->row * o.other_ld + column;
     } else {
@@ -71,7 +121,43 @@ VIT_INLINE vit_outlet outlet_of(int32_t vectors, vit_finish finish, const vit_pa
     if (finish == VIT_TO_TABLE) {
         o.table = vit_load_table(e->stages[1].table);
     }
+    if (finish == VIT_TO_WORDS) {
+        set_words(&o, vectors, e, (int32_t)column);
+    }
     return o;
+}
+
+/* The rows of a tile through what follows in 16 bits. */
+VIT_INLINE void words_of(int32_t vectors, const vit_outlet *o, int32_t r, int32_t rows,
+                         accumulators acc)
+{
+    const int32_t pairs = vectors / 2;
+    __m512i words[2 * MOST_ROWS], second[2 * MOST_ROWS];
+    /* No loop, so that the accumulators are never an array in memory. */
+#define VIT_WORDS(i)                                                                               \
+    if (i < tile_rows(vectors)) {                                                                  \
+        const size_t row = (size_t)(r + vit_min32(i, rows - 1));                                   \
+        words[i * pairs] = vit_to_words(o, row, 0, acc[i][0], acc[i][1]);                          \
+        if (pairs == 2) {                                                                          \
+            words[i * pairs + 1] = vit_to_words(o, row, 2, acc[i][2], acc[i][3]);                  \
+        }                                                                                          \
+        if (o->split) {                                                                            \
+            second[i * pairs] = vit_to_second(o, 0, acc[i][0], acc[i][1]);                         \
+            if (pairs == 2) {                                                                      \
+                second[i * pairs + 1] = vit_to_second(o, 2, acc[i][2], acc[i][3]);                 \
+            }                                                                                      \
+        }                                                                                          \
+    }
+    VIT_WORDS(0)
+    VIT_WORDS(1)
+    VIT_WORDS(2)
+    VIT_WORDS(3)
+    VIT_WORDS(4)
+    VIT_WORDS(5)
+    VIT_WORDS(6)
+    VIT_WORDS(7)
+#undef VIT_WORDS
+    vit_apply_words_avx512vnni(o->words, (size_t)r, rows, pairs, o->mask, words, second);
 }
 
 /* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. While the first four
@@ -89,6 +175,10 @@ VIT_INLINE void panel(int32_t vectors, vit_finish finish, const vit_packed_shape
         const size_t next = vit_panel_bytes(p->k) + 64 * (size_t)(r / height);
         accumulators acc;
         multiply(vectors, p, row, w, r < 4 * height ? next : 0, acc);
+        if (finish == VIT_TO_WORDS) {
+            words_of(vectors, o, r, vit_min32(height, rows - r), acc);
+            continue;
+        }
         for (int32_t i = 0; i < height; ++i) {
             if (r + i < rows) {
                 vit_finish_row(vectors, finish, o, (size_t)(r + i), acc[i]);
@@ -115,6 +205,21 @@ VIT_PANEL_OF(panel_s16, 4, VIT_TO_S16)
 VIT_PANEL_OF(half_s16, 2, VIT_TO_S16)
 VIT_PANEL_OF(panel_sum, 4, VIT_TO_SUM)
 VIT_PANEL_OF(half_sum, 2, VIT_TO_SUM)
+
+#define VIT_WORDS_OF(name, vectors)                                                                \
+    static void name(const vit_packed_shape *p, const uint8_t *x, const int8_t *w, int32_t col,    \
+                     const vit_epilogue *e)                                                        \
+    {                                                                                              \
+        vit_word_plan plan;                                                                        \
+        vit_outlet o = outlet_of(vectors, VIT_TO_WORDS, p, w, col, e);                             \
+        o.split = e->count == 0;                                                                   \
+        o.words = &plan;                                                                           \
+        vit_plan_words_avx512vnni(e, p->row, p->col + col, o.split, &plan);                        \
+        panel(vectors, VIT_TO_WORDS, p, 0, p->m, x, w, &o);                                        \
+    }
+
+VIT_WORDS_OF(panel_words, 4)
+VIT_WORDS_OF(half_words, 2)
 
 /* Accumulators to memory, then the stages one after the other. */
 #define VIT_STAGES_OF(name, vectors)                                                               \
@@ -154,6 +259,9 @@ void vit_gemm_u8_avx512vnni(const vit_packed_shape *p, const uint8_t *x, const i
             break;
         case VIT_TO_SUM:
             (half ? half_sum : panel_sum)(p, x, w, col, e);
+            break;
+        case VIT_TO_WORDS:
+            (half ? half_words : panel_words)(p, x, w, col, e);
             break;
         default:
             (half ? half_stages : panel_stages)(p, x, w, col, e, tile);

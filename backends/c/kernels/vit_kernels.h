@@ -148,7 +148,9 @@ typedef enum {
     VIT_TO_U8,     /* VIT_REQUANT to all of u8 */
     VIT_TO_TABLE,  /* VIT_REQUANT to all of 8 bits, VIT_LUT to 8 bits */
     VIT_TO_S16,    /* VIT_REQUANT to all of s16 */
-    VIT_TO_SUM     /* VIT_ADD of a s16 tensor on the grid of the s16 result */
+    VIT_TO_SUM,    /* VIT_ADD of a s16 tensor on the grid of the s16 result */
+    VIT_TO_WORDS   /* VIT_REQUANT, or VIT_ADD of a s16 tensor, in 32 bits, then stages in 16 bits;
+                    * or a VIT_REQUANT at the start of each of two branches (AVX-512) */
 } vit_finish;
 
 /* Rows of accumulators handed to the stages at a time. */
