@@ -6,7 +6,7 @@ each, on one calibration batch, tells where the error comes from and how it grow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -28,12 +28,25 @@ if TYPE_CHECKING:
     from vit_opt.dialects.evaluation import Evaluate
 
     Array: TypeAlias = NDArray[Any]
+    Function: TypeAlias = Callable[[Array], Array]
 
 NHWC = (0, 2, 3, 1)
 
 UNTOLD = (ops.ConstantOp, ops.DequantizeOp, ops.ReshapeOp, ops.TransposeOp, ops.SliceOp)
 """Operations without a row: they change no number."""
 
+FUNCTIONS = (
+    onnx.Relu,
+    onnx.Clip,
+    onnx.HardSwish,
+    onnx.HardSigmoid,
+    onnx.Sigmoid,
+    onnx.Swish,
+    onnx.Tanh,
+    onnx.Erf,
+    onnx.Gelu,
+)
+"""Functions of one value that are flat somewhere: what a format clips there is not lost."""
 
 BINS = 48
 """Bars of a layer's histogram."""
@@ -59,14 +72,16 @@ def layer_rows(module: ModuleOp, store: AssetStore) -> list[dict[str, Any]]:
     """A row per float operation that has an integer form under its name, in order of execution.
 
     Keys: layer, operation, bits, fracs ([smallest, largest], None for real scales), low and high
-    (range of the float value), clipped (share of float values outside of the format), grid_db (SQNR
+    (range of the float value), through (the function of one value that alone reads the result, such
+    as Relu or Gelu, else None; errors are then those of what it gives), clipped (share of float
+    values outside of the format, and not where that function is flat), grid_db (SQNR
     in dB of the float value rounded to the format: the error of this format alone), alone_db (of
     the layer's result from operands without error: format, weights and function of this layer) and
     sqnr_db (of the integers against the float graph: everything up to here; None where nothing
     differs), histogram (counts of the float value in equal bins from low to high) and grid (smallest
-    and largest value of the format, its coarsest step). Layers with weights have weight_bits,
-    weight_fracs and weight_db, the SQNR of their rounding. Where several integer operations carry
-    the name, the last counts.
+    and largest value of the format, its coarsest step). Layers with weights have weight_bits (their
+    mean where groups differ), weight_fracs and weight_db, the SQNR of their rounding. Where several
+    integer operations carry the name, the last counts.
     Empty without batches or the float graph that `quantize` leaves in the store.
     """
     from vit_opt.dialects.onnx.semantics import evaluate
@@ -75,16 +90,20 @@ def layer_rows(module: ModuleOp, store: AssetStore) -> list[dict[str, Any]]:
     if not isinstance(reference, ModuleOp) or not store.batches:
         return []
     floats: dict[str, Array] = {}
+    readers: dict[str, onnx.OnnxOp] = {}
 
     def keep(op: Operation, results: Sequence[Array]) -> None:
         if not isinstance(op, onnx.OnnxOp) or isinstance(op, onnx.Constant):
             return
         if op.node_name is not None and results[0].dtype.kind == "f":
             floats[op.node_name.data] = results[0]
+            users = [use.operation for use in op.results[0].uses]
+            if len(users) == 1 and isinstance(users[0], FUNCTIONS):
+                readers[op.node_name.data] = users[0]
 
     batch = store.batches[0]
     run_main(reference, batch, lambda op, args: evaluate(op, args, store), keep)
-    rows = _Rows(store, floats)
+    rows = _Rows(store, floats, readers)
     run_main(module, batch, cast("Evaluate", rows.evaluate))
     weights = weight_facts(module, store)
     return [row | weights.get(name, {}) for name, row in rows.rows.items()]
@@ -96,6 +115,7 @@ class _Rows:
 
     store: AssetStore
     floats: Mapping[str, Array]
+    readers: Mapping[str, onnx.OnnxOp]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
 
     def evaluate(self, op: Operation, args: Sequence[_Traced | Array]) -> tuple[_Traced, ...]:
@@ -117,8 +137,25 @@ class _Rows:
         clean = rounded_to(exact, format_of(op.results[0]))
         if not isinstance(op, UNTOLD):
             self.rows.pop(name, None)
-            self.rows[name] = _row(op, arrays[0], alone[0], exact)
+            self.rows[name] = {
+                "layer": name,
+                **_row(op, arrays[0], alone[0], exact, self.function(name)),
+            }
         return (_Traced(arrays[0], clean, alone[0], name),)
+
+    def function(self, name: str) -> tuple[str | None, Function]:
+        """What alone reads the value of a layer, with its name; the identity where there is none."""
+        from vit_opt.dialects.onnx.semantics import evaluate
+
+        reader = self.readers.get(name)
+        if reader is None:
+            return None, lambda array: array
+
+        def run(array: Array) -> Array:
+            [result] = evaluate(reader, [array.astype("float32")], self.store)
+            return result.astype("float64")
+
+        return reader.name.removeprefix("onnx."), run
 
 
 def matching(exact: Array | None, op: VitOp, codes: Array) -> Array | None:
@@ -142,6 +179,8 @@ def rounded_to(exact: Array, format_: QuantizedType) -> Array:
 
 def weight_facts(module: ModuleOp, store: AssetStore) -> dict[str, dict[str, Any]]:
     """Format and rounding error of the weight of every layer that has one, by layer."""
+    rows = store.reports.get("assign-bits", [])
+    chosen = {row["layer"]: row["bits"] for row in rows if "bits" in row}
     losses = {row["weight"]: row["sqnr_db"] for row in store.reports.get("pot-fold", [])}
     facts: dict[str, dict[str, Any]] = {}
     for op in module.walk():
@@ -149,8 +188,9 @@ def weight_facts(module: ModuleOp, store: AssetStore) -> dict[str, dict[str, Any
             continue
         format_, owner = format_of(op.weight), op.weight.owner
         weight = owner.node_name if isinstance(owner, ops.ConstantOp) else None
-        facts[op.node_name.data] = {
-            "weight_bits": format_.storage.width.data,
+        name = op.node_name.data
+        facts[name] = {
+            "weight_bits": round(chosen.get(name, format_.storage.width.data), 2),
             "weight_fracs": _frac_range(format_),
             "weight_db": None if weight is None else losses.get(weight.data),
         }
@@ -165,7 +205,9 @@ def _frac_range(format_: QuantizedType) -> list[int] | None:
     return [int(fracs.min()), int(fracs.max())]
 
 
-def _row(op: VitOp, codes: Array, alone: Array, exact: Array) -> dict[str, Any]:
+def _row(
+    op: VitOp, codes: Array, alone: Array, exact: Array, reader: tuple[str | None, Function]
+) -> dict[str, Any]:
     """The row of one operation, from its codes and the float value in the same layout."""
     import numpy as np
 
@@ -178,20 +220,23 @@ def _row(op: VitOp, codes: Array, alone: Array, exact: Array) -> dict[str, Any]:
     def real(array: Array) -> Array:
         return (array.astype(np.float64) - zero) * scales
 
+    through, function = reader
+    seen, rounded = function(exact), function(real(rounded_to(exact, format_)))
     wanted = np.rint(exact / scales) + zero
+    outside = ((wanted < low) | (wanted > high)) & (np.abs(seen - rounded) > scales / 2)
     step = float(scales.max())
     counts, _ = np.histogram(exact, bins=BINS)
     return {
-        "layer": op.node_name.data if op.node_name is not None else "",
         "operation": op.name,
         "bits": format_.storage.width.data,
         "fracs": _frac_range(format_),
         "low": float(exact.min()),
         "high": float(exact.max()),
-        "clipped": float(((wanted < low) | (wanted > high)).mean()),
-        "grid_db": _ratio(exact, real(rounded_to(exact, format_))),
-        "alone_db": _ratio(exact, real(alone)),
-        "sqnr_db": _ratio(exact, real(codes)),
+        "through": through,
+        "clipped": float(outside.mean()),
+        "grid_db": _ratio(seen, rounded),
+        "alone_db": _ratio(seen, function(real(alone))),
+        "sqnr_db": _ratio(seen, function(real(codes))),
         "histogram": [int(count) for count in counts],
         "grid": [(low - zero) * step, (high - zero) * step, step],
     }

@@ -90,7 +90,7 @@ def sqnr_db(reference: Array, array: Array) -> float:
 def compare(
     reference: Mapping[str, Array], result: Mapping[str, Array]
 ) -> dict[str, dict[str, float]]:
-    """Per output: `sqnr_db`, `max_abs_error`, and `top1_agreement` along the last dimension.
+    """Per output: `sqnr_db`, `max_abs_error`, and `top1_agreement` for scores [N, C].
 
     Raises VitError if an output is missing or has another shape.
     """
@@ -106,7 +106,7 @@ def compare(
             "sqnr_db": sqnr_db(floats, array),
             "max_abs_error": float(np.abs(floats - array).max()) if floats.size else 0.0,
         }
-        if floats.ndim and floats.shape[-1] > 1:
+        if floats.ndim == 2 and floats.shape[-1] > 1:
             agreement = floats.argmax(axis=-1) == array.argmax(axis=-1)
             found[name]["top1_agreement"] = float(agreement.mean())
     return found

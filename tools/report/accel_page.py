@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_opt.tools.accel_report import array_waits, energy_uj
 from vit_opt.tools.command import write_text
 from vit_opt.tools.report import plots
 from vit_opt.tools.report.page import SCRIPT, STYLE
@@ -24,7 +25,8 @@ COLUMNS = (
     ("array waits", "Cycles that the array waits, by what for"),
     ("DRAM kB", "Bytes on the DRAM bus, whole bursts"),
     ("SRAM kB", "Bytes of the memories on chip"),
-    ("µJ", "Energy of operations and accesses"),
+    ("µJ", "Energy of operations and accesses; each layer tells by engine and by memory"),
+    ("DRAM µJ", "Of it, accesses to DRAM"),
 )
 
 
@@ -87,72 +89,71 @@ def _energy(microjoules: float) -> str:
     return f"{microjoules / 1e3:.2f} mJ" if microjoules >= 1e3 else f"{microjoules:.1f} µJ"
 
 
+SECTIONS = (
+    (
+        "Engines over time",
+        "How much of the time every engine works; the grey line below is how much it waits. At the "
+        "right, the share of the whole run.",
+    ),
+    (
+        "A close look",
+        "Single instructions in a piece of the run where many engines work, coloured by layer; thin "
+        "lines are stalls.",
+    ),
+    (
+        "Use of the multipliers",
+        "Every layer is as wide as the time it adds to the run: the coloured area is work, what is "
+        "empty below the line is lost. Layers that another one covers add no time; work done ahead "
+        "for a layer makes it higher than the line.",
+    ),
+    (
+        "Roofline",
+        "Layers with products, by their work per byte of DRAM traffic. Dots are as large as their "
+        "work, green where within 15 % of the roof; those that hardly touch DRAM stand at the right "
+        "end.",
+    ),
+    (
+        "What engines wait for",
+        "Work, stalls by the engine waited for (or the DRAM bus), and time without an instruction.",
+    ),
+    ("Energy", "Of the operations, by engine, and of the accesses, by memory. Figures: {source}."),
+    ("DRAM", "What lies where; activations come and go in the rest."),
+    (
+        "Memories over the run",
+        "Addresses that are read or written, in the colour of the engine.",
+    ),
+    (
+        "Memories in the close look",
+        "The same in the piece of the run above: blocks that change places while the array works "
+        "are double buffering.",
+    ),
+)
+"""The figures of the page, each with a sentence that says how to read it."""
+
+
 def _sections(record: Record) -> list[str]:
-    """The figures, each with a sentence that says how to read it."""
+    """The figures with their texts."""
     from vit_opt.tools.report import accel_plots as draw
 
     profile, figures = record.profile, record.figures
     layers, cycles = profile.layers(), figures["cycles"]
     library = plots.start()
     window = draw.close_up_window(profile, cycles)
-    sections = [
-        (
-            "Engines over time",
-            "How much of the time every engine works; the grey line below is how much it waits. "
-            "At the right, the share of the whole run.",
-            draw.engines(library, profile, cycles),
-        ),
-        (
-            "A close look",
-            "Single instructions in a piece of the run where many engines work, coloured by layer; "
-            "thin lines are stalls.",
-            draw.close_up(library, profile, window),
-        ),
-        (
-            "Use of the multipliers",
-            "Every layer is as wide as the time it adds to the run: the coloured area is work, what "
-            "is empty below the line is lost. Layers that another one covers add no time; work "
-            "done ahead for a layer makes it higher than the line.",
-            draw.utilisation(library, profile, layers),
-        ),
-        (
-            "Roofline",
-            "Layers with products, by their work per byte of DRAM traffic. Dots are as large as "
-            "their work, green where within 15 % of the roof; those that hardly touch DRAM stand at "
-            "the right end.",
-            draw.roofline(library, profile, layers),
-        ),
-        (
-            "What engines wait for",
-            "Work, stalls by the engine waited for (or the DRAM bus), and time without an "
-            "instruction.",
-            draw.waits(library, profile, cycles),
-        ),
-        (
-            "Energy",
-            "Of the operations, by engine, and of the accesses, by memory.",
-            draw.energy(library, figures),
-        ),
-        (
-            "DRAM",
-            "What lies where; activations come and go in the rest.",
-            draw.dram_map(library, profile),
-        ),
-        (
-            "Memories over the run",
-            "Addresses that are read or written, in the colour of the engine.",
-            draw.memories(library, profile, (0, cycles), 1.0, "ms"),
-        ),
-        (
-            "Memories in the close look",
-            "The same in the piece of the run above: blocks that change places while the array "
-            "works are double buffering.",
-            draw.memories(library, profile, window, 1e3, "µs"),
-        ),
-    ]
+    drawn = (
+        draw.engines(library, profile, cycles),
+        draw.close_up(library, profile, window),
+        draw.utilisation(library, profile, layers),
+        draw.roofline(library, profile, layers),
+        draw.waits(library, profile, cycles),
+        draw.energy(library, figures),
+        draw.dram_map(library, profile),
+        draw.memories(library, profile, (0, cycles), 1.0, "ms"),
+        draw.memories(library, profile, window, 1e3, "µs"),
+    )
+    source = escape(profile.arch.energy.source)
     return [
-        f"<h2>{title}</h2><p>{text}</p><figure>{figure}</figure>"
-        for title, text, figure in sections
+        f"<h2>{title}</h2><p>{text.format(source=source)}</p><figure>{figure}</figure>"
+        for (title, text), figure in zip(SECTIONS, drawn, strict=True)
     ]
 
 
@@ -169,11 +170,13 @@ def _table(record: Record) -> str:
 
 def _line(place: int, facts: Mapping[str, Any], total: int) -> str:
     name, used = escape(facts["name"]), facts["utilisation"]
-    stalls = sorted(facts["stalled"].get("mac", {}).items(), key=lambda item: -item[1])
+    stalls = array_waits(facts)
     kind = "" if used is None else "good" if used >= 0.85 else "fair" if used >= 0.5 else "bad"
     dram = facts["bytes"].get("dram", 0)
     sram = sum(facts["bytes"].values()) - dram
-    energy = sum(facts["energy_pj"].values()) * 1e-6
+    energies = energy_uj(facts)
+    parts = facts["engine_pj"] | facts["memory_pj"]
+    told = ", ".join(f"{each} {value * 1e-6:,.2f}" for each, value in parts.items() if value)
     cells = [
         (place, str(place), "dim"),
         (facts["cycles"], f"{facts['cycles']:,}", ""),
@@ -183,7 +186,8 @@ def _line(place: int, facts: Mapping[str, Any], total: int) -> str:
         (sum(n for _, n in stalls), ", ".join(f"{c} {n:,}" for c, n in stalls), ""),
         (dram, f"{dram / 1e3:,.1f}", ""),
         (sram, f"{sram / 1e3:,.1f}", ""),
-        (energy, f"{energy:,.2f}", ""),
+        (sum(energies), f"<span title='{told}'>{sum(energies):,.2f}</span>", ""),
+        (energies[2], f"{energies[2]:,.2f}", ""),
     ]
     tail = "".join(
         f"<td data-v='{'' if v is None else v}' class='{kind}'>{text}</td>"

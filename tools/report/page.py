@@ -9,7 +9,15 @@ from typing import Any
 
 from vit_opt.tools.command import require_folder, write_text
 from vit_opt.tools.report import plots
-from vit_opt.tools.report.terminal import FAIR, GOOD, TITLES, frac_text, summaries, value_text
+from vit_opt.tools.report.terminal import (
+    FAIR,
+    GOOD,
+    TITLES,
+    bits_text,
+    frac_text,
+    summaries,
+    value_text,
+)
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #808890;
@@ -25,25 +33,31 @@ p { margin: .2rem 0 .8rem; color: var(--dim); max-width: 75ch; }
 .card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 .card span { color: var(--dim); font-size: .82rem; }
 figure { margin: .6rem 0; } figure svg { width: 100%; height: auto; display: block; }
+figure.wide { overflow-x: auto; } figure.wide svg { min-width: 720px; }
+figure.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; }
 .scroll { overflow: auto; max-height: 80vh; border: 1px solid var(--line); border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: .82rem;
   font-variant-numeric: tabular-nums; }
 th { position: sticky; top: 0; background: Canvas; cursor: pointer; text-align: right;
-  padding: .5rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
+  padding: .5rem .42rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   user-select: none; z-index: 1; }
 th:first-child, td:first-child { text-align: left; }
 th[aria-sort=ascending]::after { content: " \\2191"; }
 th[aria-sort=descending]::after { content: " \\2193"; }
-td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--soft);
+td { padding: .22rem .42rem; text-align: right; border-bottom: 1px solid var(--soft);
   white-space: nowrap; }
-td:first-child { max-width: 21rem; overflow: hidden; text-overflow: ellipsis; direction: rtl; }
+td:first-child { max-width: 18rem; overflow: hidden; text-overflow: ellipsis; direction: rtl; }
 tr:hover td { background: var(--soft); }
 .good { color: var(--good); } .fair { color: var(--fair); } .bad { color: var(--bad); }
 .dim { color: var(--dim); }
 .spark { width: 72px; height: 16px; vertical-align: middle; }
 .spark path { stroke: var(--accent); stroke-width: 1; fill: none; }
 input { font: inherit; padding: .35rem .7rem; border: 1px solid var(--line); border-radius: 8px;
-  margin: .3rem 0 .6rem; width: 18rem; background: transparent; color: inherit; }
+  margin: .3rem 0 .6rem; width: 18rem; max-width: 100%; background: transparent; color: inherit; }
+@media (max-width: 700px) { body { padding: 1rem .8rem; }
+  figure.many { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
+  td:first-child { max-width: 9rem; } .card { padding: .5rem .7rem; min-width: 7rem; }
+  .card b { font-size: 1.15rem; } }
 """
 
 SCRIPT = """
@@ -65,6 +79,14 @@ document.querySelector('input').addEventListener('input', event => {
 });
 """
 
+SENSITIVITY = {
+    True: "Each dot is a layer, as large as its weights: how much 4-bit weights in this layer alone "
+    "would disturb what reads it, and the bits it was given.",
+    False: "Signal to noise of the weights' rounding, layer by layer. With --weight-budget the bits "
+    "chosen stand here against the sensitivities they were chosen by.",
+}
+"""What the figure of bits shows, with and without measured sensitivities."""
+
 COLUMNS = (
     ("layer", "Node of the imported model"),
     ("order", "Place in the order of execution"),
@@ -72,7 +94,8 @@ COLUMNS = (
     ("frac", "Fractional bits: one step is 2^-frac"),
     ("low", "Smallest float value"),
     ("high", "Largest float value"),
-    ("clipped", "Share of float values outside of the format"),
+    ("clipped", "Share of float values that the format cuts off, and not where they are read flat"),
+    ("through", "The function that alone reads the value: errors are those of its result"),
     ("values", "Distribution of the float value"),
     ("w bits", "Bits of the weights"),
     ("w frac", "Fractional bits of the weights, over the channels"),
@@ -134,7 +157,7 @@ def _sizes(report: Mapping[str, Any]) -> str:
     for target, title in (("c", "C project"), ("accel", "accelerator")):
         for key, value in report.get(target, {}).items():
             if isinstance(value, int) and key.endswith("bytes"):
-                what = key.removesuffix("_bytes").replace("_", " ")
+                what = key.removesuffix("_bytes").replace("_", " ").replace("weight", "weights")
                 cards.append(
                     f"<div class='card'><b>{value / 1e6:.2f} MB</b><span>{title}: {what}</span></div>"
                 )
@@ -148,22 +171,22 @@ def _figures(report: Mapping[str, Any]) -> list[str]:
         "<h2>Error along the depth</h2><p>Signal to quantisation noise of every layer's result on "
         "one calibration input: of its number format alone, of the layer by itself from operands "
         "without error, and of everything up to there.</p>",
-        f"<figure>{plots.depth(library, rows)}</figure>",
+        f"<figure class='wide'>{plots.depth(library, rows)}</figure>",
     ]
     if plots.losing(rows):
         parts += [
             "<h2>Values and their grids</h2><p>The layers that lose most by themselves. Bars count "
-            "float values (logarithmic), orange lines are the ends of the format where they are "
-            "near, red bars are clipped; before a function that is flat there, such as GELU, that "
-            "costs nothing.</p>",
-            f"<figure>{plots.distributions(library, rows)}</figure>",
+            "float values (logarithmic); the orange line below is what the format's codes cover, "
+            "with its ends where they are near. Red bars are clipped; grey ones are, too, where the "
+            "function that reads them is flat, which costs nothing.</p>",
+            f"<figure class='many'>{''.join(plots.distributions(library, rows))}</figure>",
         ]
     choices = report.get("choices", {}).get("assign-bits", [])
     scatter = plots.sensitivity(library, rows, choices)
     if scatter is not None:
         parts += [
-            "<h2>Bits and sensitivity of weights</h2><p>Colours are the bits chosen.</p>",
-            f"<figure>{scatter}</figure>",
+            f"<h2>Bits and sensitivity of weights</h2><p>{SENSITIVITY[bool(choices)]}</p>",
+            f"<figure class='wide'>{scatter}</figure>",
         ]
     return parts
 
@@ -188,8 +211,9 @@ def _line(place: int, row: Mapping[str, Any]) -> str:
         _cell(row["low"], f"{row['low']:.4g}"),
         _cell(row["high"], f"{row['high']:.4g}"),
         _cell(row["clipped"], f"{row['clipped']:.2%}" if row["clipped"] else ""),
+        f"<td>{escape(row.get('through') or '')}</td>",
         _cell(row["high"] - row["low"], plots.spark(row)),
-        _cell(row.get("weight_bits"), str(row.get("weight_bits", ""))),
+        _cell(row.get("weight_bits"), bits_text(row.get("weight_bits"))),
         _fracs(row.get("weight_fracs")),
         _ratio(row["weight_db"]) if "weight_db" in row else _cell(None, ""),
         *(_ratio(row[key]) for key in ("grid_db", "alone_db", "sqnr_db")),

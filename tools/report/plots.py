@@ -14,7 +14,7 @@ from vit_opt.dialects.errors import VitError
 INK = "#123456"
 """Colour of text and axes in matplotlib; the page's text colour takes its place."""
 
-BLUE, ORANGE, GREEN, RED = "#3b82f6", "#f59e0b", "#10b981", "#ef4444"
+BLUE, ORANGE, GREEN, RED, GREY = "#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#9ca3af"
 """Colours that read well on light and on dark."""
 
 WIDTHS = (
@@ -92,18 +92,14 @@ def depth(plots: Any, rows: Sequence[Row]) -> str:
     return svg_of(plots, figure)
 
 
-def distributions(plots: Any, rows: Sequence[Row]) -> str:
-    """Histograms of the layers that lose most, with the ends and the step of their grids."""
-    chosen = losing(rows)
-    lines = (len(chosen) + 3) // 4
-    figure, axes = plots.subplots(
-        lines, 4, figsize=(11, 1.9 * lines), layout="constrained", squeeze=False
-    )
-    for axis, row in zip(axes.flat, chosen, strict=False):
+def distributions(plots: Any, rows: Sequence[Row]) -> list[str]:
+    """Histograms of the layers that lose most, each with the ends of its grid."""
+    found: list[str] = []
+    for row in losing(rows):
+        figure, axis = plots.subplots(figsize=(3.1, 2.0), layout="constrained")
         _distribution(axis, row)
-    for axis in list(axes.flat)[len(chosen) :]:
-        axis.set_axis_off()
-    return svg_of(plots, figure)
+        found.append(svg_of(plots, figure))
+    return found
 
 
 def losing(rows: Sequence[Row]) -> list[Row]:
@@ -114,25 +110,43 @@ def losing(rows: Sequence[Row]) -> list[Row]:
 
 
 def _distribution(axis: Any, row: Row) -> None:
-    """One histogram, logarithmic; what lies outside of the grid is red."""
+    """One histogram, logarithmic, above a bar as long as the grid.
+
+    What lies outside of the grid is red, or grey where the function that reads it is flat.
+    """
     counts, low, high = row["histogram"], row["low"], row["high"]
     width = (high - low) / len(counts) or 1.0
     first, last, step = row["grid"]
     centres = [low + (i + 0.5) * width for i in range(len(counts))]
-    colours = [RED if centre < first or centre > last else BLUE for centre in centres]
+    beyond = GREY if row.get("through") and not row["clipped"] else RED
+    colours = [beyond if centre < first or centre > last else BLUE for centre in centres]
     axis.bar(centres, counts, width, color=colours, linewidth=0)
     axis.set_yscale("symlog", linthresh=1)
     axis.set_yticks([])
     axis.set_yticks([], minor=True)
     axis.spines["left"].set_visible(False)
+    margin = 0.3 * (high - low)
+    ends = max(first, low - margin), min(last, high + margin)
+    axis.plot(
+        ends,
+        (-0.06, -0.06),
+        color=ORANGE,
+        linewidth=2.5,
+        solid_capstyle="butt",
+        clip_on=False,
+        transform=axis.get_xaxis_transform(),
+    )
     for end in (first, last):
-        if low - 0.3 * (high - low) <= end <= high + 0.3 * (high - low):
+        if low - margin <= end <= high + margin:
             axis.axvline(end, color=ORANGE, linewidth=1.2)
+    axis.spines["bottom"].set_position(("outward", 7))
     used = (min(high, last) - max(low, first)) / step
-    axis.set_title(short(row["layer"], 30), loc="left", fontsize=8)
+    axis.set_title(short(row["layer"], 38), loc="left", fontsize=8)
     frac = "" if row["fracs"] is None else f", frac {row['fracs'][-1]}"
+    through = f" through {row['through']}" if row.get("through") else ""
     axis.set_xlabel(
-        f"{row['bits']} bits{frac}, {used:.0f} steps used, {row['alone_db']:.1f} dB", fontsize=7.5
+        f"{row['bits']} bits{frac}, {used:.0f} steps, {row['alone_db']:.1f} dB{through}",
+        fontsize=7.5,
     )
     axis.tick_params(labelsize=7)
 
@@ -145,16 +159,29 @@ def short(name: str, length: int) -> str:
 def sensitivity(plots: Any, rows: Sequence[Row], choices: Sequence[Row]) -> str | None:
     """Bits of the weights against how much their rounding hurts; None without weights.
 
-    The measured error of 4 bits where `assign-bits` looked at it, else the noise of the rounding.
+    Over the measured error of 4 bits where `assign-bits` looked at it, dots as large as the layers;
+    else the noise of the rounding along the depth.
     """
-    measured = [row for row in choices if row.get("error") is not None]
+    measured = [row for row in choices if row.get("error")]
     figure, axis = plots.subplots(figsize=(11, 3.2), layout="constrained")
+    sizes: dict[tuple[float, float], float] = {}
     if measured:
-        points = [(row["weights"], row["error"], row["bits"]) for row in measured]
-        axis.set_xlabel("weights of the layer")
-        axis.set_ylabel("relative error of 4 bits")
+        points = [(row["error"], row["bits"], row["bits"]) for row in measured]
+        most = max(row["weights"] for row in measured)
+        for row in measured:
+            sizes[row["error"], row["bits"]] = 12 + 150 * row["weights"] / most
+        axis.set_xlabel("sensitivity: relative error of what reads the layer, with 4-bit weights")
+        axis.set_ylabel("bits chosen")
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        for row in extremes(measured):
+            axis.annotate(
+                short(row["layer"], 28),
+                (row["error"], row["bits"]),
+                xytext=(6, 7),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axis.margins(x=0.08, y=0.15)
     else:
         weighty = [row for row in rows if row.get("weight_db") is not None]
         if not weighty:
@@ -170,10 +197,19 @@ def sensitivity(plots: Any, rows: Sequence[Row], choices: Sequence[Row]) -> str 
     for low, high, name, colour in WIDTHS:
         chosen = [(x, y) for x, y, bits in points if low <= bits < high]
         if chosen:
-            axis.scatter(*zip(*chosen, strict=True), s=18, color=colour, label=name)
+            areas = [sizes.get(each, 18) for each in chosen]
+            axis.scatter(*zip(*chosen, strict=True), s=areas, color=colour, label=name, alpha=0.7)
     axis.grid()
     axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(WIDTHS))
     return svg_of(plots, figure)
+
+
+def extremes(measured: Sequence[Row]) -> list[Row]:
+    """The layers that 4 bits hurt least and most, and the widest of those that got 4 bits."""
+    ordered = sorted(measured, key=lambda row: row["error"])
+    narrow = [row for row in ordered if row["bits"] < 8]
+    named = [ordered[0], ordered[-1], *narrow[-1:]]
+    return [row for i, row in enumerate(named) if row not in named[:i]]
 
 
 def spark(row: Row) -> str:

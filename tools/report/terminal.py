@@ -51,6 +51,11 @@ def frac_text(fracs: Sequence[int] | None) -> str:
     return "" if fracs is None else "..".join(str(frac) for frac in dict.fromkeys(fracs))
 
 
+def bits_text(bits: float | None) -> str:
+    """Bits of weights; a mean where groups of weights differ."""
+    return "" if bits is None else f"{bits:.3g}"
+
+
 def print_report(report: Mapping[str, Any], worst: int | None = None) -> None:
     """Print a report; `worst` limits the layers to those that lose most by themselves."""
     from rich.console import Console
@@ -103,7 +108,7 @@ def _layer_table(rows: Sequence[Mapping[str, Any]]) -> Any:
             f"{row['low']:.4g}",
             f"{row['high']:.4g}",
             f"{row['clipped']:.2%}" if row["clipped"] else "",
-            str(row.get("weight_bits", "")),
+            bits_text(row.get("weight_bits")),
             frac_text(row.get("weight_fracs")),
             decibels(row["weight_db"]) if "weight_db" in row else "",
             *(decibels(row[key]) for key in ("grid_db", "alone_db", "sqnr_db")),
@@ -111,4 +116,4 @@ def _layer_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     return table
 
 
-__all__ = ["TITLES", "frac_text", "print_report", "summaries", "value_text"]
+__all__ = ["TITLES", "bits_text", "frac_text", "print_report", "summaries", "value_text"]
