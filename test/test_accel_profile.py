@@ -44,6 +44,12 @@ def test_layers_add_up(profiled: tuple[Profile, Stats]) -> None:
     assert chip == stats.sram_bytes
     for cause, energy in stats.energy_pj.items():
         assert sum(layer["energy_pj"][cause] for layer in facts) == pytest.approx(energy)
+    for key, want in (("engine_pj", stats.engine_pj), ("memory_pj", stats.memory_pj)):
+        for name, energy in want.items():
+            assert sum(layer[key].get(name, 0) for layer in facts) == pytest.approx(energy)
+    for layer in facts:
+        parts = [*layer["engine_pj"].values(), *layer["memory_pj"].values()]
+        assert sum(parts) == pytest.approx(sum(layer["energy_pj"].values()))
     for engine in stats.busy:
         assert sum(layer["busy"].get(engine, 0) for layer in facts) == stats.busy[engine]
         stalls = [sum(layer["stalled"].get(engine, {}).values()) for layer in facts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class Record:
 
         print("\n".join(metrics_lines(self.figures)))
         if layers:
-            print_layers(self.profile)
+            print_layers(self.layers)
 
 
 def record(artefact: Artefact, gpu: str | None = None) -> Record:
@@ -44,30 +45,55 @@ def record(artefact: Artefact, gpu: str | None = None) -> Record:
     return Record(profile, metrics(stats, profile.arch, profile.image.macs, figure))
 
 
-def print_layers(profile: Profile) -> None:
+def array_waits(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What the array waits for on a layer, and how many cycles, the longest first."""
+    return sorted(facts["stalled"].get("mac", {}).items(), key=lambda item: -item[1])
+
+
+def energy_uj(facts: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Microjoules of a layer's operations, of its accesses on chip, and of those to DRAM."""
+    parts = facts["energy_pj"]
+    return (
+        (parts["mac"] + parts["elements"]) * 1e-6,
+        parts["sram"] * 1e-6,
+        parts["dram"] * 1e-6,
+    )
+
+
+def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
     """A table of the layers: cycles, use of the multipliers, stalls of the array, bytes, energy."""
-    from vit_opt.dialects.vit_accel.fields import Space
     from vit_opt.tools.tables import print_table
 
-    layers = profile.layers()
-    total = sum(layer.cycles for layer in layers)
+    total = sum(facts["cycles"] for facts in layers)
     rows: list[list[str]] = []
-    for layer in layers:
-        used = layer.utilisation(profile.arch)
-        waits = sorted(layer.stalled.get("mac", {}).items(), key=lambda item: -item[1])
-        energy = sum(layer.counts.energy_pj(profile.arch.energy).values())
+    sums = [0.0] * 5
+    for facts in layers:
+        used, amounts = facts["utilisation"], _amounts(facts)
+        sums = [one + other for one, other in zip(sums, amounts, strict=True)]
         rows.append(
             [
-                layer.name,
-                f"{layer.cycles:,}",
-                f"{layer.cycles / total:.1%}",
+                facts["name"],
+                f"{facts['cycles']:,}",
+                f"{facts['cycles'] / total:.1%}",
                 "" if used is None else f"{used:.1%}",
-                f"{layer.busy.get('mac', 0):,}",
-                ", ".join(f"{cause} {cycles:,}" for cause, cycles in waits),
-                f"{layer.counts.bytes.get(Space.DRAM, 0) / 1e3:,.1f}",
-                f"{layer.counts.sram_bytes / 1e3:,.1f}",
-                f"{energy * 1e-6:,.2f}",
+                f"{facts['busy'].get('mac', 0):,}",
+                ", ".join(f"{cause} {cycles:,}" for cause, cycles in array_waits(facts)),
+                *_texts(amounts),
             ]
         )
-    header = ("layer", "cycles", "share", "used", "array", "array waits for", "DRAM kB")
-    print_table((*header, "SRAM kB", "uJ"), rows)
+    array = sum(facts["busy"].get("mac", 0) for facts in layers)
+    rows.append(["all", f"{total:,}", "", "", f"{array:,}", "", *_texts(sums)])
+    header = ("layer", "cycles", "share", "used", "array", "array waits for", "DRAM kB", "SRAM kB")
+    print_table((*header, "uJ operations", "SRAM", "DRAM", "all"), rows)
+
+
+def _amounts(facts: Mapping[str, Any]) -> list[float]:
+    """Kilobytes on the DRAM bus and on chip, microjoules of operations and of either access."""
+    dram = facts["bytes"].get("dram", 0)
+    return [dram / 1e3, (sum(facts["bytes"].values()) - dram) / 1e3, *energy_uj(facts)]
+
+
+def _texts(amounts: Sequence[float]) -> list[str]:
+    """The amounts to read, and the sum of the energies."""
+    energies = [*amounts[2:], sum(amounts[2:])]
+    return [*(f"{each:,.1f}" for each in amounts[:2]), *(f"{each:,.2f}" for each in energies)]

@@ -17,6 +17,9 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable, MemorySpec, accel_target
 from vit_opt.tools.settings import load_settings
 
+OWN_FIGURES = "own figures of the architecture"
+"""Source of energies that a file changes without saying where they come from."""
+
 
 def read_arch(name: str) -> AccelTarget:
     """The preset called `name`, or the architecture in the file `name`.
@@ -58,7 +61,10 @@ def changed(base: AccelTarget, data: dict[str, Any]) -> AccelTarget:
 def _field(key: str, value: Any, default: Any) -> Any:
     """A field's value, of the type that the preset has there."""
     if isinstance(default, EnergyTable):
-        return replace(default, **_numbers(key, value, asdict(default)))
+        known = asdict(default)
+        entries = _numbers(key, value, known)
+        own = any(entries[name] != known[name] for name in entries)
+        return replace(default, **({"source": OWN_FIGURES} if own else {}) | entries)
     if isinstance(default, tuple):
         sizes = {memory.name: memory.size for memory in cast("tuple[MemorySpec, ...]", default)}
         sizes |= _numbers(key, value, sizes)

@@ -60,6 +60,7 @@ def metrics(
         "power_w": joules / seconds,
         "gops_per_w": 2 * macs / joules / 1e9 if joules else 0.0,
         "energy_uj": stats.energy_uj,
+        "energy_source": arch.energy.source,
         "engine_uj": {name: value * 1e-6 for name, value in stats.engine_pj.items()},
         "memory_uj": {name: value * 1e-6 for name, value in stats.memory_pj.items()},
         "dram_bytes": stats.dram_bytes,
@@ -82,7 +83,8 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
         f"{found['fps']:.1f} FPS",
         f"{found['gops']:.1f} GOPS, {found['gops_per_mac']:.3f} GOPS per MAC unit "
         f"({found['macs_per_cycle']} units), utilisation {found['utilisation']:.1%}",
-        f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W",
+        f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W "
+        f"(energies: {found['energy_source']})",
         "energy by engine: " + _shares(found["engine_uj"], found["energy_uj"]),
         "energy by memory: " + _shares(found["memory_uj"], found["energy_uj"]),
     ]

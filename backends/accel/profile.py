@@ -2,7 +2,8 @@
 
 By layer. The lowering notes of which operation each instruction is a part (`Origins`). Engines work
 on several layers at once, so a layer's `cycles` are those by which it moved the end of the program:
-with E(n) the latest completion among all instructions up to layer n in program order,
+with E(n) the latest completion among all instructions of the first n layers, in the order in which
+the program first has them,
 
     cycles(n) = E(n) - E(n - 1)
 
@@ -110,7 +111,16 @@ class Layer:
     """Cycles of work by engine."""
     stalled: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """Cycles that an engine stalled before its instructions, by what it waited for."""
-    counts: Counts = field(default_factory=Counts)
+    engines: dict[Engine, Counts] = field(default_factory=dict[Engine, Counts])
+    """What each engine did."""
+
+    @property
+    def counts(self) -> Counts:
+        """What all engines did."""
+        total = Counts()
+        for counts in self.engines.values():
+            total.include(counts)
+        return total
 
     def utilisation(self, arch: AccelTarget) -> float | None:
         """MACs / (busy cycles * multipliers) of the engines that multiply; None without MACs.
@@ -123,16 +133,21 @@ class Layer:
 
     def facts(self, arch: AccelTarget) -> dict[str, Any]:
         """The layer as plain data: cycles, bytes, picojoules."""
-        energy = self.counts.energy_pj(arch.energy)
+        counts, table = self.counts, arch.energy
         return {
             "name": self.name,
             "cycles": self.cycles,
             "utilisation": self.utilisation(arch),
-            "macs": self.counts.macs,
+            "macs": counts.macs,
             "busy": self.busy,
             "stalled": self.stalled,
-            "bytes": {space.name.lower(): n for space, n in sorted(self.counts.bytes.items())},
-            "energy_pj": energy,
+            "bytes": {space.name.lower(): n for space, n in sorted(counts.bytes.items())},
+            "energy_pj": counts.energy_pj(table),
+            "engine_pj": {
+                engine.name.lower(): part.operations_pj(table)
+                for engine, part in sorted(self.engines.items())
+            },
+            "memory_pj": counts.memory_pj(table),
         }
 
 
@@ -161,14 +176,19 @@ class Profile:
         """The layers of the program, in its order; instructions of unknown origin are 'program'."""
         origins = self.image.origins
         layers: dict[str, Layer] = {}
-        frontier = 0
+        ends: dict[str, int] = {}
         for index in range(len(self.image.code)):
-            layer = layers.setdefault(origins.of(index), Layer(origins.of(index)))
-            end = max(frontier, self.ends.get(index, 0))
-            layer.cycles += end - frontier
-            frontier = end
+            name = origins.of(index)
+            layers.setdefault(name, Layer(name))
+            ends[name] = max(ends.get(name, 0), self.ends.get(index, 0))
+        frontier = 0
+        for name, layer in layers.items():
+            layer.cycles = max(0, ends[name] - frontier)
+            frontier += layer.cycles
         for index, counts in self.counts.items():
-            layers[origins.of(index)].counts.include(counts)
+            inst = self.image.code[index]
+            assert isinstance(inst, UnitInst), "only units are counted"
+            layers[origins.of(index)].engines.setdefault(inst.engine, Counts()).include(counts)
         for event in self.events:
             layer = layers[origins.of(event.place)]
             engine = event.engine.name.lower()

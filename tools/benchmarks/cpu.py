@@ -221,7 +221,7 @@ def _seconds(body: Callable[[], object]) -> float:
 def _emit_for_threads(folder: Path, cpu: str, threads: int) -> None:
     """Write the C project of a compiled model for several threads."""
     from vit_opt.tools.artefact import Artefact
-    from vit_opt.tools.compile import build_c
+    from vit_opt.tools.build import build_c
     from vit_opt.tools.steps import new_context
 
     context = new_context()

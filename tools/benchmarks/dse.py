@@ -93,7 +93,7 @@ def field_names(arch: AccelTarget) -> list[str]:
     return [
         *own,
         *(memory.name for memory in arch.memories),
-        *(f"energy.{name}" for name in asdict(arch.energy)),
+        *(f"energy.{name}" for name, value in asdict(arch.energy).items() if not isinstance(value, str)),
     ]
 
 

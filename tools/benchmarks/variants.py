@@ -203,7 +203,7 @@ class Variants:
     ) -> list[dict[str, Array]]:
         from vit_opt.backends.c.run import CModel
         from vit_opt.passes.tile import TilePass
-        from vit_opt.tools.compile import build_c
+        from vit_opt.tools.build import build_c
         from vit_opt.tools.steps import run_pipeline
 
         run_pipeline(module, context, (TilePass("c"),))
