@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
-from vit_opt.dialects.vit.targets import ACCEL_TARGETS, AccelTarget, MemorySpec
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, AccelTarget, EnergyTable, MemorySpec
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Engine
 from vit_opt.dialects.vit_accel.fields import Inst, Slot, layout
@@ -79,9 +79,13 @@ def _lines() -> Iterator[str]:
         yield from _instruction(cls)
     yield ""
     yield "## Architectures"
-    for target in ACCEL_TARGETS.values():
-        yield ""
-        yield from _architecture(target)
+    yield ""
+    yield (
+        "Latencies are cycles, widths elements or multipliers, energies picojoules; "
+        "`vit_opt.dialects.vit.targets` says what each figure means and where it comes from."
+    )
+    yield ""
+    yield from _architectures()
 
 
 def _code(source: str) -> Iterator[str]:
@@ -130,17 +134,28 @@ def _body(cls: type[Inst]) -> str:
     return "\n".join(lines)
 
 
-def _architecture(target: AccelTarget) -> Iterator[str]:
-    yield f"### `{target.name}`"
-    yield ""
-    yield "| figure | value |"
-    yield "|---|---|"
+def _figures(target: AccelTarget) -> dict[str, object]:
+    """Every figure of a preset, those of memories and energies one by one."""
+    found: dict[str, object] = {}
     for item in fields(target):
         value = getattr(target, item.name)
         if item.name == "memories":
             memories: tuple[MemorySpec, ...] = value
-            value = ", ".join(f"{memory.name} {memory.size} B" for memory in memories)
-        yield f"| `{item.name}` | {value} |"
+            found |= {f"{memory.name}, bytes": memory.size for memory in memories}
+        elif isinstance(value, EnergyTable):
+            found |= {f"energy.{entry.name}": getattr(value, entry.name) for entry in fields(value)}
+        elif item.name != "name":
+            found[item.name] = value
+    return found
+
+
+def _architectures() -> Iterator[str]:
+    """The presets side by side."""
+    columns = [_figures(target) for target in ACCEL_TARGETS.values()]
+    yield "| figure | " + " | ".join(f"`{name}`" for name in ACCEL_TARGETS) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for name in columns[0]:
+        yield f"| `{name}` | " + " | ".join(str(column[name]) for column in columns) + " |"
 
 
 if __name__ == "__main__":
