@@ -19,6 +19,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.lowering.attention import lower_linear_attention
+from vit_opt.backends.accel.lowering.builder import Origin
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
 from vit_opt.backends.accel.lowering.elementwise import lower_rows
@@ -29,7 +30,7 @@ from vit_opt.backends.accel.lowering.movement import (
     lower_pad,
     lower_view,
 )
-from vit_opt.backends.accel.lowering.pipelines import RESCALING, Pipelines
+from vit_opt.backends.accel.lowering.pipelines import Pipelines, parts_of
 from vit_opt.backends.accel.lowering.products import lower_linear, lower_matmul
 from vit_opt.backends.accel.lowering.reductions import (
     lower_avg_pool,
@@ -87,6 +88,13 @@ def lower_accel(
     return _emit(lowering, function).image()
 
 
+def part_names(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> dict[str, str]:
+    """The part of the model (`pipelines.parts_of`) by the names that an image's origins have."""
+    lowering = Lowering(_main(module).body.block, assets, arch)
+    parts = parts_of(lowering.order, lowering.source)
+    return {node_of(op): part for op, part in parts.items()}
+
+
 @dataclass(frozen=True)
 class _Result:
     """A function that has been lowered."""
@@ -117,29 +125,32 @@ def _emit(lowering: Lowering, function: FuncOp) -> _Result:
     """Lower all operations in order."""
     inputs = _inputs(lowering, function)
     outputs: tuple[Port, ...] = ()
+    layer = -1
     for position, op in enumerate(lowering.order):
         if isinstance(op, ReturnOp):
-            lowering.builder.origin = "outputs"
+            lowering.builder.origin = Origin("outputs", position)
             outputs = _outputs(lowering, function, op)
         elif op not in lowering.done and not isinstance(
             op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp
         ):
-            lowering.builder.origin = node_of(op)
-            _begin(lowering, op)
+            lowering.builder.origin = lowering.origin_of(op)
+            if lowering.layers.of[op] != layer:
+                _part(lowering)
+            layer = lowering.layers.of[op]
             _lower(lowering, op)
             lowering.drain(op)
             lowering.retire(position)
     return _Result(lowering, inputs, outputs)
 
 
-def _begin(lowering: Lowering, op: Operation) -> None:
-    """Wait for everything before an operation where the pipeline that would overlap it is off."""
-    if isinstance(op, RESCALING):
-        if not lowering.pipelines.intra:
-            lowering.builder.barrier()
-    elif not lowering.pipelines.inter:
-        lowering.builder.spill()
-        lowering.builder.barrier()
+def _part(lowering: Lowering) -> None:
+    """Without the pipeline between layers: store all results and wait, before a layer begins."""
+    builder, pipelines = lowering.builder, lowering.pipelines
+    if not pipelines.inter:
+        if not pipelines.intra:
+            builder.barrier()
+        builder.spill()
+        builder.barrier()
 
 
 def _main(module: ModuleOp) -> FuncOp:
@@ -227,4 +238,4 @@ def _codes(lowering: Lowering, value: SSAValue) -> SSAValue:
     return value
 
 
-__all__ = ["lower_accel"]
+__all__ = ["lower_accel", "part_names"]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,17 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Inst, Space
+
+
+class Origin(NamedTuple):
+    """What an instruction is a part of."""
+
+    name: str
+    """The operation, by the name of its node in the imported model."""
+    layer: int
+    """Operations that make one result together have the same."""
+    serial: bool = False
+    """Whether the instructions of the layer wait for each other."""
 
 
 @dataclass(slots=True)
@@ -56,8 +67,9 @@ class Builder(Memory):
         self.macs = 0
         self.saved = 0
         """Bytes that packing saved in constants."""
-        self.origin = "program"
+        self.origin = Origin("program", -1)
         """The operation that is being lowered."""
+        self._layers: dict[int, Clock] = {}
         self._emitted: list[_Emitted] = []
         self._by_engine: list[list[_Emitted]] = [[] for _ in Engine]
         self._known: list[Clock] = [[0] * ENGINES for _ in Engine]
@@ -127,6 +139,10 @@ class Builder(Memory):
         if self.rehearsing:
             return
         needs = list(self._floor)
+        if self.origin.serial:
+            before = self._layers.get(self.origin.layer)
+            if before is not None:
+                needs = [max(pair) for pair in zip(needs, before, strict=True)]
         reads, writes = list(reads), list(writes)
         for use in reads:
             _collect(needs, use, use.region.writes)
@@ -153,8 +169,10 @@ class Builder(Memory):
         seq = len(queue) + 1
         known[engine] = seq
         self._ends[engine].append(end)
-        emitted = _Emitted(inst, engine, list(known), self.origin, waits)
+        emitted = _Emitted(inst, engine, list(known), self.origin.name, waits)
         queue.append(emitted)
+        if self.origin.serial:
+            self._layers.setdefault(self.origin.layer, [0] * ENGINES)[engine] = seq
         self._emitted.append(emitted)
         for use in reads:
             _record_read(use, Access(engine, seq, use.low, use.high))

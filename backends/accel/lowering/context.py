@@ -14,9 +14,9 @@ from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.arena import Region
-from vit_opt.backends.accel.lowering.builder import Builder
+from vit_opt.backends.accel.lowering.builder import Builder, Origin
 from vit_opt.backends.accel.lowering.memory import Source
-from vit_opt.backends.accel.lowering.pipelines import Pipelines
+from vit_opt.backends.accel.lowering.pipelines import Pipelines, layers_of
 from vit_opt.backends.accel.lowering.residency import Trace
 from vit_opt.backends.accel.lowering.tensors import (
     Shape,
@@ -61,9 +61,9 @@ class Lowering:
         pipelines: Pipelines | None = None,
     ):
         """Without a `trace` the lowering is a rehearsal, which makes one."""
+        self.pipelines = pipelines or Pipelines()
         self.builder = Builder(arch, trace)
         self.arch = arch
-        self.pipelines = pipelines or Pipelines()
         self.assets = assets
         self.tensors: dict[SSAValue, Tensor] = {}
         self.done: set[Operation] = set()
@@ -78,6 +78,7 @@ class Lowering:
         for op in self.order:
             for operand in op.operands:
                 self.users.setdefault(self.source(operand), []).append(op)
+        self.layers = layers_of(self.order, self.source)
         self.widths: dict[Region, int] = {}
         """Columns of a result that lie together on chip."""
         self._last_use: dict[Region, int] = {}
@@ -91,6 +92,11 @@ class Lowering:
                     self._yields[result] = value
             elif not isinstance(op, ops.YieldOp):
                 yield op
+
+    def origin_of(self, op: Operation) -> Origin:
+        """What the instructions of an operation are a part of."""
+        serial = not self.layers.together(op, self.pipelines)
+        return Origin(node_of(op), self.layers.of[op], serial)
 
     def source(self, value: SSAValue) -> SSAValue:
         """The value itself, or what the pipeline that gives it yields."""

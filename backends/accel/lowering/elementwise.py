@@ -14,7 +14,7 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
-from vit_opt.backends.accel.lowering.context import Lowering, node_of
+from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
@@ -221,7 +221,11 @@ def _next_link(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool
     """The one reader of a value, if it can take it block by block; a change of the real value that
     leaves the integers as they are is passed through."""
     users = lowering.users.get(value, [])
-    if len(users) != 1 or users[0] in lowering.done or not lowering.pipelines.passes(users[0]):
+    if (
+        len(users) != 1
+        or users[0] in lowering.done
+        or not lowering.layers.passes(users[0], value, lowering.pipelines)
+    ):
         return None
     op = users[0]
     if isinstance(op, ops.ReinterpretOp):
@@ -268,7 +272,7 @@ def run_links(
     for link in links:
         if isinstance(link.op, ops.ReinterpretOp):
             continue
-        builder.origin = node_of(link.op)
+        builder.origin = lowering.origin_of(link.op)
         mark = builder.mark()
         emit = Emit(lowering, window)
         parameters = PARAMETERS.get(type(link.op), ())

@@ -180,7 +180,7 @@ def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Oper
     last: Operation = links[-1].op if links else product.op
     made = last.results[0]
     users = lowering.users.get(made, [])
-    if len(users) != 1 or not lowering.pipelines.inter:
+    if len(users) != 1 or not lowering.layers.passes(users[0], made, lowering.pipelines):
         return None
     reader = users[0]
     match reader:
