@@ -58,6 +58,33 @@ def test_vit_on_arm(vit, tmp_path, cpu):
     np.testing.assert_array_equal(codes, expected)
 
 
+@needs(CROSS, "qemu-aarch64")
+@pytest.mark.parametrize("storage", ["i8", "ui8"])
+def test_convolutions_on_arm(tmp_path, storage):
+    """A depthwise and a grouped pointwise convolution, as EfficientViT has them."""
+    rng = np.random.default_rng(5)
+    case, format_ = Case(), FixedType(storage, 5, zp=7)
+    x = case.input(format_, rng.integers(*format_.bounds, (1, 9, 8, 48)))
+    w = case.constant(FixedType("i8", 6), rng.integers(-128, 128, (48, 5, 5, 1)))
+    fields = {"strides": (2, 1), "pads": (2, 1, 2, 2), "dilations": (1, 1), "groups": 48}
+    acc = case.op(ops.Conv2dOp, [x, w, []], **fields)
+    y = case.op(ops.PotRequantOp, [acc], FixedType("ui8", 1, zp=120))
+    w = case.constant(FixedType("i8", 6), rng.integers(-128, 128, (128, 1, 1, 12)))
+    acc = case.op(
+        ops.Conv2dOp, [y, w, []], strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1), groups=4
+    )
+    y = case.op(ops.PotRequantOp, [acc], FixedType("i16", 4))
+    make = [f"CC={CROSS}", "CFLAGS=-O2 -static"]
+    model = case, y, case.module(y)
+    process, output = run_binary(model, tmp_path / "c", "neon", make, ["qemu-aarch64"])
+    assert process.returncode == 0, process.stderr
+    kernels = {path.stem for path in (tmp_path / "c" / "kernels").glob("*.c")}
+    assert {"vit_dwconv2d_u8_neon", "vit_linear_u8_neon"} <= kernels
+    expected = case.arrays[y]
+    codes = np.frombuffer(output.read_bytes(), expected.dtype).reshape(expected.shape)
+    np.testing.assert_array_equal(codes, expected)
+
+
 @needs("qemu-x86_64")
 @pytest.mark.skipif("avx512vnni" not in LEVEL_NAMES, reason="not an x86 compiler")
 def test_a_lesser_processor_is_refused(vit, tmp_path):

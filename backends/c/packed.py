@@ -85,14 +85,17 @@ def packed_linear(memory: Memory, chain: Chain, op: ops.LinearOp) -> PackedCall 
 
 
 def _rows_times_weight(
-    memory: Memory, kernel: str, chain: Chain, x: SSAValue, m: int, product: Product
+    memory: Memory, kernel: str, chain: Chain, x: SSAValue, m: int, product: Product, ld: int = 0
 ) -> PackedCall:
-    """`m` rows of x, one after the other in memory, times a weight matrix."""
+    """`m` rows of x, one after the other in memory, times a weight matrix.
+
+    `ld` is the length of a row where a product takes only a part of it, else 0.
+    """
     layout = memory.level.layout
     finish = choose_finish(product, chain, finishes_of(layout))
     n, k = product.weight.shape
-    row = row_bytes(k, layout)
-    copied = row != k or not layout.direct or not is_unsigned(format_of(x).storage)
+    row = row_bytes(ld or k, layout)
+    copied = row != (ld or k) or not layout.direct or not is_unsigned(format_of(x).storage)
     block = block_of(m, row) if copied else m
     fields: dict[str, Value] = {
         "m": m,
@@ -240,9 +243,10 @@ def is_grouped(op: ops.Conv2dOp) -> bool:
 
 def _packed_groups(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedCall | None:
     """A pointwise convolution in groups: each panel is a dense product with zeros between groups."""
-    kernel = memory.level.variant("vit_linear_u8") if memory.level.layout.in_lanes else None
+    kernel = memory.level.variant("vit_linear_u8")
     product = packable_product(memory, op.x, op.weight, op.bias) if kernel else None
-    if kernel is None or product is None or not is_unsigned(format_of(op.x).storage):
+    direct = is_unsigned(format_of(op.x).storage) or not memory.level.layout.in_lanes
+    if kernel is None or product is None or not direct:
         return None
     columns, depth = product.weight.shape
     count = groups_of_panel(op)
@@ -251,7 +255,8 @@ def _packed_groups(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedCall
     weight[np.arange(columns), group] = product.weight
     product = replace(product, weight=weight.reshape(columns, count * depth))
     batch, height, width, channels = shape_of(op.x)
-    call = _rows_times_weight(memory, kernel, chain, op.x, batch * height * width, product)
+    rows = batch * height * width
+    call = _rows_times_weight(memory, kernel, chain, op.x, rows, product, ld=channels)
     shape = replace(call[1], fields=call[1].fields | {"ld": channels, "step": count * depth})
     return (kernel, shape, *call[2:])
 
@@ -259,7 +264,7 @@ def _packed_groups(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedCall
 # ---- depthwise convolution -----------------------------------------------------------------------
 
 MAX_TAPS = 60
-"""Taps of a depthwise kernel, rounded up to four, fit MAX_TAPS of vit_dwconv2d_u8_avx512vnni.c."""
+"""Taps of a depthwise kernel, rounded up to four, fit MAX_TAPS of vit_dwconv_lines.h."""
 
 
 def is_depthwise(op: ops.Conv2dOp) -> bool:
@@ -283,7 +288,7 @@ def _packed_depthwise(memory: Memory, chain: Chain, op: ops.Conv2dOp) -> PackedC
 
 
 def _depthwise_scratch(op: ops.Conv2dOp, finish: Finish) -> int:
-    """Scratch of vit_dwconv2d_u8_avx512vnni: lines of the ring, one of padding, and a tile."""
+    """Scratch of vit_dwconv_lines.h: lines of the ring, one of padding, and a tile."""
     _, kernel_h, kernel_w, _ = shape_of(op.weight)
     _, _, out_width, channels = shape_of(op.result)
     stride, dilations = integers(op.strides)[1], integers(op.dilations)

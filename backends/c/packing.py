@@ -235,7 +235,7 @@ def pack_depthwise(product: Product, finish: Finish, layout: Layout) -> Array:
     """The packed weights of a depthwise convolution [channels, taps], as bytes.
 
     Its columns are the neighbouring outputs of a line, pixel by pixel, up to where channels repeat;
-    their order is that of accumulators which are packed to bytes.
+    their order in wide registers is that of accumulators which are packed to bytes.
     """
     channels = product.weight.shape[0]
     channel = np.arange(math.lcm(channels, COLUMNS)) % channels
@@ -246,7 +246,8 @@ def pack_depthwise(product: Product, finish: Finish, layout: Layout) -> Array:
         extra=finish.extra[channel],
         dead=finish.dead[channel],
     )
-    return pack_panels(columns, folded, layout, column_order("VIT_TO_S8"))
+    order = column_order("VIT_TO_S8") if layout.in_lanes else None
+    return pack_panels(columns, folded, layout, order)
 
 
 def pack_panels(

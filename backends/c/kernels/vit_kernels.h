@@ -200,6 +200,12 @@ void vit_linear_u8_avx512vnni(const vit_packed_linear_shape *p, const void *x, c
 
 void vit_dwconv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, const void *w,
                                 const vit_epilogue *e, void *scratch);
+void vit_dwconv2d_u8_avxvnni(const vit_packed_conv_shape *p, const void *x, const void *w,
+                             const vit_epilogue *e, void *scratch);
+void vit_dwconv2d_u8_avx2(const vit_packed_conv_shape *p, const void *x, const void *w,
+                          const vit_epilogue *e, void *scratch);
+void vit_dwconv2d_u8_neon(const vit_packed_conv_shape *p, const void *x, const void *w,
+                          const vit_epilogue *e, void *scratch);
 void vit_conv2d_u8_avx512vnni(const vit_packed_conv_shape *p, const void *x, const void *w,
                               const vit_epilogue *e, void *scratch);
 void vit_conv2d_u8_avxvnni(const vit_packed_conv_shape *p, const void *x, const void *w,

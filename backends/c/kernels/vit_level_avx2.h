@@ -27,4 +27,15 @@ static inline __attribute__((always_inline)) void dot_tile(tile *t, const int16_
     }
 }
 
+static inline __attribute__((always_inline)) void dot_taps(stripe *s, const uint8_t *const *taps,
+                                                           size_t at, const int16_t *w)
+{
+    const __m128i x0 = load_tap(taps[0], at), x1 = load_tap(taps[1], at);
+    const __m256i low = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x0, x1));
+    const __m256i high = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(x0, x1));
+    const __m256i *b = (const __m256i *)(const void *)w;
+    s->v[0] = _mm256_add_epi32(s->v[0], _mm256_madd_epi16(low, _mm256_loadu_si256(b)));
+    s->v[1] = _mm256_add_epi32(s->v[1], _mm256_madd_epi16(high, _mm256_loadu_si256(b + 1)));
+}
+
 #endif

@@ -51,6 +51,50 @@ static inline __attribute__((always_inline)) void store_tile(const tile *t, int3
     }
 }
 
+typedef struct {
+    int32x4_t v[4];
+} stripe;
+
+static inline __attribute__((always_inline)) stripe load_stripe(const int32_t *init)
+{
+    stripe s;
+    for (int32_t j = 0; j < 4; ++j) {
+        s.v[j] = vld1q_s32(init + 4 * j);
+    }
+    return s;
+}
+
+static inline __attribute__((always_inline)) void store_stripe(const stripe *s, int32_t *acc)
+{
+    for (int32_t j = 0; j < 4; ++j) {
+        vst1q_s32(acc + 4 * j, s->v[j]);
+    }
+}
+
+/* Two halves of bytes, as pairs: those of the first taps with those of the last. */
+static inline __attribute__((always_inline)) int8x16x2_t pairs_of(int8x16_t first, int8x16_t last)
+{
+    const int16x8x2_t z = vzipq_s16(vreinterpretq_s16_s8(first), vreinterpretq_s16_s8(last));
+    return (int8x16x2_t){{vreinterpretq_s8_s16(z.val[0]), vreinterpretq_s8_s16(z.val[1])}};
+}
+
+static inline __attribute__((always_inline)) void dot_taps(stripe *s, const uint8_t *const *taps,
+                                                           size_t at, const int8_t *w)
+{
+    int8x16_t x[4];
+    for (int32_t i = 0; i < 4; ++i) {
+        x[i] = vreinterpretq_s8_u8(vld1q_u8(taps[i] + at));
+    }
+    const int8x16x2_t first = vzipq_s8(x[0], x[1]), last = vzipq_s8(x[2], x[3]);
+    for (int32_t half = 0; half < 2; ++half) {
+        const int8x16x2_t fours = pairs_of(first.val[half], last.val[half]);
+        for (int32_t i = 0; i < 2; ++i) {
+            const int32_t j = 2 * half + i;
+            s->v[j] = vdotq_s32(s->v[j], fours.val[i], vld1q_s8(w + 16 * j));
+        }
+    }
+}
+
 /* Sixteen accumulators, saturated to words. */
 static inline void pack_words(const int32_t *v, int16_t *words)
 {

@@ -1,7 +1,9 @@
 /* Packed products for instruction levels with registers of up to 256 bits: see vit_narrow_tile.h. Weights
  * are panels as in vit_gemm_u8_avx512vnni(), columns in order.
  *
- * scratch: block * ceil(k / GROUP) * GROUP operands where rows are copied, rounded up to 64 bytes,
+ * A grouped product (p->ld columns of x) multiplies each panel by those p->step further on.
+ *
+ * scratch: block * ceil(ld / GROUP) * GROUP operands where rows are copied, rounded up to 64 bytes,
  *          then VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES */
 #ifndef VIT_NARROW_PRODUCT_H
 #define VIT_NARROW_PRODUCT_H
@@ -84,13 +86,14 @@ static void multiply_rows(const vit_packed_linear_shape *p, const vit_operand *x
     for (int32_t col = all.first; col < all.last; col += COLUMNS, w += panel_bytes(p)) {
         const int32_t *init = (const int32_t *)(const void *)w, *shift = init + COLUMNS;
         const vit_operand *panel = (const vit_operand *)(const void *)(shift + COLUMNS);
+        const vit_operand *operand = x + (size_t)(col / COLUMNS) * (size_t)p->step;
         const int32_t width = vit_min32(COLUMNS, p->n - col);
         for (int32_t c0 = 0; c0 < width; c0 += STRIPE) {
             const int32_t cols = vit_min32(STRIPE, width - c0);
             for (int32_t r0 = 0; r0 < rows; r0 += ROWS) {
                 const int32_t count = vit_min32(ROWS, rows - r0);
                 int32_t acc[ROWS][STRIPE];
-                multiply_stripe(x + (size_t)r0 * ld, ld, count, whole_groups(p->k),
+                multiply_stripe(operand + (size_t)r0 * ld, ld, count, whole_groups(p->k),
                                 panel + c0 * GROUP, init + c0, acc);
                 for (int32_t r = 0; r < count; ++r) {
                     const size_t row = (size_t)(row0 + r0 + r);
@@ -114,8 +117,9 @@ static inline void vit_narrow_linear(const vit_packed_linear_shape *p, const uin
                                      const uint8_t *w, const vit_epilogue *e, uint8_t *scratch)
 {
     const uint8_t flip = flip_of(p->x_type);
-    const int copied = flip != 0 || sizeof(vit_operand) != 1 || p->k % GROUP != 0;
-    const size_t ld = copied ? whole_groups(p->k) : (size_t)p->k;
+    const int32_t depth = p->ld != 0 ? p->ld : p->k;
+    const int copied = flip != 0 || sizeof(vit_operand) != 1 || depth % GROUP != 0;
+    const size_t ld = copied ? whole_groups(depth) : (size_t)depth;
     vit_operand *rows = (vit_operand *)(void *)scratch;
     const size_t bytes = copied ? vit_align64((size_t)p->block * ld * sizeof(vit_operand)) : 0;
     int32_t *stages_tile = (int32_t *)(void *)(scratch + bytes);
@@ -126,9 +130,9 @@ static inline void vit_narrow_linear(const vit_packed_linear_shape *p, const uin
     const vit_range cols = vit_share(p->n, COLUMNS, p->part, by_columns ? p->parts : 0);
     for (int32_t r0 = all.first; r0 < all.last; r0 += step) {
         const int32_t count = vit_min32(step, all.last - r0);
-        const uint8_t *from = x + (size_t)r0 * (size_t)p->k;
+        const uint8_t *from = x + (size_t)r0 * (size_t)depth;
         for (int32_t r = 0; copied && r < count; ++r) {
-            copy_row(from + (size_t)r * (size_t)p->k, flip, p->k, rows + (size_t)r * ld);
+            copy_row(from + (size_t)r * (size_t)depth, flip, depth, rows + (size_t)r * ld);
         }
         const vit_operand *operand = copied ? rows : (const vit_operand *)(const void *)from;
         multiply_rows(p, operand, ld, r0, count, cols, w, e, stages_tile);

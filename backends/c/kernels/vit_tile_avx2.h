@@ -1,4 +1,4 @@
-/* Tiles of ROWS x 16 accumulators in 256-bit registers, for vit_narrow_product.h. */
+/* Tiles of ROWS x 16 accumulators in 256-bit registers, and stripes of 16, for the vit_narrow_*.h. */
 #ifndef VIT_TILE_AVX2_H
 #define VIT_TILE_AVX2_H
 
@@ -25,6 +25,28 @@ static inline __attribute__((always_inline)) void store_tile(const tile *t, int3
         _mm256_storeu_si256((__m256i *)(void *)acc[r], t->v[r][0]);
         _mm256_storeu_si256((__m256i *)(void *)(acc[r] + 8), t->v[r][1]);
     }
+}
+
+typedef struct {
+    __m256i v[2];
+} stripe;
+
+static inline __attribute__((always_inline)) stripe load_stripe(const int32_t *init)
+{
+    const __m256i *at = (const __m256i *)(const void *)init;
+    return (stripe){{_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)}};
+}
+
+static inline __attribute__((always_inline)) void store_stripe(const stripe *s, int32_t *acc)
+{
+    _mm256_storeu_si256((__m256i *)(void *)acc, s->v[0]);
+    _mm256_storeu_si256((__m256i *)(void *)(acc + 8), s->v[1]);
+}
+
+/* Sixteen bytes of a tap. */
+static inline __attribute__((always_inline)) __m128i load_tap(const uint8_t *tap, size_t at)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)(tap + at));
 }
 
 /* Sixteen accumulators, saturated to words. */
