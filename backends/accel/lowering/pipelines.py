@@ -127,7 +127,7 @@ def _attention(
             inside.add(op)
             if not isinstance(op, PRODUCTS):
                 pending += makers(op)
-    reached = {op for op in order if isinstance(op, SOFTMAX)}
+    reached: set[Operation] = {op for op in order if isinstance(op, SOFTMAX)}
     for op in order:
         before = makers(op)
         if any(owner in reached for owner in before):
