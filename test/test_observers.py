@@ -179,3 +179,24 @@ def test_flipped_copies_are_seen_too(augment: str, high: float) -> None:
     last = main_function(module).body.block.last_op
     assert last is not None
     assert range_of(last.operands[0]) == (0.0, high)
+
+
+@pytest.mark.parametrize("grid", ["pot", "real"])
+@pytest.mark.parametrize("name", ["hardswish", "relu", "gelu"])
+def test_entropy_does_not_spend_all_codes_on_a_peak(name: str, grid: str) -> None:
+    """Most values lie in a narrow peak, most of the signal beside it."""
+    x = 1.5 * np.random.default_rng(4).standard_normal(40000) - 1.0
+    y = {
+        "hardswish": x * np.clip(x + 3, 0, 6) / 6,
+        "relu": np.maximum(x, 0),
+        "gelu": x / (1 + np.exp(-1.702 * x)),
+    }[name]
+    seen = Histogram()
+    seen.update(y)
+    low, high = Observer("entropy", grid=grid).range(seen)
+    errors = []
+    for ends in ((low, high), seen.range):
+        step = (ends[1] - ends[0]) / 255
+        codes = np.clip(np.rint((y - ends[0]) / step), 0, 255)
+        errors.append(float(np.square(codes * step + ends[0] - y).sum()))
+    assert errors[0] < 2 * errors[1]

@@ -7,12 +7,15 @@ the tail. Each observer decides from a `Histogram`:
 * ``percentile``: all but a given share, half of it at each end;
 * ``mse``: least mean of ``|error|**p`` (the Lp norm; Trio-ViT takes 2.4);
 * ``entropy``: least Kullback-Leibler divergence between the distributions before and after
-  rounding (TensorRT's calibration).
+  rounding (TensorRT's calibration), among the grids whose squared error is at most `TOLERANCE` times
+  the least. The divergence sees how much mass is clipped, not how far it is moved: alone it spends
+  all codes on the peak at the lower end of Hardswish or GELU and cuts off most of their signal.
 
 ``mse`` and ``entropy`` try grids: with power-of-two scales the covering one and three finer ones, as
 only these can be chosen; with real scales ranges from all down to a fifth of the values' own.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -35,6 +38,9 @@ FINER = 3
 
 SHRINKS = 40
 """Ranges tried for real scales, each 2 % of the whole smaller than the one before."""
+
+TOLERANCE = 2.0
+"""Largest squared error that ``entropy`` accepts, over the least of the grids it has."""
 
 ONE_SIDED = 0.5
 """A range whose smaller side is below this share of the larger one gets a zero point."""
@@ -81,7 +87,12 @@ class Observer:
         if self.kind == "mse":
             errors = [seen.grid_error(*grid, self.power) for grid in grids]
         else:
-            errors = [divergence(seen, *grid) for grid in grids]
+            squares = [seen.grid_error(*grid) for grid in grids]
+            bound = TOLERANCE * min(squares)
+            errors = [
+                divergence(seen, *grid) if error <= bound else math.inf
+                for grid, error in zip(grids, squares, strict=True)
+            ]
         scale, zero, floor, ceiling = grids[int(np.argmin(errors))]
         return max(low, (floor - zero) * scale), min(high, (ceiling - zero) * scale)
 
