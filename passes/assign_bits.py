@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, i64
 from xdsl.passes import ModulePass
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import accel_target
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.weights import BYTE_GROUPS, MOMENTS, WEIGHT_BITS, Layer, layers_of
+from vit_opt.passes.quantization.weights import BYTE_GROUPS, WEIGHT_BITS, Layer, layers_of
 from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
@@ -114,10 +114,6 @@ def assign_bits(
                 layer.op.attributes[WEIGHT_BITS] = IntegerAttr(4, i64)
         sizes = [layer.bytes(4 if c else 8) for layer, c in zip(layers, choice, strict=True)]
     narrow = [layer for layer, size in zip(layers, sizes, strict=True) if size < layer.bytes(8)]
-    for layer in narrow:
-        key = layer.keep_moments(constants.store)
-        if key is not None:
-            layer.op.attributes[MOMENTS] = StringAttr(key)
     for layer, row, size in zip(layers, rows, sizes, strict=True):
         row |= {"bytes": size, "bits": 8.0 * (size - layer.channels) / layer.size}
     wide = sum(layer.bytes(8) for layer in layers) + fixed
@@ -130,8 +126,8 @@ def assign_bits(
 def _check(options: AssignBitsPass) -> None:
     if options.bits not in (4, 8):
         raise VitError(f"assign-bits: bits {options.bits} is not 4 or 8")
-    if not options.budget > 0.0:
-        raise VitError(f"assign-bits: budget {options.budget:g} is not a positive share")
+    if not 0.0 < options.budget <= 1.0:
+        raise VitError(f"assign-bits: budget {options.budget:g} is not above 0 and at most 1")
     for name, value, known in (("cost", options.cost, COSTS), ("form", options.form, FORMS)):
         if value not in known:
             raise VitError(f"assign-bits: {name} '{value}' is not one of {', '.join(known)}")
@@ -215,7 +211,7 @@ def _groups(
     candidates: list[tuple[float, int, int]] = []
     for index, (layer, error) in enumerate(zip(layers, errors, strict=True)):
         rows[index]["error"] = error
-        noise = group_noise(layer.rows(), layer.matrix())
+        noise = group_noise(layer.rows(), layer.parts())
         gains = error * noise / (noise.sum() or 1.0) / layer.channels
         candidates += [(-float(gain), index, group) for group, gain in enumerate(gains)]
     for _, index, group in sorted(candidates):

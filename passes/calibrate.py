@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vit_opt.passes.algorithms.observers import ChannelHistogram, ChannelRange, Histogram
     from vit_opt.passes.algorithms.ranges import Observer
     from vit_opt.passes.algorithms.rounding import SecondMoments
+    from vit_opt.passes.algorithms.windows import WindowMoments
 
     Array: TypeAlias = NDArray[Any]
 
@@ -50,6 +51,9 @@ CLIP = "vit.clip"
 INPUT_CLIPS = "vit.input_clips"
 """The same for the function's arguments, on the function."""
 
+MOMENTS = "vit.moments"
+"""Attribute of a convolution: key of its windows' `ValueStatistics` in the asset store."""
+
 STATISTICS = "vit.stats"
 """Attribute of an operation: key of its first result's `ValueStatistics` in the asset store."""
 
@@ -63,6 +67,9 @@ class ValueStatistics:
 
     moments: SecondMoments | None = None
     """X^T X over the last dimension, for inputs of linear layers."""
+
+    windows: WindowMoments | None = None
+    """The same over the windows of a convolution, which has statistics of its own."""
 
     reach: NDArray[np.float64] | None = None
     """Largest magnitude per channel that the observer wants covered; None: all of it."""
@@ -79,8 +86,8 @@ class CalibratePass(ModulePass):
 
     Runs @main on each batch in the context's asset store and writes `vit.range` to every operation,
     `vit.state` to linear attention, and `vit.input_ranges` to the function; per-channel ranges, and
-    the second moments of the inputs of linear layers, go to the store under the key in `vit.stats`.
-    No value changes.
+    the second moments of the inputs of linear layers, go to the store under the key in `vit.stats`,
+    those of the windows of convolutions under the key in `vit.moments`. No value changes.
 
         %y = onnx.Gelu %x : ...
         %y = onnx.Gelu %x {vit.range = array<f64: -0.17, 3.2>, vit.stats = "gelu_4"} : ...
@@ -141,6 +148,8 @@ def calibrate(
     def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
         if isinstance(op, onnx.LinearAttention):
             watch.state(op, args[1], args[2])
+        if isinstance(op, onnx.Conv | onnx.ConvTranspose):
+            watch.window(op, args[0])
         return evaluate(op, args, store)
 
     copies = copies_of(augment)
@@ -233,6 +242,22 @@ class _Watch:
         largest = float(np.abs(np.swapaxes(k, -1, -2) @ v).max()), float(k.sum(axis=-2).max())
         self.states[op] = max(before[0], largest[0]), max(before[1], largest[1])
 
+    windows: dict[Operation, WindowMoments | None] = field(
+        default_factory=dict["Operation", "WindowMoments | None"]
+    )
+
+    def window(self, op: onnx.Conv | onnx.ConvTranspose, x: Array) -> None:
+        """Add an input [B, C, H, W] of a convolution to the second moments of its windows."""
+        from vit_opt.passes.quantization.windows import window_moments
+
+        if not self.moments or x.dtype.kind != "f":
+            return
+        if op not in self.windows:
+            self.windows[op] = window_moments(op)
+        found = self.windows[op]
+        if found is not None:
+            found.update(x.transpose(0, 2, 3, 1))
+
     def inputs(self, batch: dict[str, Array]) -> None:
         """Observe the model's inputs."""
         for name, argument in zip(input_names(self.func), self.func.args, strict=True):
@@ -294,6 +319,8 @@ class _Watch:
 
     def annotate(self) -> None:
         """Write what was seen into the IR and the store."""
+        from vit_opt.passes.algorithms.observers import ChannelRange
+
         check_constants_and_outputs(self.func, self.store, self.ranges)
         self.settle()
         self.func.attributes[INPUT_RANGES] = self.bounds(self.func.args, self.ranges)
@@ -305,6 +332,11 @@ class _Watch:
                 op.attributes[RANGE] = self.bounds(op.results, self.ranges)
             if any(result in clips for result in op.results):
                 op.attributes[CLIP] = self.bounds(op.results, clips)
+            if (windows := self.windows.get(op)) is not None:
+                key = f"windows_{index}"
+                op.attributes[MOMENTS] = StringAttr(key)
+                empty = ChannelRange.empty(0)
+                self.store.statistics[key] = ValueStatistics(empty, windows=windows)
             if op in self.states:
                 op.attributes[STATE] = _numbers(self.states[op])
             if op.results and op.results[0] in self.statistics:
@@ -425,6 +457,12 @@ def statistics_of(value: SSAValue, store: AssetStore) -> ValueStatistics | None:
         return None
     key = value.op.attributes.get(STATISTICS)
     return named_statistics(key.data, store) if isinstance(key, StringAttr) else None
+
+
+def windows_of(op: Operation, store: AssetStore) -> WindowMoments | None:
+    """The recorded second moments of a convolution's windows, if any."""
+    key = op.attributes.get(MOMENTS)
+    return named_statistics(key.data, store).windows if isinstance(key, StringAttr) else None
 
 
 def named_statistics(key: str, store: AssetStore) -> ValueStatistics:

@@ -26,8 +26,9 @@ from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage, set_stage
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+    from vit_opt.passes.algorithms.rounding import Part
 
     Array: TypeAlias = NDArray[Any]
 
@@ -262,20 +263,23 @@ class _Folder:
         error = codes * type_.channel_scales().reshape(shape) - master.astype("float64")
         return quantized_array(self.master(bias) - error @ mean, vector)
 
-    def statistics(self, weight: ops.ConstantOp, master: Array) -> NDArray[np.float64] | None:
+    def statistics(self, weight: ops.ConstantOp, master: Array) -> list[Part]:
         """Second moments of the inputs of a weight [N, ...] in rows, if they were gathered."""
         key = weight.attributes.get(STATISTICS)
         wanted = self.weights == "compensated" or self.exponents == "search"
         if not isinstance(key, StringAttr) or not wanted:
-            return None
+            return []
         statistics = named_statistics(key.data, self.constants.store)
-        moments = statistics.moments
+        moments = statistics.moments or statistics.windows
         self.readers[key.data] -= 1
         if not self.readers[key.data]:
-            statistics.moments = None
-        if moments is None or moments.size * master.shape[0] != master.size:
-            return None
-        return moments.matrix()
+            statistics.moments = statistics.windows = None
+        parts = [] if moments is None else moments.parts(master.shape[0])
+        return (
+            parts
+            if sum(part.rows.size * part.features.size for part in parts) == master.size
+            else []
+        )
 
     def weight_type(
         self,
@@ -283,7 +287,7 @@ class _Folder:
         old: QuantizedType,
         master: Array,
         bias: Array | None,
-        moments: NDArray[np.float64] | None,
+        parts: list[Part],
     ) -> FixedType:
         """A frac per output channel (or one for all, as before) that also suits the bias."""
         import numpy as np
@@ -293,9 +297,9 @@ class _Folder:
             FRAC_LIMIT,
             covering_fracs,
             limit_for_bias,
-            search_weight,
         )
         from vit_opt.passes.algorithms.given import kept_fracs
+        from vit_opt.passes.algorithms.rounding import search_parts
 
         low, high = old.bounds
         rows = master.reshape(master.shape[0], -1).astype(np.float64)
@@ -305,8 +309,8 @@ class _Folder:
             room = None if bias is None else limit_for_bias(bias, int(x.channel_fracs().max()))
             if room is None or (kept <= room).all():
                 return FixedType(old.storage, kept, axis=0)
-        if self.exponents == "search" and moments is not None:
-            fracs = np.clip(search_weight(rows, moments, low, high), FRAC_FLOOR, FRAC_LIMIT)
+        if self.exponents == "search" and parts:
+            fracs = np.clip(search_parts(rows, parts, low, high), FRAC_FLOOR, FRAC_LIMIT)
         else:
             magnitude = np.abs(rows).max(axis=1)
             fracs = covering_fracs(-magnitude, magnitude, -high, high)
@@ -322,7 +326,7 @@ class _Folder:
         weight: ops.ConstantOp,
         master: Array,
         bias: Array | None,
-        moments: NDArray[np.float64] | None,
+        parts: list[Part],
     ) -> tuple[FixedType, Array]:
         """Format and codes of a weight of 4 bits, in part or all, which are chosen together."""
         from vit_opt.passes.algorithms.exponents import limit_for_bias
@@ -334,25 +338,25 @@ class _Folder:
             limit = limit_for_bias(bias, int(x.channel_fracs().max()))
         rows = master.reshape(master.shape[0], -1)
         if self.weights != "compensated":
-            moments = None
+            parts = []
         wide = byte_groups(weight)
         if wide is not None:
-            fracs, codes = round_grouped(rows, moments, wide, limit=limit, damping=DAMPING)
+            fracs, codes = round_grouped(rows, parts, wide, limit=limit, damping=DAMPING)
         else:
-            fracs, codes = round_narrow(rows, moments, *old.bounds, limit=limit, damping=DAMPING)
+            fracs, codes = round_narrow(rows, parts, *old.bounds, limit=limit, damping=DAMPING)
         return FixedType(old.storage, fracs, axis=0), codes.reshape(master.shape)
 
-    def rounded(
-        self, master: Array, type_: FixedType, moments: NDArray[np.float64] | None
-    ) -> Array:
+    def rounded(self, master: Array, type_: FixedType, parts: list[Part]) -> Array:
         """The codes of a weight."""
-        from vit_opt.passes.algorithms.rounding import round_compensated
+        import numpy as np
+
+        from vit_opt.passes.algorithms.rounding import round_parts
         from vit_opt.passes.quantization.formats import quantized_array
 
-        if self.weights == "compensated" and moments is not None:
-            fracs, rows = type_.channel_fracs(), master.reshape(master.shape[0], -1)
-            codes = round_compensated(rows, moments, fracs, *type_.bounds, damping=DAMPING)
-            return codes.reshape(master.shape)
+        if self.weights == "compensated" and parts:
+            rows = master.reshape(master.shape[0], -1)
+            fracs = np.broadcast_to(type_.channel_fracs(), rows.shape[:1])
+            return round_parts(rows, parts, fracs, *type_.bounds, DAMPING).reshape(master.shape)
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:

@@ -12,8 +12,8 @@ from vit_opt.passes.algorithms.rounding import (
     SecondMoments,
     round_compensated,
     round_nearest,
-    unfold,
 )
+from vit_opt.passes.algorithms.windows import unfold
 
 
 def problem(rows: int, size: int, samples: int, seed: int = 0):

@@ -26,7 +26,7 @@ from vit_opt.dialects.vit.targets import P2VIT
 from vit_opt.passes.algorithms.bit_search import Costs, coarse_choice, fine_choice
 from vit_opt.passes.algorithms.exponents import covering_fracs, output_error
 from vit_opt.passes.algorithms.narrow import GROUP, columns_of, round_grouped, round_narrow
-from vit_opt.passes.algorithms.rounding import round_nearest
+from vit_opt.passes.algorithms.rounding import Part, round_nearest
 from vit_opt.passes.assign_bits import AssignBitsPass, assign_bits, costs_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.sensitivity import Sensitivity
@@ -45,6 +45,12 @@ def problem(seed: int, rows: int = 6, size: int = 20) -> tuple[np.ndarray, np.nd
     return weight, x.T @ x
 
 
+def whole(weight: np.ndarray, moments: np.ndarray) -> list[Part]:
+    """The moments of all rows and features of a weight."""
+    rows, size = weight.shape
+    return [Part(np.arange(int(rows)), np.arange(int(size)), moments)]
+
+
 # ---- rounding ------------------------------------------------------------------------------------
 
 
@@ -52,7 +58,7 @@ def problem(seed: int, rows: int = 6, size: int = 20) -> tuple[np.ndarray, np.nd
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_narrow_rounding_beats_the_covering_grid(seed: int, known: bool) -> None:
     weight, moments = problem(seed)
-    fracs, codes = round_narrow(weight, moments if known else None, -8, 7)
+    fracs, codes = round_narrow(weight, whole(weight, moments) if known else [], -8, 7)
     assert codes.min() >= -8 and codes.max() <= 7
     magnitude = np.abs(weight).max(axis=1)
     cover = covering_fracs(-magnitude, magnitude, -7, 7)
@@ -70,7 +76,7 @@ def test_narrow_rounding_beats_the_covering_grid(seed: int, known: bool) -> None
 def test_groups_hold_what_four_bits_and_a_shift_can(seed: int, size: int, wide: int) -> None:
     weight, moments = problem(seed, size=size)
     marks = np.random.default_rng(seed).integers(0, 4, -(-size // GROUP)) < wide
-    _, codes = round_grouped(weight, moments, marks)
+    _, codes = round_grouped(weight, whole(weight, moments), marks)
     assert codes.min() >= -128 and codes.max() <= 127
     for group in np.flatnonzero(~marks):
         part = codes[:, GROUP * group : GROUP * (group + 1)]
@@ -93,10 +99,10 @@ def test_groups_beat_one_grid_where_columns_differ() -> None:
             np.ldexp(codes.astype(float), -fracs[:, None].astype(np.int32)) - weight, moments
         ).sum()
 
-    channel = error(*round_narrow(weight, moments, -8, 7))
+    channel = error(*round_narrow(weight, whole(weight, moments), -8, 7))
     none = np.zeros(8, bool)
-    group = error(*round_grouped(weight, moments, none))
-    half = error(*round_grouped(weight, moments, np.arange(8) < 4))
+    group = error(*round_grouped(weight, whole(weight, moments), none))
+    half = error(*round_grouped(weight, whole(weight, moments), np.arange(8) < 4))
     assert group < 0.5 * channel
     assert half < group
 
@@ -114,9 +120,9 @@ def test_extreme_weights(case: str) -> None:
         weight[:] = 0.7
     marks = np.array([True, False, False])
     for fracs, codes in (
-        round_narrow(weight, moments, -8, 7),
-        round_grouped(weight, moments, marks),
-        round_grouped(weight, None, ~marks, limit=np.full(6, 4)),
+        round_narrow(weight, whole(weight, moments), -8, 7),
+        round_grouped(weight, whole(weight, moments), marks),
+        round_grouped(weight, [], ~marks, limit=np.full(6, 4)),
     ):
         assert np.isfinite(fracs).all() and np.abs(fracs).max() <= 60
         assert np.abs(codes).max() <= 128
@@ -228,7 +234,7 @@ def test_the_search_beats_chance_and_size_at_equal_bytes() -> None:
         ({"bits": 5}, "bits 5 is not 4 or 8"),
         ({"bits": 4, "form": "tensor"}, "form 'tensor' is not one of channel, group"),
         ({"budget": 0.6, "cost": "time"}, "cost 'time' is not one of bytes, cycles"),
-        ({"budget": -1.0}, "budget -1 is not a positive share"),
+        ({"budget": -1.0}, "budget -1 is not above 0 and at most 1"),
         ({"budget": 0.4}, "no choice of bits keeps budget 0.4 of bytes; .* everywhere it is 0.507"),
         ({"budget": 0.4, "form": "group"}, "with 4 bits everywhere it is 0.539"),
         ({"budget": 0.6, "batches": 0}, "a budget needs calibration data; give it with --calib"),

@@ -14,12 +14,13 @@ from vit_opt.passes.algorithms.exponents import (
 )
 from vit_opt.passes.algorithms.logarithmic import log2_codes
 from vit_opt.passes.algorithms.ptf import ptf_base, ptf_exponents
-from vit_opt.passes.algorithms.rounding import SecondMoments, unfold
+from vit_opt.passes.algorithms.rounding import SecondMoments
 from vit_opt.passes.algorithms.smoothing import (
     round_pot_linear,
     smoothing_exponents,
     smoothing_ratio,
 )
+from vit_opt.passes.algorithms.windows import unfold
 
 SOFTMAX = [f"{repo}_logintsoftmax_L{length}" for repo in ("fq", "p2") for length in (5, 49, 197)]
 FILES = {

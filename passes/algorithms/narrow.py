@@ -12,17 +12,19 @@ grid, an ordinary int8 weight that happens to need 4.25 bits.  Groups of columns
 stay *wide*, with all of 8 bits; they are rounded last and make up for the errors of the others.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vit_opt.passes.algorithms.exponents import covering_fracs, output_error
+from vit_opt.passes.algorithms.exponents import covering_fracs
 from vit_opt.passes.algorithms.rounding import (
+    Part,
     compensate,
     damped_factor,
-    round_compensated,
-    round_nearest,
+    parts_error,
+    round_parts,
 )
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -39,7 +41,7 @@ SHRINKS = tuple(1.0 - 0.05 * step for step in range(11))
 
 def round_narrow(
     weight: RealInput,
-    moments: RealInput | None,
+    parts: Sequence[Part],
     low: int,
     high: int,
     *,
@@ -48,8 +50,8 @@ def round_narrow(
 ) -> tuple[Int64, Int64]:
     """Fracs [N] and codes [N, K] of a weight [N, K] on power-of-two grids of few codes.
 
-    ``moments`` [K, K] is ``X^T X`` of the inputs; without it the error is that of the weights, and
-    rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias).
+    ``parts`` have the second moments of the inputs; without any the error is that of the weights,
+    and rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias).
     """
     exact = weight.astype(np.float64)
     rows = exact.shape[0]
@@ -59,16 +61,27 @@ def round_narrow(
     if limit is not None:
         fracs = np.minimum(fracs, np.tile(limit, len(OFFSETS)))
     tiled = np.tile(exact, (len(OFFSETS), 1))
-    if moments is None:
-        codes = round_nearest(tiled, fracs, low, high)
-    else:
-        codes = round_compensated(tiled, moments, fracs, low, high, damping)
+    repeated = _repeated(parts, rows, len(OFFSETS))
+    codes = round_parts(tiled, repeated, fracs, low, high, damping)
     difference = np.ldexp(codes.astype(np.float64), -fracs[:, None].astype(np.int32)) - tiled
-    errors = (
-        np.square(difference).sum(axis=1) if moments is None else output_error(difference, moments)
-    )
-    best = _least(errors, rows)
+    best = _least(_errors(difference, repeated), rows)
     return fracs[best], codes[best]
+
+
+def _repeated(parts: Sequence[Part], rows: int, count: int) -> list[Part]:
+    """The parts of a weight of ``rows`` rows that is repeated ``count`` times."""
+    tiles = np.arange(count)[:, None] * rows
+    return [Part((tiles + p.rows).reshape(-1), p.features, p.moments) for p in parts]
+
+
+def _errors(difference: Reals, parts: Sequence[Part]) -> Reals:
+    """Output errors per row of a weight difference [N, K]; of the weights where parts know nothing."""
+    known = [part for part in parts if part.moments.any()]
+    total = parts_error(difference, known)
+    unknown = np.ones(difference.shape, bool)
+    for part in known:
+        unknown[np.ix_(part.rows, part.features)] = False
+    return total + np.square(difference, where=unknown, out=np.zeros_like(difference)).sum(axis=1)
 
 
 def _least(errors: Reals, rows: int) -> Int64:
@@ -121,28 +134,32 @@ def group_shifts(scaled: Reals, energy: Reals) -> Int64:
     return np.array(SHIFTS)[np.argmin(np.stack(errors), axis=0)]
 
 
-def group_noise(weight: RealInput, moments: RealInput | None) -> Reals:
+def group_noise(weight: RealInput, parts: Sequence[Part]) -> Reals:
     """Expected error energy of each group of columns [ceil(K / GROUP)] if its weights are narrow."""
-    exact, fracs, energy = _prepared(weight, moments)
+    exact, fracs, energy = _prepared(weight, parts)
     shifts = group_shifts(np.ldexp(exact, fracs[:, None]), energy)
     steps = np.ldexp(1.0, (shifts - fracs[:, None]).astype(np.int32))
     return np.square(steps).sum(axis=0) / 12.0 * _in_groups(energy).sum(axis=-1)
 
 
 def _prepared(
-    weight: RealInput, moments: RealInput | None
+    weight: RealInput, parts: Sequence[Part]
 ) -> tuple[Reals, npt.NDArray[np.int32], Reals]:
     """The weight in float64, its covering 8-bit fracs [N], and the energy of its columns [K]."""
     exact = weight.astype(np.float64)
     magnitude = np.abs(exact).max(axis=1, initial=0.0)
     fracs = covering_fracs(-magnitude, magnitude, -127, 127).astype(np.int32)
-    diagonal = np.ones(exact.shape[1]) if moments is None else np.diag(moments).astype(np.float64)
+    diagonal = np.zeros(exact.shape[1])
+    for part in parts:
+        diagonal[part.features] += np.diag(part.moments)
+    if not diagonal.any():
+        diagonal[:] = 1.0
     return exact, fracs, np.maximum(diagonal, diagonal.max(initial=0.0) * 1e-9)
 
 
 def round_grouped(
     weight: RealInput,
-    moments: RealInput | None,
+    parts: Sequence[Part],
     wide: Bools,
     *,
     limit: Int64 | None = None,
@@ -153,7 +170,7 @@ def round_grouped(
     A row keeps the best of three attempts: shifts by the error weighted with the columns' energy, by
     the plain error, and on a grid twice as fine.
     """
-    exact, cover, energy = _prepared(weight, moments)
+    exact, cover, energy = _prepared(weight, parts)
     rows, size = exact.shape
     fine = cover + 1
     if limit is not None:
@@ -165,35 +182,34 @@ def round_grouped(
         np.where(marked, 0, np.repeat(group_shifts(codes, by), GROUP, axis=1)[:, :size])
         for codes, (_, by) in zip(scaled, attempts, strict=True)
     ]
+    repeated = _repeated(parts, rows, len(attempts))
+    tiled, fracs = np.concatenate(scaled), np.concatenate([fracs for fracs, _ in attempts])
     codes = _compensated_groups(
-        np.concatenate(scaled), 1 << np.concatenate(steps), moments, marked, energy, damping
+        tiled, 1 << np.concatenate(steps), repeated, marked, energy, damping
     )
-    fracs = np.concatenate([fracs for fracs, _ in attempts])
-    difference = np.ldexp(codes - np.concatenate(scaled), -fracs[:, None])
-    errors = (
-        np.square(difference).sum(axis=1) if moments is None else output_error(difference, moments)
-    )
-    best = _least(errors, rows)
+    best = _least(_errors(np.ldexp(codes - tiled, -fracs[:, None]), repeated), rows)
     return fracs[best].astype(np.int64), codes[best]
 
 
 def _compensated_groups(
     scaled: Reals,
     steps: Int64,
-    moments: RealInput | None,
+    parts: Sequence[Part],
     wide: Bools,
     energy: Reals,
     damping: float,
 ) -> Int64:
     """Codes of weights [N, K] given in codes: multiples of steps [N, K], wide columns in 8 bits."""
     low, high = np.where(wide, -128, -8), np.where(wide, 127, 7)
-    if moments is None or not moments.any():
-        return (np.clip(np.rint(scaled / steps), low, high) * steps).astype(np.int64)
-    # From last to first: narrow columns, loudest first, then wide ones, which make up for them.
-    order = np.lexsort((energy, ~wide))
-    factor = damped_factor(moments.astype(np.float64)[np.ix_(order, order)], damping)
-    columns = np.ascontiguousarray(scaled[:, order].T)
-    ordered = compensate(columns, factor, low[order], high[order], steps[:, order].T)
-    codes = np.empty(scaled.shape, np.int64)
-    codes[:, order] = ordered.T
+    codes = (np.clip(np.rint(scaled / steps), low, high) * steps).astype(np.int64)
+    for part in parts:
+        if not part.moments.any():
+            continue
+        # From last to first: narrow columns, loudest first, then wide ones, which make up for them.
+        order = np.lexsort((energy[part.features], ~wide[part.features]))
+        factor = damped_factor(part.moments[np.ix_(order, order)].astype(np.float64), damping)
+        picked = np.ix_(part.rows, part.features[order])
+        columns, allowed = np.ascontiguousarray(scaled[picked].T), steps[picked].T
+        least, most = (bound[part.features[order]] for bound in (low, high))
+        codes[picked] = np.transpose(compensate(columns, factor, least, most, allowed))
     return codes

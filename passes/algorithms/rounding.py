@@ -7,13 +7,19 @@ gathered by `SecondMoments`.  Written with the Cholesky factor of H itself (Baba
 which gives GPTQ's result without an inverse.  Fixed order, no randomness.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vit_opt.passes.algorithms.exponents import output_error
+from vit_opt.passes.algorithms.exponents import (
+    candidate_fracs,
+    fake_quantize,
+    output_error,
+    symmetric_scale,
+)
 
 Int64: TypeAlias = npt.NDArray[np.int64]
 Reals: TypeAlias = npt.NDArray[np.float64]
@@ -81,28 +87,64 @@ class SecondMoments:
             picked._panels = [block[span, : span.stop].copy() for span in picked._spans()]
         return picked
 
+    def parts(self, rows: int) -> list["Part"]:
+        """What rounding needs for a weight of this many rows."""
+        return [Part(np.arange(rows), np.arange(self.size), self.matrix())]
 
-def unfold(
-    x: RealInput,
-    kernel: tuple[int, int],
-    strides: tuple[int, int] = (1, 1),
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilations: tuple[int, int] = (1, 1),
-) -> RealInput:
-    """The windows of a convolution: x [B, H, W, C] -> [B, OH, OW, kh * kw * C].
 
-    The last axis is ordered as an OHWI weight reshaped to [O, kh * kw * C], so that a convolution is
-    a linear layer on the result.  ``pads`` is (top, left, bottom, right), filled with zeros.
-    """
-    top, left, bottom, right = pads
-    image = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(image, span, axis=(1, 2))
-    picked = windows[
-        :, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]
-    ]  # [B, OH, OW, C, kh, kw]
-    batch, height, width = picked.shape[:3]
-    return np.ascontiguousarray(np.moveaxis(picked, 3, 5)).reshape(batch, height, width, -1)
+@dataclass(frozen=True)
+class Part:
+    """Rows and features of a weight [N, K] whose outputs depend on no other feature."""
+
+    rows: Int64
+    features: Int64
+
+    moments: Reals
+    """Second moments of the features, in their order."""
+
+    def of(self, weight: RealInput) -> RealInput:
+        """This part of a weight."""
+        return weight[np.ix_(self.rows, self.features)]
+
+
+def round_parts(
+    weight: RealInput,
+    parts: Sequence[Part],
+    frac: RealInput,
+    low: int,
+    high: int,
+    damping: float,
+) -> Int64:
+    """`round_compensated` for each part of a weight [N, K], frac [N]; to nearest what is in none."""
+    codes = round_nearest(weight, frac, low, high)
+    for part in parts:
+        found = round_compensated(
+            part.of(weight), part.moments, frac[part.rows], low, high, damping
+        )
+        codes[np.ix_(part.rows, part.features)] = found
+    return codes
+
+
+def parts_error(difference: Reals, parts: Sequence[Part]) -> Reals:
+    """Squared output error per row of a weight difference [N, K]."""
+    total = np.zeros(difference.shape[0])
+    for part in parts:
+        total[part.rows] += output_error(part.of(difference), part.moments)
+    return total
+
+
+def search_parts(weight: RealInput, parts: Sequence[Part], low: int, high: int) -> Int64:
+    """`search_weight` per output channel [N], of a weight [N, K] in parts."""
+    exact = weight.astype(np.float64)
+    tried = [candidate_fracs(symmetric_scale(row, low, high)) for row in exact]
+    columns = [
+        list(each) for each in zip(*(t * 4 if len(t) == 1 else t for t in tried), strict=True)
+    ]
+    candidates = np.array(columns, np.int64)
+    errors = [
+        parts_error(fake_quantize(exact, f[:, None], low, high) - exact, parts) for f in candidates
+    ]
+    return candidates[np.argmin(np.stack(errors), axis=0), np.arange(len(exact))]
 
 
 def round_nearest(weight: RealInput, frac: RealInput | int, low: int, high: int) -> Int64:

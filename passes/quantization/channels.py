@@ -14,7 +14,8 @@ from xdsl.ir import OpResult, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from vit_opt.dialects import onnx
-from vit_opt.passes.calibrate import set_range, statistics_of
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.passes.calibrate import set_range, statistics_of, windows_of
 from vit_opt.passes.float_graph import Constants
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ def divide_statistics(value: SSAValue, factor: Reals, constants: Constants) -> N
     if statistics.moments is not None:
         statistics.moments.divide(factor)
     copy_range([value], float(channels.minimum.min()), float(channels.maximum.max()))
+
+
+def divide_windows(op: onnx.Conv | onnx.ConvTranspose, factor: Reals, store: AssetStore) -> None:
+    """Scale what is known of a convolution's windows, whose input channels were divided [C]."""
+    found = windows_of(op, store)
+    if found is not None:
+        found.divide(factor)
 
 
 def copy_range(values: Sequence[SSAValue], low: float, high: float) -> None:

@@ -24,7 +24,7 @@ from vit_opt.dialects.vit.ops.base import format_of, shape_of
 from vit_opt.passes.algorithms.exponents import covering_fracs
 from vit_opt.passes.algorithms.given import given_scales
 from vit_opt.passes.algorithms.ptf import FACTORS
-from vit_opt.passes.calibrate import STATISTICS, statistics_of
+from vit_opt.passes.calibrate import MOMENTS, STATISTICS, statistics_of
 from vit_opt.passes.quantization.formats import (
     covering_type,
     layernorm_types,
@@ -36,7 +36,7 @@ from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
 from vit_opt.passes.quantization.linear_attention import linear_attention
 from vit_opt.passes.quantization.options import activation_bits, readers_through
 from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
-from vit_opt.passes.quantization.weights import BYTE_GROUPS, MOMENTS, weight_bits
+from vit_opt.passes.quantization.weights import BYTE_GROUPS, weight_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,17 +11,18 @@ from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
 from xdsl.ir import Operation
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.assets import AssetStore
-from vit_opt.dialects.evaluation import main_function, run_main
-from vit_opt.dialects.onnx.base import integer, integers, shape_of
+from vit_opt.dialects.evaluation import main_function
+from vit_opt.dialects.onnx.base import integer, shape_of
 from vit_opt.dialects.vit.targets import AccelTarget
-from vit_opt.passes.algorithms.rounding import SecondMoments
-from vit_opt.passes.calibrate import ValueStatistics, statistics_of
+from vit_opt.passes.calibrate import statistics_of, windows_of
 from vit_opt.passes.float_graph import Constants
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from vit_opt.passes.algorithms.rounding import Part, SecondMoments
+    from vit_opt.passes.algorithms.windows import WindowMoments
 
     Array: TypeAlias = NDArray[Any]
     Bools: TypeAlias = NDArray[np.bool_]
@@ -32,15 +33,9 @@ Product: TypeAlias = onnx.Linear | onnx.Conv | onnx.ConvTranspose
 WEIGHT_BITS = "vit.weight_bits"
 """Attribute of a product: the bits of its weights, 8 where it is absent."""
 
-MOMENTS = "vit.moments"
-"""Attribute of a convolution: key of the second moments of its windows in the asset store."""
-
 BYTE_GROUPS = "vit.byte_groups"
 """Attribute of a product, and of its weight: weights are narrow in groups (`algorithms.narrow`),
 but for the groups of columns listed here, which keep 8 bits."""
-
-LARGEST_WINDOW = 2400
-"""Values of a window up to which its second moments are gathered."""
 
 GROUP_BYTES = 8
 """Bytes of a group of columns with 8 bits, per output channel."""
@@ -117,7 +112,7 @@ class Layer:
     weight: Array
     """As in the float graph."""
 
-    moments: SecondMoments | None = field(default=None, repr=False)
+    moments: SecondMoments | WindowMoments | None = field(default=None, repr=False)
     """Of the product's input rows, or windows."""
 
     @property
@@ -162,7 +157,7 @@ class Layer:
 
         from vit_opt.passes.algorithms.narrow import round_narrow
 
-        fracs, codes = round_narrow(self.rows(), self.matrix(), -8, 7)
+        fracs, codes = round_narrow(self.rows(), self.parts(), -8, 7)
         rows = np.ldexp(codes.astype(np.float32), -fracs[:, None].astype(np.int32))
         return from_rows(self.op, rows, self.weight.shape)
 
@@ -172,7 +167,7 @@ class Layer:
 
         from vit_opt.passes.algorithms.narrow import round_grouped
 
-        fracs, codes = round_grouped(self.rows(), self.matrix(), wide)
+        fracs, codes = round_grouped(self.rows(), self.parts(), wide)
         rows = np.ldexp(codes.astype(np.float32), -fracs[:, None].astype(np.int32))
         return from_rows(self.op, rows, self.weight.shape)
 
@@ -180,19 +175,9 @@ class Layer:
         """The weight [N, K]."""
         return in_rows(self.op, self.weight)
 
-    def matrix(self) -> Reals | None:
-        """The second moments of the inputs in full, if they are known."""
-        return None if self.moments is None else self.moments.matrix()
-
-    def keep_moments(self, store: AssetStore) -> str | None:
-        """Put a convolution's moments into the store; the key, None where there is nothing."""
-        from vit_opt.passes.algorithms.observers import ChannelRange
-
-        if self.moments is None or isinstance(self.op, onnx.Linear):
-            return None
-        key = f"{self.op.label}.windows"
-        store.statistics[key] = ValueStatistics(ChannelRange.empty(0), self.moments)
-        return key
+    def parts(self) -> list[Part]:
+        """The second moments of the inputs, if they are known."""
+        return [] if self.moments is None else self.moments.parts(self.channels)
 
 
 def layers_of(module: ModuleOp, constants: Constants) -> tuple[list[Layer], int]:
@@ -213,7 +198,8 @@ def layers_of(module: ModuleOp, constants: Constants) -> tuple[list[Layer], int]
         if isinstance(op, onnx.Linear):
             statistics = statistics_of(op.x, constants.store)
             layer.moments = None if statistics is None else statistics.moments
-    gather_moments(module, constants.store, layers)
+        else:
+            layer.moments = windows_of(op, constants.store)
     return layers, fixed
 
 
@@ -224,50 +210,12 @@ def is_depthwise(op: onnx.Conv | onnx.ConvTranspose) -> bool:
     return groups > 1 and (depth == 1 or isinstance(op, onnx.ConvTranspose))
 
 
-def gather_moments(module: ModuleOp, store: AssetStore, layers: Sequence[Layer]) -> None:
-    """Second moments of the windows of convolutions, on the calibration batches."""
-    from vit_opt.dialects.onnx.semantics import evaluate
-
-    wanted: dict[Operation, Layer] = {
-        layer.op: layer
-        for layer in layers
-        if isinstance(layer.op, onnx.Conv)
-        and integer(layer.op.group) == 1
-        and layer.size // layer.channels <= LARGEST_WINDOW
-    }
-    if not wanted:
-        return
-
-    def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
-        if op in wanted:
-            _add_windows(wanted[op], args[0])
-        return evaluate(op, args, store)
-
-    for batch in store.batches:
-        run_main(module, batch, run)
-
-
-def _add_windows(layer: Layer, x: Array) -> None:
-    """Add the windows of one input [B, C, H, W] of a convolution to its moments."""
-    from vit_opt.passes.algorithms.rounding import unfold
-
-    op = cast("onnx.Conv", layer.op)
-    kernel = cast("tuple[int, int]", layer.weight.shape[2:])
-    parameters: list[Any] = [integers(v) for v in (op.strides, op.pads, op.dilations)]
-    windows = unfold(x.transpose(0, 2, 3, 1), kernel, *parameters)
-    if layer.moments is None:
-        layer.moments = SecondMoments(windows.shape[-1])
-    layer.moments.update(windows)
-
-
 __all__: Sequence[str] = [
     "BYTE_GROUPS",
-    "MOMENTS",
     "WEIGHT_BITS",
     "Layer",
     "byte_groups",
     "from_rows",
-    "gather_moments",
     "grouped_bytes",
     "in_rows",
     "layers_of",
