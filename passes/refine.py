@@ -15,6 +15,7 @@ from xdsl.passes import ModulePass
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import input_names, main_function, run_main
 from vit_opt.dialects.onnx.base import real as real_number
 from vit_opt.dialects.vit import ops
@@ -69,6 +70,9 @@ class RefinePass(ModulePass):
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "pot")
+        for name, value in (("sweeps", self.sweeps), ("batches", self.batches)):
+            if value < 1:
+                raise VitError(f"refine: {name} {value} is not at least 1")
         refine(op, Constants.of(ctx), self.sweeps, self.batches)
 
 

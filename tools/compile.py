@@ -24,11 +24,11 @@ from vit_opt.tools.artefact import new_artefact
 from vit_opt.tools.build import build_accel, build_c
 from vit_opt.tools.command import (
     UsageError,
-    check_pass_names,
     require_folder,
     run_command,
     write_text,
 )
+from vit_opt.tools.pass_options import checked_pipeline
 from vit_opt.tools.progress import progress
 from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
@@ -102,7 +102,7 @@ class CompileOptions:
         spec = ",".join(filter(None, (ROAD_OPTIONS[self.scales], self.passes)))
         road = ROADS[self.scales]
         advice = f"; the road is {', '.join(road)}"
-        check_pass_names("--passes", spec, get_all_passes(), advice)
+        spec = checked_pipeline("--passes", spec, get_all_passes(), advice)
         try:
             given = PassPipeline.parse_spec(get_all_passes(), spec).passes
         except ValueError as error:

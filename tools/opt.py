@@ -28,12 +28,12 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.tools.command import (
     UsageError,
-    check_pass_names,
     describe,
     require_folder,
     run_command,
     write_text,
 )
+from vit_opt.tools.pass_options import checked_pipeline
 from vit_opt.tools.progress import progress
 from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
 
@@ -132,7 +132,9 @@ class VitOptMain(xDSLOptMain):
         """The passes of `-p` or of the recipe; raises UsageError for unknown names and options."""
         if self.args.recipe is not None:
             self._read_recipe()
-        check_pass_names("-p", self.args.passes, self.available_passes, "; --help lists all passes")
+        self.args.passes = checked_pipeline(
+            "-p", self.args.passes, self.available_passes, "; --help lists all passes"
+        )
         try:
             super().setup_pipeline()
         except ValueError as error:

@@ -33,9 +33,11 @@ def weight_passes(args: argparse.Namespace) -> str:
     """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
 
     Raises UsageError for groups without anything that makes weights narrow or with dyadic scales,
-    and for both a number of bits and a budget.
+    for a budget that is no share, and for both a number of bits and a budget.
     """
     given: list[str] = []
+    if args.weight_budget is not None and not 0.0 < args.weight_budget <= 1.0:
+        raise UsageError(f"--weight-budget: {args.weight_budget:g} is not above 0 and at most 1")
     if args.weight_budget is not None and args.weight_bits == 4:
         raise UsageError("--weight-budget chooses the bits of every layer; leave --weight-bits out")
     if args.weight_budget is not None:
