@@ -32,7 +32,7 @@ from vit_opt.passes.calibrate import (
     statistics_of,
 )
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.channels import divide_statistics, replace_operand
+from vit_opt.passes.quantization.channels import divide_statistics, divide_windows, replace_operand
 from vit_opt.passes.raise_attention import moved
 
 if TYPE_CHECKING:
@@ -332,6 +332,8 @@ def divide_inputs(layer: Layer, factors: Reals, constants: Constants) -> None:
     weight = constants.array(layer.w)
     assert weight is not None
     replace_operand(layer, 1, weight / by_weight(layer, weight.shape, factors), constants)
+    if not isinstance(layer, onnx.Linear):
+        divide_windows(layer, 1 / factors, constants.store)
 
 
 def by_weight(layer: Layer, shape: Sequence[int], channels: Array) -> Array:
