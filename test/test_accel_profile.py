@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accel_net import random_codes
+from accel_net import Net, random_codes
 from accel_vit import CODES, Size, VitNet
 
 from vit_opt.backends.accel.assembler import assemble
@@ -16,6 +16,8 @@ from vit_opt.backends.accel.image import Image, ImageError, Origins
 from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.profile import Profile
 from vit_opt.backends.accel.run import run_accel
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, AccelTarget
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.tools import compile, run
@@ -171,3 +173,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (out / "accel" / "origins.json").write_text("[]")
     assert run.run([*arguments, "--on", "accel"]) == 1
     assert "origins.json: it names the operations of 0" in capsys.readouterr().err
+
+
+def test_operations_without_a_name_are_a_part_of_what_they_read() -> None:
+    codes, small = FixedType("i8", 5), FixedType("i32", 10)
+    net = Net(((4, 8), codes))
+    weight = net.constant(np.ones((8, 8)), codes)
+    (y,) = net.add(ops.LinearOp, [net.args[0], weight], ((4, 8), small), node_name="fc")
+    (y,) = net.add(ops.PotRequantOp, [y], ((4, 8), codes))
+    (y,) = net.add(ops.ClampOp, [y], ((4, 8), codes), min=0, max=9)
+    (z,) = net.add(ops.ClampOp, [net.args[0]], ((4, 8), codes), min=0, max=9)
+    image = lower_accel(net.module(y, z), net.store, P2VIT)
+    assert {name for name, _ in image.origins.runs} == {"fc", "vit.clamp", "outputs"}

@@ -152,7 +152,7 @@ def _sections(record: Record) -> list[str]:
     )
     source = escape(profile.arch.energy.source)
     return [
-        f"<h2>{title}</h2><p>{text.format(source=source)}</p><figure>{figure}</figure>"
+        f"<h2>{title}</h2><p>{text.format(source=source)}</p><figure class='wide'>{figure}</figure>"
         for (title, text), figure in zip(SECTIONS, drawn, strict=True)
     ]
 

@@ -268,13 +268,13 @@ def energy(plots: Any, figures: Mapping[str, Any]) -> str:
     total = figures["energy_uj"]
     for place, (name, value) in enumerate(shown):
         axis.barh(place, value, color=ORANGE if "accesses" in name else GREEN, linewidth=0)
-        axis.text(
-            value, place, f"  {value:,.1f} µJ, {value / total:.1%}", va="center", fontsize=7.5
+        text = f"{value:,.2f} µJ, {value / total:.1%}" if total else ""
+        axis.annotate(
+            text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5
         )
     axis.set_yticks(range(len(shown)), [name for name, _ in shown])
-    axis.set_xscale("symlog", linthresh=1)
-    axis.set_xlim(0, max(parts.values(), default=1) * 12)
-    axis.set_xlabel("µJ (logarithmic beyond 1)")
+    axis.set_xlim(0, max(parts.values(), default=0) * 1.18 or 1)
+    axis.set_xlabel("µJ")
     axis.tick_params(axis="y", length=0)
     return svg_of(plots, figure)
 

@@ -44,9 +44,15 @@ def where(op: Operation) -> str:
 
 
 def node_of(op: Operation) -> str:
-    """The node of the imported model that an operation is a part of, else its kind."""
-    node = op.properties.get("node_name")
-    return node.data if isinstance(node, StringAttr) else op.name
+    """The node of the imported model that an operation is a part of; for one that has none, that
+    of what it reads first, so that different places keep different names; else its kind."""
+    source: object = op
+    while isinstance(source, Operation):
+        node = source.properties.get("node_name")
+        if isinstance(node, StringAttr):
+            return node.data
+        source = source.operands[0].owner if source.operands else None
+    return op.name
 
 
 class Lowering:
