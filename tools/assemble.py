@@ -5,7 +5,8 @@
     vit-as inspect model.img [--json]
 
 Weights are not spelled out in assembly: the text names them by digest, and they lie in the file
-`X.data.npz` beside `X.asm`. Disassembling and assembling again gives the same bytes.
+`X.data.npz` beside `X.asm`. Disassembling and assembling again gives the same bytes. Comments name
+the operations of the model if `origins.json` is beside the image; `--unroll` writes loops out.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.npz import read_npz
+from vit_opt.tools.artefact import ORIGINS
 from vit_opt.tools.command import replacing, require_folder, run_command, write_text
 
 if TYPE_CHECKING:
@@ -82,9 +85,17 @@ def _assemble(args: argparse.Namespace) -> None:
 
 def _disassemble(args: argparse.Namespace) -> None:
     from vit_opt.backends.accel.assembler import disassemble
-    from vit_opt.backends.accel.image import Image
+    from vit_opt.backends.accel.image import Image, Origins
+    from vit_opt.backends.accel.lowering.loops import unroll
 
     image = Image.load(Path(args.input))
+    origins = Path(args.input).with_name(ORIGINS)
+    if origins.exists():
+        text = origins.read_text(encoding="utf-8")
+        image = replace(image, origins=Origins.from_json(text, len(image.code)))
+    if args.unroll:
+        code, names = unroll(image.code, image.origins)
+        image = replace(image, code=code, origins=names)
     if args.output is None:
         sys.stdout.write(disassemble(image))
         return
@@ -94,12 +105,17 @@ def _disassemble(args: argparse.Namespace) -> None:
 
 def describe_image(image: Image) -> dict[str, Any]:
     """What an image holds, as plain data."""
+    from vit_opt.dialects.vit_accel.encoding import encode_stream
+
     counts = Counter(type(inst).mnemonic for inst in image.code)
+    code, data = len(encode_stream(image.code)), sum(len(each.data) for each in image.segments)
     return {
         "architecture": image.arch,
         "instructions": len(image.code),
         "instruction_counts": dict(counts.most_common()),
-        "data_bytes": sum(len(segment.data) for segment in image.segments),
+        "code_bytes": code,
+        "data_bytes": data,
+        "code_share": f"{code / max(1, data):.1%} of the data",
         "dram_bytes": image.dram_size,
         "macs": image.macs,
         "inputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.inputs},
@@ -135,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("disassemble", help="a binary image to assembly text")
     command.add_argument("input", metavar="IN.img")
     command.add_argument("-o", dest="output", metavar="OUT.asm", help="default: standard output")
+    command.add_argument("--unroll", action="store_true", help="write what loops stand for")
     command.set_defaults(run=_disassemble)
     command = commands.add_parser("inspect", help="what an image holds")
     command.add_argument("input", metavar="IN.img")

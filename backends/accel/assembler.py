@@ -1,7 +1,8 @@
 """Assembly text and back, exactly.
 
 One line is one instruction: the mnemonic, then `field=value` for every field that differs from
-its default. `#` starts a comment. Directives describe the rest of an image::
+its default; the body of a loop is indented. `#` starts a comment: a disassembled program names the
+operations of the model where it is known. Directives describe the rest of an image::
 
     .isa 2
     .arch p2vit
@@ -30,7 +31,15 @@ from vit_opt.backends.accel.image import Image, Port, Segment
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel.enums import DType, Engine
 from vit_opt.dialects.vit_accel.fields import FieldError, Inst, layout
-from vit_opt.dialects.vit_accel.isa import CONTROL, INSTRUCTIONS, ISA_VERSION
+from vit_opt.dialects.vit_accel.isa import (
+    CONTROL,
+    INSTRUCTIONS,
+    ISA_VERSION,
+    ControlInst,
+    End,
+    Loop,
+    UnitInst,
+)
 
 INLINE_DATA = 64
 """Segments of up to this many bytes are written as hexadecimal."""
@@ -113,8 +122,23 @@ def _lines(image: Image) -> Iterator[str]:
             yield f".data {segment.address:#x} {segment.data.hex()}".rstrip()
         else:
             yield f".blob {segment.address:#x} {len(segment.data)} {digest(segment.data)}"
-    for inst in image.code:
-        yield instruction_text(inst)
+    yield from _code_lines(image)
+
+
+def _code_lines(image: Image) -> Iterator[str]:
+    """The instructions, those in loops indented, behind the operation that they are a part of."""
+    depths = dict.fromkeys(Engine, 0)
+    origin = None
+    for index, inst in enumerate(image.code):
+        if image.origins.runs and image.origins.of(index) != origin:
+            origin = image.origins.of(index)
+            yield f"# {' '.join(origin.split())}"
+        assert isinstance(inst, (ControlInst, UnitInst))
+        if isinstance(inst, End):
+            depths[inst.engine] = max(0, depths[inst.engine] - 1)
+        yield "  " * depths[inst.engine] + instruction_text(inst)
+        if isinstance(inst, Loop):
+            depths[inst.engine] += 1
 
 
 # -- assembly ---------------------------------------------------------------------------------

@@ -185,14 +185,13 @@ class Machine:
     ) -> bool:
         """One instruction of an engine; whether the engine can go on. A signal readies others."""
         index, inst = state.queue[state.position]
+        if type(inst) is isa.Wait and not self._take(state, index, inst):
+            blocked[state.engine] = inst
+            return False
         self.steps += 1
         if self.steps > self.max_steps:
             raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
-        if isinstance(inst, isa.Wait):
-            if not self._take(state, index, inst):
-                blocked[state.engine] = inst
-                return False
-        else:
+        if type(inst) is not isa.Wait:
             self._execute(state, index, inst)
             if isinstance(inst, isa.Signal) and blocked:
                 self._release(inst, ready, blocked)

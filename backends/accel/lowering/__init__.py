@@ -4,7 +4,8 @@ A product and the elementwise operations behind it run block by block without th
 leaving the chip. Every tensor has a place in DRAM; results stay on chip nevertheless until their
 last reader has come, as far as there is room (`residency`). Every operation of the dialect in its
 standard form has a lowering; zero points of inputs are folded into biases here. See `builder` for
-how the sequential emission becomes overlapping queues, `pipelines` for what can be switched off.
+how the sequential emission becomes overlapping queues, `loops` for how those become short again,
+`pipelines` for what can be switched off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vit_opt.backends.accel.lowering.builder import Origin
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
 from vit_opt.backends.accel.lowering.elementwise import lower_rows
+from vit_opt.backends.accel.lowering.loops import roll
 from vit_opt.backends.accel.lowering.movement import (
     contiguous,
     lower_concat,
@@ -107,16 +109,17 @@ class _Result:
         """The image."""
         builder, arch = self.lowering.builder, self.lowering.arch
         peak = builder.arenas[Space.DRAM].peak
+        code, origins = roll(builder.program(), builder.origins())
         return Image(
             arch.name,
-            builder.program(),
+            code,
             tuple(builder.segments),
             self.inputs,
             self.outputs,
             -(-peak // 64) * 64,
             builder.macs,
             arch.digest(),
-            builder.origins(),
+            origins,
             builder.saved,
         )
 
