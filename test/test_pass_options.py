@@ -50,6 +50,8 @@ def test_mistakes_are_named(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, 2.0, float("nan"), float("inf")])
 def test_budgets_that_are_no_share(budget: float) -> None:
-    args = argparse.Namespace(weight_budget=budget, weight_bits=None, weight_groups=False)
+    args = argparse.Namespace(
+        weight_budget=budget, cycle_budget=None, weight_bits=None, weight_groups=False
+    )
     with pytest.raises(UsageError, match=r"--weight-budget: .* is not above 0 and at most 1"):
         weight_passes(args)

@@ -6,6 +6,7 @@ import argparse
 
 from xdsl.passes import ModulePass, PassPipeline
 
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS
 from vit_opt.tools.command import UsageError
 
 
@@ -17,6 +18,13 @@ def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParse
         metavar="SHARE",
         help="bytes of weights with their scales, relative to int8, for example 0.58: some layers "
         "get 4 bits, chosen on the calibration data",
+    )
+    group.add_argument(
+        "--cycle-budget",
+        type=float,
+        metavar="SHARE",
+        help="cycles that layers with weights take on the accelerator's array, relative to int8, "
+        "for example 0.7: as --weight-budget, since 4-bit weights are multiplied twice as fast",
     )
     group.add_argument(
         "--weight-bits", type=int, choices=(4, 8), help="of all weights (default: 8)"
@@ -32,16 +40,11 @@ def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParse
 def weight_passes(args: argparse.Namespace) -> str:
     """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
 
-    Raises UsageError for groups without anything that makes weights narrow or with dyadic scales,
-    for a budget that is no share, and for both a number of bits and a budget.
+    Raises UsageError for groups without anything that makes weights narrow, with dyadic scales or
+    with a budget of cycles, for a budget that is no share, and for more than one of a number of bits
+    and the budgets.
     """
-    given: list[str] = []
-    if args.weight_budget is not None and not 0.0 < args.weight_budget <= 1.0:
-        raise UsageError(f"--weight-budget: {args.weight_budget:g} is not above 0 and at most 1")
-    if args.weight_budget is not None and args.weight_bits == 4:
-        raise UsageError("--weight-budget chooses the bits of every layer; leave --weight-bits out")
-    if args.weight_budget is not None:
-        given.append(f"budget={args.weight_budget!r}")
+    given = _budget(args)
     if args.weight_bits is not None:
         given.append(f"bits={args.weight_bits}")
     if args.weight_groups:
@@ -51,6 +54,27 @@ def weight_passes(args: argparse.Namespace) -> str:
             raise UsageError("--weight-groups needs scales that are powers of two")
         given.append("form=group")
     return f"assign-bits{{{' '.join(given)}}}" if given else ""
+
+
+def _budget(args: argparse.Namespace) -> list[str]:
+    """The options of the pass that say what weights may cost."""
+    budgets = {"--weight-budget": args.weight_budget, "--cycle-budget": args.cycle_budget}
+    shares = {name: share for name, share in budgets.items() if share is not None}
+    for name, share in shares.items():
+        if not 0.0 < share <= 1.0:
+            raise UsageError(f"{name}: {share:g} is not above 0 and at most 1")
+        if args.weight_bits == 4:
+            raise UsageError(f"{name} chooses the bits of every layer; leave --weight-bits out")
+    if len(shares) > 1:
+        raise UsageError("--weight-budget and --cycle-budget: one of the two, not both")
+    if args.cycle_budget is None:
+        return [f"budget={share!r}" for share in shares.values()]
+    arch = getattr(args, "arch", "p2vit")
+    if arch not in ACCEL_TARGETS:
+        raise UsageError(
+            f"--cycle-budget knows the cycles of {', '.join(sorted(ACCEL_TARGETS))}, not of {arch}"
+        )
+    return [f"budget={args.cycle_budget!r}", "cost=cycles", f'arch="{arch}"']
 
 
 def weight_overrides(args: argparse.Namespace) -> dict[str, ModulePass]:
