@@ -133,9 +133,9 @@ def _emit(lowering: Lowering, function: FuncOp) -> _Result:
         if isinstance(op, ReturnOp):
             lowering.builder.origin = Origin("outputs", position)
             outputs = _outputs(lowering, function, op)
-        elif op not in lowering.done and not isinstance(
-            op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp
-        ):
+        elif op in lowering.done:
+            lowering.drain(op)
+        elif not isinstance(op, ops.ConstantOp | ops.QuantizeOp | ops.DequantizeOp):
             lowering.builder.origin = lowering.origin_of(op)
             if lowering.layers.of[op] != layer:
                 _part(lowering)

@@ -89,6 +89,10 @@ class Lowering:
         """Columns of a result that lie together on chip."""
         self._last_use: dict[Region, int] = {}
         self._deferred: dict[Operation, list[Source]] = {}
+        self._driver: dict[Operation, Operation] = {}
+        """Who reads last what an operation makes, of those whose results are made when read."""
+        self._awaited: set[Region] = set()
+        """What they read."""
 
     def _flatten(self, body: Block) -> Iterator[Operation]:
         for op in body.ops:
@@ -209,6 +213,8 @@ class Lowering:
         dtype, format_ = value_format(value)
         whole = old.is_contiguous and old.offset == 0 and old.size == old.region.size
         fits = whole and old.shape == value_shape(value) and old.dtype.size == dtype.size
+        if old.region in self._awaited or old.region in self.builder.sources:
+            return None
         if not fits or self._last_use.get(old.region, len(self.order)) > self.position[op]:
             return None
         tensor = Tensor(old.region, dtype, format_, old.shape, old.strides)
@@ -237,8 +243,29 @@ class Lowering:
             self.builder.sources[tensor.region] = (source, tensor.strides[-2])
         self._deferred.setdefault(reader, []).append(source)
 
+    def stream(
+        self,
+        source: Source,
+        results: Sequence[Tensor],
+        members: Sequence[Operation],
+        reader: Operation,
+    ) -> None:
+        """Let the results of some operations be made as their readers, of which `reader` is the
+        last, read their rows; what they read themselves is made no earlier."""
+        self.defer(source, results, reader)
+        self._driver.update(dict.fromkeys(members, reader))
+        for operand in (operand for op in members for operand in op.operands):
+            tensor = self.tensors.get(self.source(operand))
+            if tensor is not None:
+                self._awaited.add(tensor.region)
+
     def drain(self, reader: Operation) -> None:
-        """Make what is left of the results that were deferred until `reader`."""
+        """Make what is left of the results that were deferred until `reader`; later, if its own
+        results are made later."""
+        driver = self._driver.get(reader)
+        if driver is not None:
+            self._deferred.setdefault(driver, []).extend(self._deferred.pop(reader, []))
+            return
         for source in self._deferred.pop(reader, []):
             while source.advance():
                 pass
@@ -251,8 +278,9 @@ class Lowering:
 
         What deferred results are made of stays until they are made.
         """
-        if self._deferred:
+        if any(self._deferred.values()):
             return
+        self._awaited.clear()
         for region in [r for r, last in self._last_use.items() if last <= position]:
             del self._last_use[region]
             self.builder.forget(region)

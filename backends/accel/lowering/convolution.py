@@ -5,7 +5,7 @@ A transposed convolution is the convolution of the image spread out by its strid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,13 @@ from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Grid,
+    Link,
     Place,
     bytes_per_element,
     chain_results,
     follow,
     raster,
+    require_links,
     run_links,
 )
 from vit_opt.backends.accel.lowering.engines import best_map, has_two
@@ -31,7 +33,13 @@ from vit_opt.backends.accel.lowering.products import (
     bias_region,
     lower_linear,
 )
-from vit_opt.backends.accel.lowering.tensors import Block, value_shape
+from vit_opt.backends.accel.lowering.streams import (
+    image_rows,
+    is_image,
+    run_stream,
+    stream_reader,
+)
+from vit_opt.backends.accel.lowering.tensors import Block, Tensor, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
     centred_weights,
@@ -46,6 +54,7 @@ from vit_opt.backends.accel.lowering.windows import (
     choose_pixels,
     load_patch,
     pixel_blocks,
+    require_rows,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -168,6 +177,9 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     links = follow(lowering, conv.op.result, grid, whole_rows=False)
     targets = chain_results(lowering, conv.op, links, grid, (conv.sliding.x,))
     tiling = _tile(lowering.arch, conv, bytes_per_element(links))
+    if is_image(shape):
+        rows = min(tiling.pixels[0], image_rows(lowering.arch, shape) // shape[2])
+        tiling = replace(tiling, pixels=(rows, tiling.pixels[1]))
     lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
     blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
     # Weights that fit stay on chip; otherwise each panel is loaded once.
@@ -178,13 +190,39 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     pixels = tiling.pixels[0] * tiling.pixels[1]
     width = max(panel.count for panel in tiling.panels)
     spread = raster(lowering.arch, targets, pixels, shape[3], width)
-    for image in range(shape[0]):
+    members = [conv.op, *(link.op for link in links)]
+    reader = stream_reader(lowering, members[-1].results[0])
+    made = _blocks(lowering, conv, links, (grid, spread), order, tiling.depth, targets)
+    run_stream(lowering, made, targets, members, reader)
+
+
+def _blocks(
+    lowering: Lowering,
+    conv: Convolution,
+    links: Sequence[Link],
+    layout: tuple[Grid, Pair],
+    order: Sequence[tuple[Panel, tuple[Pair, Pair]]],
+    depth: int,
+    targets: Sequence[Tensor],
+) -> Generator[int]:
+    """Emit the blocks of a convolution one by one; gives the pixels that are complete."""
+    builder, s = lowering.builder, conv.sliding
+    name = lowering.origin_of(conv.op)
+    grid, spread = layout
+    height, width = grid.shape[1:3]
+    for image in range(grid.shape[0]):
         for panel, (first, size) in order:
-            lowering.builder.next_turn()
-            acc = _accumulate(lowering, conv, panel, image, first, size, tiling.depth)
-            start = (first[0] * shape[2] + first[1], panel.first)
-            extent = (size[0] * size[1], panel.count)
-            run_links(lowering, links, acc, Place(grid, (image,), start, extent, spread), targets)
+            start = (first[0] * width + first[1], panel.first)
+            place = Place(grid, (image,), start, (size[0] * size[1], panel.count), spread)
+            builder.next_turn()
+            outer, builder.origin = builder.origin, name
+            require_links(lowering, links, place)
+            require_rows(builder, s, image, first, size)
+            acc = _accumulate(lowering, conv, panel, image, first, size, depth)
+            run_links(lowering, links, acc, place, targets)
+            builder.origin = outer
+            whole_rows = panel.first + panel.count == grid.col_count
+            yield image * height * width + start[0] + (size[0] * size[1] if whole_rows else 0)
 
 
 def _accumulate(

@@ -18,6 +18,12 @@ from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
+from vit_opt.backends.accel.lowering.streams import (
+    image_rows,
+    is_image,
+    run_stream,
+    stream_reader,
+)
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Shape,
@@ -300,6 +306,17 @@ def run_links(
     builder.origin = outer
 
 
+def require_links(lowering: Lowering, links: Sequence[Link], place: Place) -> None:
+    """Have the rows made that a block of a chain will read besides what the chain provides."""
+    for link in links:
+        for tensor in link.tensors:
+            if tensor is not None and tensor.region in lowering.builder.sources:
+                plane = place.grid.plane(tensor, place.index)
+                assert plane is not None, "follow() and grid_for() admit only such operands"
+                last = place.first[0] + place.size[0]
+                lowering.builder.require(tensor.region, plane.offset + last * plane.strides[0])
+
+
 def _parameter_block(
     lowering: Lowering, op: Operation, tensor: Tensor, first: int, count: int
 ) -> Block:
@@ -371,11 +388,18 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     limit = min(capacity(Space.ABUF), capacity(Space.CBUF), capacity(Space.OBUF) // 2) // 3
     limit //= max(8, bytes_per_element(links))
     cols = grid.col_count if needs_rows else max(1, min(grid.col_count, MAX_COLS, limit))
-    step = block_rows(lowering.arch, grid.row_count)
+    image = is_image(shape) and len(grid.rows) == 3
+    arch = lowering.arch
+    step = image_rows(arch, shape) if image else block_rows(arch, grid.row_count)
     spread = raster(lowering.arch, targets, step, grid.col_count, cols)
     count = max(1, min(spread[0], limit // cols))
     heights = row_blocks(grid.row_count, spread[0], count)
     blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
+    members = [link.op for link in links]
+    final = stream_reader(lowering, members[-1].results[0]) if image else None
+    if final is not None:
+        run_stream(lowering, blocks, targets, members, final)
+        return
     reader = _first_product(lowering, links)
     if reader is None:
         for _ in blocks:
@@ -395,16 +419,16 @@ def _row_chain(
 ) -> Generator[int]:
     """Emit the blocks of a chain without a product one by one; gives the rows complete."""
     builder = lowering.builder
-    name = builder.origin
+    name = lowering.origin_of(links[0].op)
     for number, index in enumerate(grid.indices()):
         for row, rows in heights:
             outer, builder.origin = builder.origin, name
             for col in range(0, grid.col_count, cols):
                 builder.next_turn()
                 size = (rows, min(cols, grid.col_count - col))
-                run_links(
-                    lowering, links, None, Place(grid, index, (row, col), size, spread), targets
-                )
+                place = Place(grid, index, (row, col), size, spread)
+                require_links(lowering, links, place)
+                run_links(lowering, links, None, place, targets)
             builder.origin = outer
             yield number * grid.row_count + row + rows
 

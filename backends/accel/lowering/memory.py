@@ -353,7 +353,7 @@ class Memory:
         if found is not None:
             source, row = found
             # One block more than is read now, so that units behind the array work ahead of it.
-            while source.ready * row <= end and source.advance():
+            while source.ready * row < end + source.ahead * row and source.advance():
                 pass
 
     def settle(self, tensor: Region) -> None:
@@ -370,11 +370,22 @@ class Source:
         """`blocks` makes one block each time and gives the rows complete from the first on."""
         self._blocks = blocks
         self.ready = 0
+        self.ahead = 1
+        """Rows of the largest block so far."""
+        self._busy = False
 
     def advance(self) -> bool:
-        """Make one block; False if there is none left."""
+        """Make one block; False if there is none left, or if one is being made: what takes the
+        place of an operand reads that operand where it lies."""
+        if self._busy:
+            return False
+        self._busy = True
         try:
-            self.ready = max(self.ready, next(self._blocks))
+            ready = max(self.ready, next(self._blocks))
+            self.ahead = max(self.ahead, ready - self.ready)
+            self.ready = ready
         except StopIteration:
             return False
+        finally:
+            self._busy = False
         return True

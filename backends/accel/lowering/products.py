@@ -30,6 +30,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     chain_results,
     follow,
     raster,
+    require_links,
     row_blocks,
     run_links,
 )
@@ -37,6 +38,12 @@ from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
+from vit_opt.backends.accel.lowering.streams import (
+    image_rows,
+    is_image,
+    run_stream,
+    stream_reader,
+)
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -137,8 +144,11 @@ def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
             f"{where(product.op)}: one row of {cols} results with what follows it does not fit "
             f"into obuf of architecture '{arch.name}'"
         )
-    m = block_rows(arch, rows)
-    most = max(1, room_o // 4 // (4 * n))
+    image = value_shape(product.op.results[0])
+    if is_image(image):
+        m, most = image_rows(arch, image), max(1, room_o // 2 // (4 * n))
+    else:
+        m, most = block_rows(arch, rows), max(1, room_o // 4 // (4 * n))
     if most > arch.columns:
         most -= most % arch.columns
     limit = max(2, min(room_a // (min(m, most) * item_a), room_b // (min(n, arch.lanes) * item_b)))
@@ -166,6 +176,11 @@ def lower_product(lowering: Lowering, product: Product) -> None:
     reads = (product.a[0], product.b[0])
     targets = chain_results(lowering, product.op, links, product.grid, reads)
     blocks = _blocks(lowering, product, links, targets)
+    members = [product.op, *(link.op for link in links)]
+    final = stream_reader(lowering, members[-1].results[0])
+    if final is not None:
+        run_stream(lowering, blocks, targets, members, final)
+        return
     reader = _reader(lowering, product, links)
     if reader is None:
         for _ in blocks:
@@ -220,7 +235,7 @@ def _blocks(
         depth = together
     builder.macs += rows * cols * product.k * len(product.a)
     order = block_order(lowering.arch, product, heights, range(0, cols, tiling.n))
-    name = builder.origin
+    name = lowering.origin_of(product.op)
     done = 0
     for number, (index, a, b) in enumerate(
         zip(product.grid.indices(), product.a, product.b, strict=True)
@@ -229,8 +244,10 @@ def _blocks(
             builder.next_turn()
             outer, builder.origin = builder.origin, name
             size = (height, min(tiling.n, cols - col))
-            acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
             place = Place(product.grid, index, (row, col), size, spread)
+            require_links(lowering, links, place)
+            builder.require(a.region, a.offset + (row + height) * a.strides[0])
+            acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
             run_links(lowering, links, acc, place, targets)
             builder.origin = outer
             if col + size[1] == cols:
@@ -265,7 +282,8 @@ def block_order(
     """Rows (first, count) and first column of each block, in order."""
     size = (product.grid.row_count, product.grid.col_count, product.k)
     items = (product.types[0].size, product.types[1].size)
-    if walks_rows(arch, size, items) and len(cols) > 1:
+    streams = is_image(value_shape(product.op.results[0]))
+    if not streams and walks_rows(arch, size, items) and len(cols) > 1:
         return [(row, col) for col in cols for row in rows]
     return [(row, col) for row in rows for col in cols]
 

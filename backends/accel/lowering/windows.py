@@ -125,6 +125,15 @@ def load_patch(
     return replace(patch, region=region)
 
 
+def require_rows(builder: Builder, s: Sliding, image: int, first: Pair, count: Pair) -> None:
+    """Have the rows of the image made that lie under a block of output pixels."""
+    if s.x.region in builder.sources:
+        height = s.extent(count)[0]
+        y, rows, _ = _inside(first[0] * s.strides[0] - s.pads[0], height, s.x.shape[1], s.spread[0])
+        end = s.x.offset + image * s.x.strides[0] + (y + rows) * s.x.strides[1]
+        builder.require(s.x.region, end)
+
+
 def _in_place(
     builder: Builder, s: Sliding, start: int, inside: Pair, extent: Pair, chans: int
 ) -> Patch | None:
