@@ -336,27 +336,37 @@ def test_patch_embedding(seed, channels, patch, storage, read_twice, pad, out):
 
 @EXAMPLES
 @given(
-    SEEDS, st.sampled_from([4, 9, 49, 64, 65]), st.integers(1, 3), st.integers(1, 3),
-    st.integers(0, 6), st.integers(0, 6),
+    SEEDS, st.sampled_from([4, 9, 33, 49, 64, 65]), st.sampled_from([5, 8, 31, 32, 33]),
+    st.integers(1, 3), st.integers(1, 3), st.integers(0, 6), st.integers(0, 6),
+    st.sampled_from([4, 5, 8, 12, 13]), st.sampled_from(["i8", "ui8"]), st.booleans(),
 )  # fmt: skip
-def test_window_attention(seed, length, heads, windows, bias_frac, mask_frac):
+def test_window_attention(
+    seed, length, dim, heads, windows, bias_frac, mask_frac, frac, storage, flat
+):
     """Relative position bias per head, then a mask per window: both inside of the one kernel."""
     rng = np.random.default_rng(seed)
     case, eight = Case(), FixedType("i8", 3)
-    shape = (2 * windows, heads, length, 8)
-    q, k, v = (case.input(eight, codes(rng, eight, shape)) for _ in range(3))
+    shape = (2 * windows, heads, length, dim)
+    zp = int(rng.integers(-9, 200))
+    query = format_with(storage, 3, zp)
+    q, k, v = (codes(rng, each, shape) for each in (query, eight, eight))
+    limit = 3 if flat else 2**15  # scores near each other, or far apart
+    q = case.input(query, np.clip(q, query.zero_point - limit, query.zero_point + limit))
+    k, v = case.input(eight, np.clip(k, -limit, limit)), case.input(eight, v)
     s = case.op(ops.MatmulOp, [q, k], transpose_b=True)
     sixteen = FixedType("i16", bias_frac + 2)
-    bias_ = case.constant(sixteen, codes(rng, sixteen, (1, heads, length, length)))
+    bias_ = np.clip(codes(rng, sixteen, (1, heads, length, length)), -8 * limit, 8 * limit)
+    bias_ = case.constant(sixteen, bias_)
     s = case.op(ops.AddOp, [s, bias_], FixedType("i16", bias_frac))
     s = case.op(ops.ReshapeOp, [s], shape=(2, windows, heads, length, length))
     mask_format = FixedType("i16", mask_frac)
-    mask = case.constant(mask_format, codes(rng, mask_format, (1, windows, 1, length, length)))
-    s = case.op(ops.AddOp, [s, mask], FixedType("i16", 5))
+    mask = codes(rng, mask_format, (1, windows, 1, length, length))
+    mask = case.constant(mask_format, np.clip(mask, -8 * limit, 8 * limit))
+    s = case.op(ops.AddOp, [s, mask], FixedType("i16", frac))
     s = case.op(ops.ReshapeOp, [s], shape=(*shape[:3], length))
     p = case.op(ops.SoftmaxExpOp, [s])
     acc = case.op(ops.MatmulOp, [p, v])
-    y = case.op(ops.NormalizeOp, [acc, p.owner.sum], FixedType("i8", 6))
+    y = case.op(ops.NormalizeOp, [acc, p.owner.sum], format_with(storage, 6, 7))
     lowered = case.check(y, kernel="vit_attention_u8")
     assert len(lowered.calls) == 1
 

@@ -10,7 +10,7 @@
  * bounds: |scores| < 2^30, proven at emission
  * scratch: the arrays of carve(), each rounded up to 64 bytes
  */
-#include "vit_avx512.h"
+#include "vit_avx512_window.h"
 
 enum { ROWS = 6, PADDING = -(1 << 30) };
 
@@ -343,29 +343,14 @@ VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t 
     }
 }
 
-/* (acc * reciprocal + constant) / 2^shift, rounded down, per lane of 32 bits. */
-VIT_INLINE __m512i scale(__m512i acc, __m512i reciprocal, __m512i constant, __m128i shift)
-{
-    const __m512i even = _mm512_mul_epi32(acc, reciprocal);
-    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), reciprocal);
-    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, constant), shift);
-    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, constant), shift);
-    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
-}
-
 VIT_INLINE void normalize_row(const vit_stage *s, uint32_t sum, const __m512i *acc, vit_type type,
                               __mmask64 mask, void *y)
 {
-    const int32_t nb = vit_blen(sum);
-    const __m512i reciprocal = _mm512_set1_epi64((int64_t)(((uint64_t)1 << (nb + 15)) / sum));
-    const int32_t shift = nb + s->shift;
-    const int64_t half = (int64_t)1 << (shift - 1);
-    const __m512i constant = _mm512_set1_epi64(half + (int64_t)s->zp * ((int64_t)1 << shift));
-    const __m128i count = _mm_cvtsi32_si128(shift);
-    const __m512i low = _mm512_packs_epi32(scale(acc[0], reciprocal, constant, count),
-                                           scale(acc[1], reciprocal, constant, count));
-    const __m512i high = _mm512_packs_epi32(scale(acc[2], reciprocal, constant, count),
-                                            scale(acc[3], reciprocal, constant, count));
+    const vit_normalizer n = vit_normalizer_of(s, sum);
+    const __m512i low =
+        _mm512_packs_epi32(vit_normalize(acc[0], &n), vit_normalize(acc[1], &n));
+    const __m512i high =
+        _mm512_packs_epi32(vit_normalize(acc[2], &n), vit_normalize(acc[3], &n));
     const __m512i bytes =
         type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
     _mm512_mask_storeu_epi8(y, mask, bytes);
@@ -403,6 +388,10 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
                                  const void *value, const uint8_t *table,
                                  const vit_epilogue *scores, const vit_epilogue *e, void *scratch)
 {
+    if (vit_is_window(p, scores)) {
+        vit_window_attention_avx512vnni(p, q, key, value, table, scores, e, scratch);
+        return;
+    }
     head h = carve(p, scratch);
     const vit_bytes256 exponential = vit_load_table(table);
     const size_t keys = (size_t)h.blocks * 64;

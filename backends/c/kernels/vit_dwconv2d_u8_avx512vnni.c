@@ -106,7 +106,8 @@ static void output_line(const vit_packed_conv_shape *p, const workspace *s,
         break;
     default:
         line_stages(p, s, taps, panels, e, y);
-        vit_epilogue_apply_avx512vnni(e, s->tile, p->channels, row, p->out_width, 0, p->channels);
+        vit_epilogue_apply_avx512vnni(e, INT64_C(1) << 31, s->tile, p->channels, row, p->out_width,
+                                      0, p->channels);
         break;
     }
 }

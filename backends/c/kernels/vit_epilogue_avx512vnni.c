@@ -157,9 +157,8 @@ static int plan_epilogue(const vit_epilogue *e, plan *p, int64_t *bound)
     return 1;
 }
 
-static int plan_all(const vit_epilogue *e, plan *p)
+static int plan_all(const vit_epilogue *e, int64_t bound, plan *p)
 {
-    int64_t bound = INT64_C(1) << 31;
     if (!plan_epilogue(e, p, &bound)) {
         return 0;
     }
@@ -357,15 +356,16 @@ VIT_INLINE void run(const plan *p, const int32_t *tile, size_t ld, int32_t r, in
 #undef VIT_EACH
 }
 
-void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int32_t *tile, int32_t ld_tile,
-                                   int32_t row0, int32_t rows, int32_t col0, int32_t cols)
+void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int64_t bound, int32_t *tile,
+                                   int32_t ld_tile, int32_t row0, int32_t rows, int32_t col0,
+                                   int32_t cols)
 {
     plan p;
     p.count = 0;
     p.row0 = row0;
     p.col0 = col0;
     p.cols = cols;
-    if (!plan_all(e, &p)) {
+    if (!plan_all(e, bound, &p)) {
         vit_epilogue_apply(e, tile, ld_tile, row0, rows, col0, cols);
         return;
     }

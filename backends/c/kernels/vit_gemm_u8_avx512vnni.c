@@ -231,8 +231,8 @@ VIT_WORDS_OF(half_words, 2)
         for (int32_t r0 = 0; r0 < p->m; r0 += VIT_TILE_ROWS) {                                     \
             const int32_t rows = vit_min32(VIT_TILE_ROWS, p->m - r0);                              \
             panel(vectors, VIT_BY_STAGES, p, r0, rows, x, w, &o);                                  \
-            vit_epilogue_apply_avx512vnni(e, tile, VIT_COLUMNS, p->row + r0, rows, p->col + col,   \
-                                          cols);                                                   \
+            vit_epilogue_apply_avx512vnni(e, INT64_C(1) << 31, tile, VIT_COLUMNS, p->row + r0,     \
+                                          rows, p->col + col, cols);                               \
         }                                                                                          \
     }
 

@@ -95,8 +95,10 @@ void vit_load_s32(const void *x, vit_type type, size_t first, int32_t n, int32_t
 void vit_store_s32(const int32_t *x, int32_t n, void *y, vit_type type, size_t first);
 void vit_epilogue_apply(const vit_epilogue *e, int32_t *tile, int32_t ld_tile, int32_t row0,
                         int32_t rows, int32_t col0, int32_t cols);
-void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int32_t *tile, int32_t ld_tile,
-                                   int32_t row0, int32_t rows, int32_t col0, int32_t cols);
+/* The same; no element of the tile is further than `bound` from 0. */
+void vit_epilogue_apply_avx512vnni(const vit_epilogue *e, int64_t bound, int32_t *tile,
+                                   int32_t ld_tile, int32_t row0, int32_t rows, int32_t col0,
+                                   int32_t cols);
 void vit_stage_apply(const vit_stage *s, int32_t *tile, int32_t ld_tile, int32_t row0,
                      int32_t rows, int32_t col0, int32_t cols);
 

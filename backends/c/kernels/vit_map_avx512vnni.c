@@ -17,6 +17,7 @@ void vit_map_avx512vnni(const vit_map_shape *p, const void *x, const vit_epilogu
     const vit_range rows = vit_share(p->rows, 1, p->part, p->rows > 1 ? p->parts : 0);
     const vit_range cols = vit_share(p->cols, width, p->part, p->rows > 1 ? 0 : p->parts);
     const size_t ld = (size_t)p->cols;
+    const int64_t bound = INT64_C(1) << (p->x_type == VIT_S32 ? 31 : 8 * vit_type_size(p->x_type));
     for (int32_t r0 = rows.first; r0 < rows.last; r0 += height) {
         const int32_t n = vit_min32(height, rows.last - r0);
         for (int32_t c0 = cols.first; c0 < cols.last; c0 += width) {
@@ -26,7 +27,7 @@ void vit_map_avx512vnni(const vit_map_shape *p, const void *x, const vit_epilogu
             } else {
                 vit_load_s32(x, p->x_type, (size_t)r0 * ld + (size_t)c0, count, tile);
             }
-            vit_epilogue_apply_avx512vnni(e, tile, width, r0, n, c0, count);
+            vit_epilogue_apply_avx512vnni(e, bound, tile, width, r0, n, c0, count);
         }
     }
 }
