@@ -80,7 +80,7 @@ def folded_type(type_: QuantizedType) -> FixedType:
 
 
 def weight_scales(
-    weight: NDArray[Any], bias: NDArray[Any] | None, x_scale: float, bits: int = 8
+    weight: NDArray[Any], bias: NDArray[Any] | None, x_scale: float | Reals, bits: int = 8
 ) -> Reals:
     """Scales [N] of a weight [N, ...]: largest magnitude over 2^(bits-1) - 1.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.dialects.builtin import FloatAttr
-from xdsl.ir import Operation, OpResult, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
@@ -22,21 +22,25 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, storage_of
 from vit_opt.dialects.vit.ops.base import format_of, shape_of
 from vit_opt.passes.algorithms.exponents import covering_fracs
-from vit_opt.passes.algorithms.given import given_scales
 from vit_opt.passes.algorithms.ptf import FACTORS
-from vit_opt.passes.calibrate import MOMENTS, STATISTICS, statistics_of
+from vit_opt.passes.calibrate import statistics_of
 from vit_opt.passes.quantization.formats import (
     covering_type,
     layernorm_types,
     power_exponent,
     scaled_epsilon,
-    weight_scales,
 )
-from vit_opt.passes.quantization.graph import NCHW, NHWC, IntegerGraph, label_of
+from vit_opt.passes.quantization.graph import NCHW, IntegerGraph, label_of
 from vit_opt.passes.quantization.linear_attention import linear_attention
 from vit_opt.passes.quantization.options import activation_bits, readers_through
+from vit_opt.passes.quantization.products import (
+    constant_of,
+    conv,
+    conv_transpose,
+    linear,
+    migrated_type,
+)
 from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
-from vit_opt.passes.quantization.weights import BYTE_GROUPS, weight_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,49 +102,6 @@ def feeds_softmax(value: SSAValue) -> bool:
         )
         for use in value.uses
     )
-
-
-def constant_of(graph: IntegerGraph, value: SSAValue | None, what: str) -> Array:
-    """The array of an operand that must be constant."""
-    array = graph.constants.array(value)
-    if array is None:
-        raise VitError(f"{what} must be a constant")
-    return array
-
-
-def quantized_weight(
-    graph: IntegerGraph,
-    op: onnx.Linear | onnx.Conv | onnx.ConvTranspose,
-    weight: Array,
-    x: SSAValue,
-) -> tuple[SSAValue, SSAValue | None]:
-    """Weight [N, ...] and bias of a product as constants, a scale per output channel."""
-    bias = None if op.bias is None else constant_of(graph, op.bias, f"{op.label}: the bias")
-    x_scale = float(format_of(x).channel_scales())
-    bits = weight_bits(op)
-    scales = weight_scales(weight, bias, x_scale, bits)
-    if graph.given:
-        own = given_scales(weight.reshape(weight.shape[0], -1), bias, x_scale, bits)
-        scales = scales if own is None else own
-    type_ = ScaledType(f"i{bits}", scales, axis=0)
-    statistics = op.attributes.get(MOMENTS)
-    if isinstance(op, onnx.Linear) and isinstance(op.x, OpResult):
-        statistics = op.x.op.attributes.get(STATISTICS)
-    w = graph.constant(label_of(op.w), weight, type_, statistics)
-    if BYTE_GROUPS in op.attributes and isinstance(w, OpResult):
-        w.op.attributes[BYTE_GROUPS] = op.attributes[BYTE_GROUPS]
-    if bias is None:
-        return w, None
-    product = ScaledType("i32", scales * x_scale, axis=0)
-    return w, graph.constant(label_of(cast("SSAValue", op.bias)), bias, product)
-
-
-def linear(graph: IntegerGraph, op: onnx.Linear) -> None:
-    """A product with constant weights; the accumulator is requantised by its readers."""
-    x = graph.codes(op.x, activation_bits(op))
-    weight = constant_of(graph, op.w, f"{op.label}: the weight")
-    w, bias = quantized_weight(graph, op, weight, x)
-    graph.define(op.y, graph.emit(ops.LinearOp.of(x, w, bias), op).result)
 
 
 def alignable(summand: QuantizedType, total: QuantizedType) -> bool:
@@ -321,13 +282,14 @@ def rectify(graph: IntegerGraph, op: onnx.Relu | onnx.Clip) -> None:
     record = graph.record(op.x)
     graph.settle(record)
     last = record.channels_last
-    type_ = graph.type_for(op.y, wanted_bits(op.y))
+    type_ = migrated_type(graph, op.y, *(use.operation for use in op.y.uses))
+    type_ = type_ or graph.type_for(op.y, wanted_bits(op.y))
     own = graph.given.get(op.x)
     if own is not None and own.fits(8, symmetric=False, pot=False):
         type_ = own.type
     x = graph.typed(op.x, type_, channels_last=last)
     low, high = type_.bounds
-    scale = float(type_.channel_scales())
+    scale = float(type_.channel_scales().max())
     limits = (0.0, None) if isinstance(op, onnx.Relu) else (op.min, op.max)
     values = [real(v) if isinstance(v, FloatAttr) else v for v in limits]
     codes = [None if v is None else round(v / scale) + type_.zero_point for v in values]
@@ -349,46 +311,6 @@ def reduce_mean(graph: IntegerGraph, op: onnx.ReduceMean | onnx.GlobalAveragePoo
     keep = pooled or bool(integer(op.keepdims))
     mean = ops.MeanOp.of(x, type=type_, axes=axes, keepdims=keep)
     graph.define(op.y, graph.emit(mean, op).result)
-
-
-def conv(graph: IntegerGraph, op: onnx.Conv) -> None:
-    """Convolution, channels last."""
-    x = graph.codes(op.x, activation_bits(op), channels_last=True)
-    weight = constant_of(graph, op.w, f"{op.label}: the weight").transpose(NHWC)
-    w, bias = quantized_weight(graph, op, weight, x)
-    product = ops.Conv2dOp.of(
-        x,
-        w,
-        bias,
-        strides=integers(op.strides),
-        pads=integers(op.pads),
-        dilations=integers(op.dilations),
-        groups=integer(op.group),
-    )
-    graph.define(op.y, graph.emit(product, op).result, channels_last=True)
-
-
-def conv_transpose(graph: IntegerGraph, op: onnx.ConvTranspose) -> None:
-    """Transposed convolution, channels last; ONNX keeps its weight input channel first."""
-    if integers(op.dilations) != (1, 1):
-        raise VitError(f"{op.label}: a dilated transposed convolution is not supported")
-    x = graph.codes(op.x, 8, channels_last=True)
-    stored = constant_of(graph, op.w, f"{op.label}: the weight")
-    groups = integer(op.group)
-    cin, per_group, kh, kw = stored.shape
-    grouped = stored.reshape(groups, cin // groups, per_group, kh, kw)
-    weight = grouped.transpose(0, 2, 3, 4, 1).reshape(groups * per_group, kh, kw, cin // groups)
-    w, bias = quantized_weight(graph, op, weight, x)
-    product = ops.ConvTranspose2dOp.of(
-        x,
-        w,
-        bias,
-        strides=integers(op.strides),
-        pads=integers(op.pads),
-        output_padding=integers(op.output_padding),
-        groups=groups,
-    )
-    graph.define(op.y, graph.emit(product, op).result, channels_last=True)
 
 
 def average_pool(graph: IntegerGraph, op: onnx.AveragePool) -> None:
