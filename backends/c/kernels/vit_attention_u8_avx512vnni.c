@@ -18,14 +18,15 @@ typedef struct {
     int32_t steps;  /* groups of 4 along the query's columns */
     int32_t vectors; /* 16 keys each */
     int32_t blocks; /* 64 keys each */
+    int32_t groups; /* 4 keys each */
     int32_t panels; /* 64 value columns each */
     int8_t *key;    /* [steps][vectors][16][4] */
     int32_t *init;  /* [vectors * 16] */
-    int8_t *value;  /* [panels][4 * vectors][64][4] */
+    int8_t *value;  /* [panels][groups][64][4] */
     uint8_t *query; /* [ROWS][steps * 4] */
     int32_t *score; /* [ROWS][blocks * 64] */
     uint8_t *p;     /* the same; within a block, group 4 i + j holds keys 16 j + 4 i ... + 3 */
-    int32_t *group; /* [4 * vectors] where in a row of p the groups of real keys are */
+    int32_t *group; /* [groups] where in a row of p the groups of real keys are */
     uint32_t sum[ROWS];
 } head;
 
@@ -34,6 +35,12 @@ static void *take(char **at, size_t bytes)
     void *start = *at;
     *at += vit_align64(bytes);
     return start;
+}
+
+/* The first of the four keys whose weights are at a place in a row of p. */
+VIT_INLINE int32_t first_key(int32_t at)
+{
+    return (at & ~63) + (at & 12) * 4 + (at & 48) / 4;
 }
 
 static head carve(const vit_attention_shape *p, void *scratch)
@@ -52,9 +59,13 @@ static head carve(const vit_attention_shape *p, void *scratch)
     h.score = (int32_t *)take(&at, ROWS * keys * 4);
     h.p = (uint8_t *)take(&at, ROWS * keys);
     h.group = (int32_t *)take(&at, (size_t)h.vectors * 16);
+    h.groups = 0;
     for (int32_t g = 0; g < 4 * h.vectors; ++g) {
         const int32_t width = vit_min32(4, h.vectors - g / 16 * 4); /* vectors of the block */
-        h.group[g] = g / 16 * 64 + g % 16 / width * 16 + g % 16 % width * 4;
+        const int32_t at = g / 16 * 64 + g % 16 / width * 16 + g % 16 % width * 4;
+        if (first_key(at) < p->n) {
+            h.group[h.groups++] = at;
+        }
     }
     return h;
 }
@@ -151,9 +162,8 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, const 
     int8_t *out = h->value;
     for (int32_t d0 = 0; d0 < p->d; d0 += 64) {
         const __mmask64 mask = vit_first64(p->d - d0);
-        for (int32_t g = 0; g < 4 * h->vectors; ++g, out += 256) {
-            const int32_t at = h->group[g]; /* 16 i + 4 j within a block holds 16 j + 4 i */
-            const int32_t first = (at & ~63) + (at & 12) * 4 + (at & 48) / 4;
+        for (int32_t g = 0; g < h->groups; ++g, out += 256) {
+            const int32_t first = first_key(h->group[g]);
             __m512i x[4];
             for (int32_t r = 0; r < 4; ++r) {
                 const int8_t *row = value + (ptrdiff_t)(first + r) * p->value_ld + d0;
@@ -291,34 +301,71 @@ static void apply_stages(const vit_attention_shape *p, const vit_epilogue *score
     }
 }
 
-VIT_INLINE __m512i distance(const int32_t *score, __m512i top, __m128i shift)
+/* The greatest score of a row, in all lanes. */
+VIT_INLINE __m512i greatest(const int32_t *score, int32_t blocks)
 {
-    const __m512i d = _mm512_sub_epi32(top, _mm512_load_si512(score));
-    return _mm512_srl_epi32(_mm512_min_epu32(d, _mm512_set1_epi32(1 << 30)), shift);
+    __m512i most[4];
+    for (int32_t j = 0; j < 4; ++j) {
+        most[j] = _mm512_load_si512(score + 16 * j);
+    }
+    for (int32_t b = 1; b < blocks; ++b) {
+        for (int32_t j = 0; j < 4; ++j) {
+            most[j] = _mm512_max_epi32(most[j], _mm512_load_si512(score + 64 * b + 16 * j));
+        }
+    }
+    const __m512i low = _mm512_max_epi32(most[0], most[1]);
+    __m512i m = _mm512_max_epi32(low, _mm512_max_epi32(most[2], most[3]));
+    m = _mm512_max_epi32(m, _mm512_shuffle_i64x2(m, m, 0x4e));
+    m = _mm512_max_epi32(m, _mm512_shuffle_i64x2(m, m, 0xb1));
+    m = _mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_BADC));
+    return _mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_CDAB));
 }
 
-/* p = table[min(255, rhu((max - score) / 2^shift))] and the sum of p. */
-static uint32_t exponentials(const int32_t *score, int32_t blocks, int32_t shift,
-                             const vit_bytes256 *table, uint8_t *p)
+/* Sixteen distances, less than 2^31. */
+VIT_INLINE __m512i distance(const int32_t *score, __m512i top, int32_t shift)
 {
-    __m512i most = _mm512_load_si512(score);
-    for (int32_t i = 16; i < 64 * blocks; i += 16) {
-        most = _mm512_max_epi32(most, _mm512_load_si512(score + i));
-    }
-    const int32_t half = shift == 0 ? 0 : 1 << (shift - 1);
-    const __m512i top = _mm512_set1_epi32(_mm512_reduce_max_epi32(most) + half);
-    const __m128i count = _mm_cvtsi32_si128(shift);
+    const __m512i d = _mm512_sub_epi32(top, _mm512_load_si512(score));
+    return shift > 0 ? _mm512_srl_epi32(d, _mm_cvtsi32_si128(shift))
+                     : _mm512_min_epu32(d, _mm512_set1_epi32(1 << 30));
+}
+
+/* p = table[min(255, rhu((max - score) / 2^shift))] of a row; returns their sums of eight. */
+VIT_INLINE __m512i exponentials(const int32_t *score, int32_t blocks, int32_t shift,
+                                const vit_bytes256 *table, uint8_t *p)
+{
+    const __m512i half = _mm512_set1_epi32(shift == 0 ? 0 : 1 << (shift - 1));
+    const __m512i top = _mm512_add_epi32(greatest(score, blocks), half);
     __m512i sum = _mm512_setzero_si512();
     for (int32_t b = 0; b < blocks; ++b, score += 64, p += 64) {
-        const __m512i low = _mm512_packs_epi32(distance(score, top, count),
-                                               distance(score + 16, top, count));
-        const __m512i high = _mm512_packs_epi32(distance(score + 32, top, count),
-                                                distance(score + 48, top, count));
+        const __m512i low = _mm512_packs_epi32(distance(score, top, shift),
+                                               distance(score + 16, top, shift));
+        const __m512i high = _mm512_packs_epi32(distance(score + 32, top, shift),
+                                                distance(score + 48, top, shift));
         const __m512i weights = vit_lookup(table, _mm512_packus_epi16(low, high));
         _mm512_store_si512(p, weights);
         sum = _mm512_add_epi64(sum, _mm512_sad_epu8(weights, _mm512_setzero_si512()));
     }
-    return (uint32_t)_mm512_reduce_add_epi64(sum);
+    return sum;
+}
+
+/* Weights and their sums of all rows; the sums of two rows are added up at once. */
+static void all_exponentials(const head *h, int32_t shift, const vit_bytes256 *table,
+                             uint32_t sum[ROWS])
+{
+    const size_t keys = (size_t)h->blocks * 64;
+    for (size_t r = 0; r < ROWS; r += 2) {
+        __m512i part[2];
+        for (size_t i = 0; i < 2; ++i) {
+            const int32_t *score = h->score + (r + i) * keys;
+            uint8_t *p = h->p + (r + i) * keys;
+            part[i] = shift > 0 ? exponentials(score, h->blocks, shift, table, p)
+                                : exponentials(score, h->blocks, 0, table, p);
+        }
+        const __m512i both = _mm512_add_epi64(part[0], _mm512_slli_epi64(part[1], 32));
+        const uint64_t sums = (uint64_t)_mm512_reduce_add_epi64(both);
+        sum[r] = (uint32_t)sums;
+        sum[r + 1] = (uint32_t)(sums >> 32);
+    }
 }
 
 VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t *init,
@@ -328,7 +375,7 @@ VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t 
     for (int32_t r = 0; r < ROWS; ++r) {
         acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(init[r]);
     }
-    const int32_t *group = h->group, *end = group + 4 * h->vectors;
+    const int32_t *group = h->group, *end = group + h->groups;
     for (; group < end; ++group, value += 256) {
         const __m512i b0 = _mm512_load_si512(value), b1 = _mm512_load_si512(value + 64);
         const __m512i b2 = _mm512_load_si512(value + 128), b3 = _mm512_load_si512(value + 192);
@@ -364,7 +411,7 @@ static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int
         init[r] = -p->value_zp * (int32_t)h->sum[r];
     }
     const int8_t *value = h->value;
-    for (int32_t d0 = 0; d0 < p->d; d0 += 64, value += 1024 * (size_t)h->vectors) {
+    for (int32_t d0 = 0; d0 < p->d; d0 += 64, value += 256 * (size_t)h->groups) {
         __m512i acc[ROWS][4];
         weighted_sums(h, value, init, acc);
         const __mmask64 mask = vit_first64(p->d - d0);
@@ -413,10 +460,7 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
             copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, &h);
             all_scores(&h);
             apply_stages(p, scores, batch * p->m + r0, count, &h);
-            for (int32_t r = 0; r < ROWS; ++r) {
-                h.sum[r] = exponentials(h.score + (size_t)r * keys, h.blocks, p->frac - 4,
-                                        &exponential, h.p + (size_t)r * keys);
-            }
+            all_exponentials(&h, p->frac - 4, &exponential, h.sum);
             finish_rows(p, e, count, &h, y + (ptrdiff_t)r0 * e->ld);
         }
     }
