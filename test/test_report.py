@@ -91,6 +91,75 @@ def test_mistakes(folder: Path, data: Path, tmp_path: Path, capsys: Any) -> None
     assert "no array for input 'image'; it has picture" in capsys.readouterr().err
 
 
+IMAGES = np.zeros((4, 1, 28, 28), np.float32)
+ANSWERS = np.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": IMAGES[:, :, 4:]}, "'image' is [4, 1, 24, 28], expected [N, 1, 28, 28]"),
+        ({"image": IMAGES[0, 0]}, "'image' is [28, 28], expected [N, 1, 28, 28]"),
+        ({"image": IMAGES[:0], "label": ANSWERS[:0]}, "with N at least 1"),
+        ({"image": np.float32(3)}, "'image' is [], expected"),
+        ({"image": IMAGES * np.nan}, "has values that are not finite"),
+        ({"image": IMAGES.astype(complex)}, "'image' holds complex128, no real numbers"),
+        ({"image": np.array(list("abcd"))}, "'image' holds <U1, no real numbers"),
+        ({"image": IMAGES, "label": ANSWERS + 0.5}, "labels are float64, expected integers"),
+        ({"image": IMAGES, "label": ANSWERS[:, None]}, "labels have shape [4, 1], expected [4]"),
+        ({"image": IMAGES, "label": ANSWERS + 7}, "labels from 7 to 10 for 10 classes"),
+        ({"image": IMAGES, "label": ANSWERS - 1}, "labels from -1 to 2 for 10 classes"),
+    ],
+)
+def test_data_that_does_not_fit(
+    compiled: Path, tmp_path: Path, capsys: Any, arrays: dict[str, Any], message: str
+) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    before = (compiled / "report.json").read_bytes()
+    assert command.run([str(compiled), "--eval", str(tmp_path / "data.npz")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert (compiled / "report.json").read_bytes() == before
+
+
+GOOD = {
+    "model": "m.onnx",
+    "scales": "pot",
+    "inputs": {},
+    "outputs": {},
+    "quality": {},
+    "layers": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], "not a report of vit-compile"),
+        ({"model": 3}, "not a report of vit-compile"),
+        ({"layers": 4}, "no usable 'layers'; compile the model again"),
+        ({"layers": [3]}, "layers[0]: expected names with values"),
+        ({"layers": [{"layer": "a"}]}, "layers[0]: no usable 'operation'"),
+        ({"quality": {"y": {"sqnr_db": "high"}}}, "y: no usable 'sqnr_db'"),
+        ({"evaluations": [{"data": "x"}]}, "evaluations[0]: no usable 'backend'"),
+        ({"evaluations": None}, "no usable 'evaluations'"),
+    ],
+)
+def test_reports_that_are_none(tmp_path: Path, capsys: Any, change: Any, message: str) -> None:
+    report = {**GOOD, **change} if isinstance(change, dict) else change
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert command.run([str(tmp_path), "--html", str(tmp_path / "out.html")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.html").exists()
+
+
+def test_an_empty_report_and_a_folder_in_the_place_of_the_page(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(GOOD))
+    assert command.run([str(tmp_path)]) == 0
+    assert command.run([str(tmp_path), "--html", str(tmp_path)]) == 1
+    assert "is a folder; expected the name of a file" in capsys.readouterr().err
+
+
 class Reader(HTMLParser):
     """Tags of a page, by name; what refers to other files."""
 

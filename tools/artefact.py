@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
@@ -70,11 +70,18 @@ class Artefact:
     def read_report(self) -> dict[str, Any]:
         """The report; raises VitError if this is not a compiled folder."""
         try:
-            return json.loads(self.report.read_text(encoding="utf-8"))
+            report = json.loads(self.report.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise VitError(
                 f"{self.folder}: no readable report.json here; is it the output of vit-compile?"
             ) from error
+        wanted = {"model": str, "scales": str, "inputs": dict, "outputs": dict}
+        if not isinstance(report, dict) or not all(
+            isinstance(cast("dict[str, Any]", report).get(key), kind)
+            for key, kind in wanted.items()
+        ):
+            raise VitError(f"{self.report}: not a report of vit-compile")
+        return cast("dict[str, Any]", report)
 
     def read_module(self, context: VitContext) -> ModuleOp:
         """The graph, its weights loaded into the context."""

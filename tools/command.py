@@ -87,6 +87,13 @@ def require_folder(path: Path) -> None:
         raise VitError(f"{path}: the folder {path.parent} does not exist")
 
 
+def require_writable(path: Path) -> None:
+    """Raise VitError if a file cannot be written: its folder is missing, or it is one itself."""
+    require_folder(path)
+    if path.is_dir():
+        raise VitError(f"{path}: is a folder; expected the name of a file")
+
+
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """A temporary path beside `path`, renamed to it at the end and removed after an error."""

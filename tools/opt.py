@@ -29,7 +29,7 @@ from vit_opt.passes import get_all_passes
 from vit_opt.tools.command import (
     UsageError,
     describe,
-    require_folder,
+    require_writable,
     run_command,
     write_text,
 )
@@ -252,10 +252,10 @@ class VitOptMain(xDSLOptMain):
         """Standard output, or a buffer that becomes the output file at the end."""
         for path in (self.args.export_qdq, self.args.save_recipe):
             if path is not None:
-                require_folder(Path(path))
+                require_writable(Path(path))
         if self.args.output_file is None:
             return super().prepare_output()
-        require_folder(Path(self.args.output_file))
+        require_writable(Path(self.args.output_file))
         self._output = _Kept()
         return self._output
 

@@ -33,8 +33,12 @@ from typing import Any, cast
 from xdsl.passes import ModulePass, PassPipeline
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.command import require_folder, write_text
+from vit_opt.tools.command import UsageError, require_writable, write_text
+from vit_opt.tools.pass_options import checked_pipeline
 from vit_opt.tools.settings import load_settings
+
+TARGETS = ("c", "accel", "all")
+"""What `target` may be, besides none."""
 
 IMAGES = 32
 """How many inputs are taken from calibration data; more change next to nothing."""
@@ -153,7 +157,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe, whole or not at all."""
-    require_folder(path)
+    require_writable(path)
     data = recipe_data(recipe, path.parent)
     if path.suffix == ".json":
         text = json.dumps(data, indent=2) + "\n"
@@ -198,6 +202,7 @@ def read_recipe(path: Path) -> Recipe:
     _check(data, KEYS, f"{path}")
     calibration = _mapping(data.pop("calibration", {}), f"{path}: calibration")
     _check(calibration, CALIBRATION_KEYS, f"{path}: calibration")
+    _check_values(data, calibration, path)
     source = calibration.pop("data", None)
     shapes = _shapes(_mapping(data.pop("shapes", {}), f"{path}: shapes"), path)
     passes = _passes(data.pop("passes", []), path)
@@ -230,6 +235,21 @@ def _check(data: Mapping[str, Any], known: Mapping[str, Kinds], where: str) -> N
             raise VitError(f"{where}: {key}: {value!r} is not {names}")
 
 
+def _check_values(data: Mapping[str, Any], calibration: Mapping[str, Any], path: Path) -> None:
+    """Raise VitError for values that the command line would not take either."""
+    from vit_opt.backends.c.levels import LEVELS
+    from vit_opt.passes.pipelines import ROADS
+
+    known = {"scales": tuple(ROADS), "target": TARGETS, "cpu": ("host", *LEVELS)}
+    for key, values in known.items():
+        if data.get(key) is not None and data[key] not in values:
+            raise VitError(f"{path}: {key}: '{data[key]}' is not one of {', '.join(values)}")
+    if data.get("seed", 0) < 0:
+        raise VitError(f"{path}: seed: {data['seed']} is negative")
+    if calibration.get("images", 1) < 1:
+        raise VitError(f"{path}: calibration: images: {calibration['images']} is not 1 or more")
+
+
 def _hint(key: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(key, names, 1)
@@ -257,8 +277,8 @@ def _passes(data: Sequence[Any], path: Path) -> tuple[ModulePass, ...]:
         for name, options in named.items():
             if name not in available:
                 raise VitError(f"{path}: passes: no pass '{name}'{_hint(name, available)}")
-            where = f"{path}: passes: {name}"
-            passes.append(_pass(name, _mapping(options or {}, where), where))
+            where = f"{path}: passes"
+            passes.append(_pass(name, _mapping(options or {}, f"{where}: {name}"), where))
     return tuple(passes)
 
 
@@ -270,16 +290,17 @@ def _pass(name: str, options: Mapping[str, Any], where: str) -> ModulePass:
     parts: list[str] = []
     for key, value in options.items():
         if key not in defaults:
-            raise VitError(f"{where}: unknown option '{key}'{_hint(key, defaults)}")
-        if type(value) is int and isinstance(defaults[key], float):
-            value = float(value)
+            raise VitError(f"{where}: {name}: unknown option '{key}'{_hint(key, defaults)}")
         if value is not None and value != []:
             parts.append(f"{key}={_text(value)}")
     text = f"{name}{{{' '.join(parts)}}}" if parts else name
     try:
+        text = checked_pipeline(where, text, get_all_passes())
         [built] = PassPipeline.parse_spec(get_all_passes(), text).passes
+    except UsageError as error:
+        raise VitError(str(error)) from error
     except Exception as error:  # xDSL's parser and dataclasses raise many kinds
-        raise VitError(f"{where}: {' '.join(str(error).split())}") from error
+        raise VitError(f"{where}: {name}: {' '.join(str(error).split())}") from error
     return built
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from vit_opt.dialects.npz import read_npz
 from vit_opt.tools import accel_report
 from vit_opt.tools.artefact import Artefact
-from vit_opt.tools.command import UsageError, replacing, require_folder, run_command, write_text
+from vit_opt.tools.command import UsageError, replacing, require_writable, run_command, write_text
 from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
 from vit_opt.tools.progress import progress
 
@@ -149,7 +149,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("--input IN.npz is missing")
     for path in (args.output, args.trace, args.html):
         if path is not None:
-            require_folder(Path(path))
+            require_writable(Path(path))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_opt.tools.artefact import Artefact
-from vit_opt.tools.command import UsageError, require_folder, run_command, write_text
+from vit_opt.tools.command import UsageError, require_writable, run_command, write_text
 
 DESCRIPTION = "Show what quantisation did to a compiled model."
 
@@ -25,12 +25,14 @@ def _run(args: argparse.Namespace) -> None:
     from vit_opt.tools.report.page import write_page
     from vit_opt.tools.report.plots import require_plotting
     from vit_opt.tools.report.terminal import print_report
+    from vit_opt.tools.report.validity import check_report
 
     artefact = Artefact(Path(args.folder))
     report = artefact.read_report()
+    check_report(report, artefact.report)
     if args.html is not None:
         require_plotting()
-        require_folder(Path(args.html))
+        require_writable(Path(args.html))
     if args.eval is not None:
         _evaluate(args, artefact)
         report = artefact.read_report()
@@ -66,6 +68,7 @@ def _evaluate(args: argparse.Namespace, artefact: Artefact) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     from vit_opt.tools.execution import BACKENDS
+    from vit_opt.tools.opt import positive
 
     result = argparse.ArgumentParser(prog="vit-report", description=DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
@@ -77,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--on", choices=BACKENDS, help="backend of --eval (default: c)")
     result.add_argument("--html", metavar="FILE", help="write a self-contained page with plots")
     result.add_argument(
-        "--worst", type=int, metavar="N", help="only the N layers that lose most by themselves"
+        "--worst", type=positive, metavar="N", help="only the N layers that lose most by themselves"
     )
     result.add_argument("--json", action="store_true", help="the whole report as one JSON object")
     return result

@@ -24,12 +24,13 @@ MASK = 0.5
 
 
 def read_data(
-    path: Path, ports: Mapping[str, Any], labels: Path | None = None
+    path: Path, ports: Mapping[str, Mapping[str, Any] | None], labels: Path | None = None
 ) -> tuple[dict[str, Array], Array | None]:
     """Real inputs by name, and labels where there are any, from .npz files.
 
-    Bytes are pixels and become (pixel - 128) / 128, as in the examples. Raises VitError for missing
-    inputs, and for labels of another number than the inputs.
+    `ports` may say the shape of an input, [1, ...]. Bytes are pixels and become (pixel - 128) / 128,
+    as in the examples. Raises VitError for missing or empty inputs and those of another shape or
+    without numbers, for labels of another number than the inputs, and those that are no integers.
     """
     import numpy as np
 
@@ -39,6 +40,7 @@ def read_data(
         if name not in arrays:
             raise VitError(f"{path}: no array for input '{name}'; it has {', '.join(arrays)}")
         array = arrays[name]
+        _check_input(array, name, ports[name], path)
         pixels = array.dtype == np.uint8
         inputs[name] = (array.astype(np.float32) - 128) / 128 if pixels else array
     found = arrays if labels is None else read_npz(labels)
@@ -52,7 +54,24 @@ def read_data(
         raise VitError(
             f"{labels or path}: labels have shape {list(named[0].shape)}, expected [{count}]"
         )
+    if named[0].dtype.kind not in "iu":
+        raise VitError(f"{labels or path}: labels are {named[0].dtype}, expected integers")
     return inputs, named[0]
+
+
+def _check_input(array: Array, name: str, port: Mapping[str, Any] | None, path: Path) -> None:
+    """Raise VitError for an array that is no batch of an input."""
+    import numpy as np
+
+    if array.dtype.kind not in "fiub":
+        raise VitError(f"{path}: '{name}' holds {array.dtype}, no real numbers")
+    shape = list(array.shape)
+    wanted = shape[1:] if port is None else [int(size) for size in port["shape"][1:]]
+    if not shape or shape[0] < 1 or shape[1:] != wanted:
+        expected = ", ".join(["N", *map(str, wanted)])
+        raise VitError(f"{path}: '{name}' is {shape}, expected [{expected}] with N at least 1")
+    if not np.isfinite(array).all():
+        raise VitError(f"{path}: '{name}' has values that are not finite")
 
 
 def each_db(floats: Array, reals: Array) -> NDArray[np.float64]:
@@ -69,7 +88,7 @@ def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[st
 
     Keys: inputs, sqnr_db (all together), sqnr_mean_db and sqnr_worst_db (per input), cosine (mean),
     top1_agreement for scores [N, C], iou for maps of values in 0 .. 1 (of the masks above 1/2), and
-    with labels top1 and float_top1.
+    with labels top1 and float_top1. Raises VitError for labels that are no class.
     """
     import numpy as np
 
@@ -88,6 +107,10 @@ def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[st
     if floats.ndim == 2 and floats.shape[1] > 1:
         facts["top1_agreement"] = float((floats.argmax(axis=1) == reals.argmax(axis=1)).mean())
         if labels is not None:
+            if labels.min() < 0 or labels.max() >= floats.shape[1]:
+                raise VitError(
+                    f"labels from {labels.min()} to {labels.max()} for {floats.shape[1]} classes"
+                )
             facts["top1"] = float((reals.argmax(axis=1) == labels).mean())
             facts["float_top1"] = float((floats.argmax(axis=1) == labels).mean())
     elif floats.ndim >= 3 and floats.min() >= 0 and floats.max() <= 1:

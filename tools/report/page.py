@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vit_opt.tools.command import require_folder, write_text
+from vit_opt.tools.command import require_writable, write_text
 from vit_opt.tools.report import plots
 from vit_opt.tools.report.terminal import (
     FAIR,
@@ -109,7 +109,7 @@ COLUMNS = (
 def write_page(report: Mapping[str, Any], path: Path) -> None:
     """Write the page; raises VitError without matplotlib or for a missing folder."""
     plots.require_plotting()
-    require_folder(path)
+    require_writable(path)
     write_text(path, page(report))
 
 
