@@ -150,8 +150,29 @@ def test_traps_name_instruction_and_reason(text: str, message: str) -> None:
 def test_endless_programs_stop() -> None:
     text = "mac.loop count=65535\n" * 4 + "mac.end\n" * 4
     m = Machine(assemble(HEAD + text), P2VIT, max_steps=1000)
-    with pytest.raises(TrapError, match="more than 1000 instructions"):
+    with pytest.raises(
+        TrapError, match=r"instruction 0 .*instructions run on its engine, at most 1000"
+    ):
         m.run()
+
+
+@pytest.mark.parametrize("timing_only", [False, True])
+def test_work_without_end_is_refused_before_it_begins(timing_only: bool) -> None:
+    """2^33 cycles a machine may work; the loop that would take more is named."""
+    text = (
+        "mac.loop count=2\nmac.end\nmac.loop count=60000\n"
+        "mac.matmul acc=obuf[0] a=abuf[0] b=bbuf[0] m=1 n=200 k=65535 acc_row=4 a_row=0 b_row=0 "
+        "a_step=0 b_step=0\nmac.end\n"
+    )
+    machine = Machine(assemble(HEAD + text), P2VIT, timing_only=timing_only)
+    with pytest.raises(TrapError, match=r"instruction 2 'mac.loop count=60000': .* cycles of work"):
+        machine.run()
+    assert machine.steps == 0
+
+
+def test_memory_that_the_host_lacks() -> None:
+    with pytest.raises(VitError, match=f"asks for {1 << 60} bytes of DRAM, which this host"):
+        Machine(Image("p2vit", (), dram_size=1 << 60), P2VIT)
 
 
 def test_semaphores_do_not_overflow() -> None:

@@ -44,10 +44,13 @@ from vit_opt.dialects.vit_accel.fields import Inst, Space
 from vit_opt.dialects.vit_accel.traffic import operands, traffic
 
 MAX_STEPS = 50_000_000
-"""Instructions executed before a program counts as endless."""
+"""Instructions that a program may run, loops counted."""
+
+MAX_CYCLES = 1 << 33
+"""Cycles that an engine may work: more than the largest models take on the smallest machines."""
 
 
-_UNIT_ERRORS = (VitError, ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
+_UNIT_ERRORS = (ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
 """What an effect raises for operands that the unit cannot work on."""
 
 
@@ -132,8 +135,8 @@ class Machine:
         self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
-        self.costs: list[_Cost | None] = [None] * len(image.code)
-        """By place in the program, once executed."""
+        self.costs = [self._cost(index, inst) for index, inst in enumerate(image.code)]
+        """By place in the program."""
         self.executed = [0] * len(image.code)
         self.steps = 0
 
@@ -163,7 +166,8 @@ class Machine:
     # -- execution --------------------------------------------------------------------------
 
     def run(self) -> Stats:
-        """Execute the program to its end; TrapError if it cannot be."""
+        """Execute the program to its end; TrapError if it cannot be, or takes too long."""
+        self._check_length()
         ready = [(0, state.engine) for state in self.engines if state.queue]
         blocked: dict[Engine, isa.Wait] = {}
         heapq.heapify(ready)
@@ -241,15 +245,16 @@ class Machine:
                 self._signal(state, inst)
             else:
                 state.control(inst)
+        except VitError as error:
+            raise self._trap(index, inst, str(error)) from error
         except _UNIT_ERRORS as error:
-            raise self._trap(index, inst, str(error) or type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            raise self._trap(index, inst, f"its unit cannot do this: {reason}") from error
 
     def _unit(self, state: _EngineState, index: int, inst: isa.UnitInst) -> None:
         if not self.timing_only:
             EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
         cost = self.costs[index]
-        if cost is None:
-            cost = self.costs[index] = self._cost(inst)
         self.executed[index] += 1
         latency = 0
         if cost.after_all:
@@ -266,8 +271,28 @@ class Machine:
         state.busy += cost.cycles
         state.done = max(state.done, state.time + latency)
 
-    def _cost(self, inst: isa.UnitInst) -> _Cost:
-        cycles = inst.cycles(self.arch)
+    def _check_length(self) -> None:
+        """Trap before the first instruction of a program that would not end in reasonable time.
+
+        Loops have constant counts, so what every engine will do is known.
+        """
+        for what, weights, limit in (
+            ("instructions run", [1] * len(self.costs), self.max_steps),
+            ("cycles of work", [cost.cycles for cost in self.costs], MAX_CYCLES),
+        ):
+            for state in self.engines:
+                total, heaviest = state.total(weights)
+                if total > limit:
+                    index, inst = state.queue[heaviest]
+                    raise self._trap(index, inst, f"{total} {what} on its engine, at most {limit}")
+
+    def _cost(self, index: int, inst: Inst) -> _Cost:
+        if not isinstance(inst, isa.UnitInst):
+            return _Cost(0)
+        try:
+            cycles = inst.cycles(self.arch)
+        except ArithmeticError as error:
+            raise self._trap(index, inst, f"its cycles cannot be counted: {error}") from error
         if not isinstance(inst, isa.TransferInst):
             return _Cost(cycles)
         return _Cost(cycles, inst.dram_bytes(self.arch), inst.src.space is not Space.DRAM)
@@ -298,7 +323,7 @@ class Machine:
         totals: dict[Engine, Counts] = {}
         for index, times in enumerate(self.executed):
             inst, cost = self.image.code[index], self.costs[index]
-            if cost is None or not isinstance(inst, isa.UnitInst):
+            if not times or not isinstance(inst, isa.UnitInst):
                 continue
             counts = Counts()
             touched = traffic(inst)

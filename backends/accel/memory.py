@@ -63,7 +63,12 @@ class Memories:
         self.bytes: dict[Space, NDArray[np.uint8]] = {
             names[memory.name]: np.zeros(memory.size, np.uint8) for memory in arch.memories
         }
-        self.bytes[Space.DRAM] = np.zeros(dram_size, np.uint8)
+        try:
+            self.bytes[Space.DRAM] = np.zeros(dram_size, np.uint8)
+        except MemoryError:
+            raise AccessError(
+                f"the program asks for {dram_size} bytes of DRAM, which this host does not have"
+            ) from None
 
     def view(
         self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]

@@ -40,6 +40,25 @@ class Sequencer:
             offset += loop.index * stride
         return Addr(addr.space, offset)
 
+    def total(self, weights: Sequence[int]) -> tuple[int, int]:
+        """The weights, by place in the program, of all that the queue will run, loops counted; and
+        where in the queue the outermost loop, or the instruction, with most of it is."""
+        open_loops: list[tuple[int, int, int]] = []
+        so_far, most, heaviest = 0, 0, 0
+        for place, (index, inst) in enumerate(self.queue):
+            own, start = weights[index], place
+            if isinstance(inst, isa.Loop):
+                open_loops.append((place, inst.count, so_far + own))
+                so_far = 0
+                continue
+            if isinstance(inst, isa.End) and open_loops:
+                start, count, before = open_loops.pop()
+                own, so_far = count * (so_far + own), before
+            so_far += own
+            if not open_loops and own > most:
+                most, heaviest = own, start
+        return so_far + sum(before for _, _, before in open_loops), heaviest
+
     def control(self, inst: Inst) -> None:
         """Execute a loop's beginning or end, or set an address register; `position` stays at it,
         or goes back to the beginning of the loop. VitError for what no sequencer can do."""
