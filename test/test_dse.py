@@ -161,6 +161,8 @@ def test_points_are_whole_compilations(
         (["--sweep", "lane=2"], "did you mean lanes"),
         (["--sweep", "lanes=2", "--scheduler", "slurm"], "expected processes, dask"),
         (["--sweep", "lanes=2", "--random", "0"], "at least one point"),
+        (["--sweep", "lanes=2", "--jobs", "-3"], "--jobs: at least one"),
+        (["--sweep", "lanes=2", "--calib", "x.npz"], "is calibrated already"),
         (["--sweep", "lanes=2", "--plot", "x.pdf"], "written as .svg or .png"),
         (["--sweep", "lanes=2", "--arch", "tpu"], "unknown architecture 'tpu'"),
     ],

@@ -93,7 +93,11 @@ def field_names(arch: AccelTarget) -> list[str]:
     return [
         *own,
         *(memory.name for memory in arch.memories),
-        *(f"energy.{name}" for name, value in asdict(arch.energy).items() if not isinstance(value, str)),
+        *(
+            f"energy.{name}"
+            for name, value in asdict(arch.energy).items()
+            if not isinstance(value, str)
+        ),
     ]
 
 
@@ -194,6 +198,8 @@ def prepare(model: Path, calib: Path | None, say: Callable[[str], None]) -> Prep
     from vit_opt.tools.weights import sidecar_of
 
     if model.is_dir():
+        if calib is not None:
+            raise VitError(f"--calib: {model} is calibrated already; give the model instead")
         Artefact(model).read_report()
         folder = Artefact(model)
         return PreparedModel.of(folder.module, sidecar_of(folder.module))
@@ -314,6 +320,8 @@ def _run(args: argparse.Namespace) -> None:
         require_plotting(plot)
     if args.random is not None and args.random < 1:
         raise VitError("--random: at least one point")
+    if args.jobs < 0:
+        raise VitError("--jobs: at least one, or 0 for all processors")
     if args.output is not None:
         require_folder(Path(args.output))
     options = DseOptions(
