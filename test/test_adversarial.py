@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit.attributes import FixedType
-from vit_opt.dialects.vit.ops.base import VitOp, format_of
+from vit_opt.dialects.vit.ops.base import ROUNDINGS, VitOp, format_of
 from vit_opt.passes.algorithms.ranges import GRIDS, OBSERVERS
 from vit_opt.passes.quantization.options import GELUS, PLACES, RESIDUALS, SOFTMAXES
 
@@ -139,8 +139,10 @@ ROAD = (
     "fold-scales",
     "split-channels",
     "fill-grids",
+    "assign-bits",
     "quantize",
     "pot-fold",
+    "refine",
 )
 
 KINDS = ("ordinary", "huge channel", "dead channel", "constant", "zero", "tiny", "vast")
@@ -159,7 +161,8 @@ def through(
     floats = module.clone()
     try:
         for name in ROAD:
-            apply(ctx, module, name, **options.get(name, {}))
+            if name != "refine" or name in options:
+                apply(ctx, module, name, **options.get(name, {}))
     except VitError as error:
         assert "cannot be represented by integers" in str(error)
         return np.inf
@@ -169,7 +172,8 @@ def through(
             for result in op.results:
                 format_ = format_of(result)
                 assert isinstance(format_, FixedType), op
-                assert np.abs(format_.channel_fracs()).max() <= 64, op
+                limit = 96 if format_.storage.width.data == 32 else 64
+                assert np.abs(format_.channel_fracs()).max() <= limit, op
                 low, high = format_.bounds
                 assert min(low, 0) <= format_.zero_point <= high, op
     reference, codes = (
@@ -200,6 +204,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
     "smooth": {"search": [False, True]},
     "split-channels": {"parts": [1, 3]},
     "fill-grids": {"headroom": [1.0, 1.5]},
+    "assign-bits": {"bits": [8, 4], "budget": [1.0, 0.75], "form": ["channel", "group"]},
     "quantize": {
         "residual": list(RESIDUALS),
         "softmax": list(SOFTMAXES),
@@ -210,7 +215,9 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "weights": ["compensated", "nearest"],
         "exponents": ["cover", "search"],
         "bias": ["plain", "corrected"],
+        "rounding": list(ROUNDINGS),
     },
+    "refine": {"batches": [1, 6]},
 }
 """Options of the passes and the values to mix."""
 
