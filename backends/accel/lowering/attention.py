@@ -12,11 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from vit_opt.backends.accel.lowering.arena import whole
+from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
 from vit_opt.backends.accel.lowering.products import matrices
+from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import rounding
-from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, store_block
+from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit_accel import isa
@@ -138,6 +140,20 @@ def _shifted(
     return Block(region, dtype, size[1], 1)
 
 
+def _home(builder: Builder, out: Tensor, first: int, rows: int) -> Block:
+    """Where rows of a head's result are to be written: beside the heads before it if there is room
+    for all heads in one place; pinned."""
+    item, pitch = out.dtype.size, out.strides[0]
+    wide = out.shape[1] * item
+    start = out.offset + first * pitch
+    right = pitch - start % pitch
+    fits = rows * pitch <= builder.capacity(Space.OBUF) // 4
+    rect = Rect(start, rows, pitch, wide)
+    room = rect._replace(width=right if fits else wide)
+    region, offset, row = builder.place_for(out.region, rect, room, Space.OBUF)
+    return Block(region, out.dtype, row, item, offset)
+
+
 def _queries(
     lowering: Lowering, op: ops.LinearAttnOp, q: Tensor, state: Block, key_sum: Block, out: Tensor
 ) -> None:
@@ -158,10 +174,7 @@ def _queries(
         den = Block(builder.allocate(Space.OBUF, rows * 4), DType.I32, 4, 4)
         _matmul(lowering, num, queries, _turned(state), (rows, wide, d), False)
         _matmul(lowering, den, queries, _turned(key_sum), (rows, 1, d), False)
-        item = out.dtype.size
-        result = Block(
-            builder.allocate(Space.OBUF, rows * wide * item), out.dtype, wide * item, item
-        )
+        result = _home(builder, out, first, rows)
         inst = isa.Divide(
             rows,
             wide,
@@ -180,9 +193,9 @@ def _queries(
             rounding(op),
             DivMode[op.divisor.data.upper()],
         )
-        builder.emit(inst, [whole(num.region), whole(den.region)], [whole(result.region)])
+        written = result.use(rows, wide)
+        builder.emit(inst, [whole(num.region), whole(den.region)], [written])
         builder.release(num.region)
         builder.release(den.region)
-        store_block(builder, result, out, (first, 0), (rows, wide))
         builder.unpin(mark)
     builder.macs += tokens * d * (wide + 1)

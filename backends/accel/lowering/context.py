@@ -208,6 +208,44 @@ class Lowering:
             users = self.users.get(op.result, [])
         return tensor.is_contiguous
 
+    def define_in_concat(self, value: SSAValue) -> Tensor | None:
+        """Let a result be a part of the concatenation of channels that alone reads it, behind
+        transpositions; None if there is none."""
+        orders: list[Sequence[int]] = []
+        read, op = value, self._only_user(value)
+        while isinstance(op, ops.TransposeOp):
+            orders.append(integers(op.permutation))
+            read, op = op.result, self._only_user(op.result)
+        if not isinstance(op, ops.ConcatOp):
+            return None
+        dtype, format_ = value_format(value)
+        shape = value_shape(value)
+        axis = op.axis.value.data
+        for order in reversed(orders):
+            axis = order[axis]
+        if axis != len(shape) - 1:
+            return None
+        strides = row_major(shape, dtype.size)
+        for order in orders:
+            strides = tuple(strides[i] for i in order)
+        joined = self.tensors.get(op.result)
+        if joined is None:
+            joined = self.define(op.result, like=Tensor(_NOWHERE, dtype, format_, (), strides))
+        index = [self.source(x) for x in op.xs].index(read)
+        axis = op.axis.value.data
+        before = sum(value_shape(x)[axis] for x in op.xs[:index])
+        strides = joined.strides
+        for order in reversed(orders):
+            strides = tuple(strides[order.index(i)] for i in range(len(order)))
+        offset = joined.offset + before * joined.strides[axis]
+        tensor = Tensor(joined.region, dtype, format_, shape, strides, offset)
+        self.bind(value, tensor)
+        return tensor
+
+    def _only_user(self, value: SSAValue) -> Operation | None:
+        users = self.users.get(value, [])
+        return users[0] if len(users) == 1 else None
+
     def define_over(self, value: SSAValue, old: Tensor, op: Operation) -> Tensor | None:
         """Let a result take the memory of an operand of `op`; None unless it is free by then."""
         dtype, format_ = value_format(value)
@@ -285,6 +323,10 @@ class Lowering:
             del self._last_use[region]
             self.builder.forget(region)
             self.builder.release(region)
+
+
+_NOWHERE = Region(Space.DRAM, 0, 0)
+"""Stands for a place where only the order of axes matters."""
 
 
 def _ordered(shape: Shape, pattern: Shape, item: int) -> Shape:

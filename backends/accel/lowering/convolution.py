@@ -16,15 +16,15 @@ from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
+    Branch,
     Grid,
-    Link,
     Place,
     bytes_per_element,
-    chain_results,
-    follow,
+    fork,
     raster,
     require_links,
-    run_links,
+    run_branches,
+    run_stream,
 )
 from vit_opt.backends.accel.lowering.engines import best_map, has_two
 from vit_opt.backends.accel.lowering.movement import contiguous
@@ -33,13 +33,8 @@ from vit_opt.backends.accel.lowering.products import (
     bias_region,
     lower_linear,
 )
-from vit_opt.backends.accel.lowering.streams import (
-    image_rows,
-    is_image,
-    run_stream,
-    stream_reader,
-)
-from vit_opt.backends.accel.lowering.tensors import Block, Tensor, value_shape
+from vit_opt.backends.accel.lowering.streams import image_rows, is_image
+from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
     centred_weights,
@@ -174,9 +169,10 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
         conv = replace(conv, sliding=replace(conv.sliding, x=x))
     shape = value_shape(conv.op.result)
     grid = Grid(shape, (0,), (1, 2))
-    links = follow(lowering, conv.op.result, grid, whole_rows=False)
-    targets = chain_results(lowering, conv.op, links, grid, (conv.sliding.x,))
-    tiling = _tile(lowering.arch, conv, bytes_per_element(links))
+    branches = fork(lowering, conv.op, grid, whole_rows=False, reads=(conv.sliding.x,))
+    targets = [target for branch in branches for target in branch.targets]
+    width = max(bytes_per_element(branch.links) for branch in branches)
+    tiling = _tile(lowering.arch, conv, width)
     if is_image(shape):
         rows = min(tiling.pixels[0], image_rows(lowering.arch, shape) // shape[2])
         tiling = replace(tiling, pixels=(rows, tiling.pixels[1]))
@@ -190,20 +186,19 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     pixels = tiling.pixels[0] * tiling.pixels[1]
     width = max(panel.count for panel in tiling.panels)
     spread = raster(lowering.arch, targets, pixels, shape[3], width)
-    members = [conv.op, *(link.op for link in links)]
-    reader = stream_reader(lowering, members[-1].results[0])
-    made = _blocks(lowering, conv, links, (grid, spread), order, tiling.depth, targets)
-    run_stream(lowering, made, targets, members, reader)
+    made = _blocks(lowering, conv, branches, (grid, spread), order, tiling.depth)
+    if not run_stream(lowering, made, conv.op, branches):
+        for _ in made:
+            pass
 
 
 def _blocks(
     lowering: Lowering,
     conv: Convolution,
-    links: Sequence[Link],
+    branches: Sequence[Branch],
     layout: tuple[Grid, Pair],
     order: Sequence[tuple[Panel, tuple[Pair, Pair]]],
     depth: int,
-    targets: Sequence[Tensor],
 ) -> Generator[int]:
     """Emit the blocks of a convolution one by one; gives the pixels that are complete."""
     builder, s = lowering.builder, conv.sliding
@@ -216,10 +211,10 @@ def _blocks(
             place = Place(grid, (image,), start, (size[0] * size[1], panel.count), spread)
             builder.next_turn()
             outer, builder.origin = builder.origin, name
-            require_links(lowering, links, place)
+            require_links(lowering, [link for branch in branches for link in branch.links], place)
             require_rows(builder, s, image, first, size)
             acc = _accumulate(lowering, conv, panel, image, first, size, depth)
-            run_links(lowering, links, acc, place, targets)
+            run_branches(lowering, branches, acc, place)
             builder.origin = outer
             whole_rows = panel.first + panel.count == grid.col_count
             yield image * height * width + start[0] + (size[0] * size[1] if whole_rows else 0)

@@ -21,7 +21,6 @@ from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS,
 from vit_opt.backends.accel.lowering.streams import (
     image_rows,
     is_image,
-    run_stream,
     stream_reader,
 )
 from vit_opt.backends.accel.lowering.tensors import (
@@ -223,17 +222,53 @@ def follow(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) ->
     return links
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A chain behind a product, and where its results go."""
+
+    links: tuple[Link, ...]
+    targets: tuple[Tensor, ...]
+
+
+def fork(
+    lowering: Lowering,
+    op: Operation,
+    grid: Grid,
+    whole_rows: bool,
+    reads: Sequence[Tensor],
+) -> list[Branch]:
+    """The chains that take the result of `op` block by block, their results allocated: one, or one
+    for each of its readers if all of them rescale. For the rest see `chain_results`."""
+    value = op.results[0]
+    readers = lowering.users.get(value, [])
+    chains = [follow(lowering, value, grid, whole_rows)]
+    if len(readers) > 1 and all(isinstance(reader, ops.PotRequantOp) for reader in readers):
+        heads = [_link(lowering, value, reader, grid, whole_rows) for reader in readers]
+        if None not in heads:
+            chains = [
+                [head, *follow(lowering, head.op.results[0], grid, whole_rows)]
+                for head in heads
+                if head is not None
+            ]
+    return [
+        Branch(tuple(links), tuple(chain_results(lowering, op, links, grid, reads)))
+        for links in chains
+    ]
+
+
 def _next_link(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) -> Link | None:
-    """The one reader of a value, if it can take it block by block; a change of the real value that
-    leaves the integers as they are is passed through."""
+    """The one reader of a value, if it can take it block by block."""
     users = lowering.users.get(value, [])
-    if (
-        len(users) != 1
-        or users[0] in lowering.done
-        or not lowering.layers.passes(users[0], value, lowering.pipelines)
-    ):
+    return None if len(users) != 1 else _link(lowering, value, users[0], grid, whole_rows)
+
+
+def _link(
+    lowering: Lowering, value: SSAValue, op: Operation, grid: Grid, whole_rows: bool
+) -> Link | None:
+    """A reader of a value, if it can take it block by block; a change of the real value that
+    leaves the integers as they are is passed through."""
+    if op in lowering.done or not lowering.layers.passes(op, value, lowering.pipelines):
         return None
-    op = users[0]
     if isinstance(op, ops.ReinterpretOp):
         return Link(op, (None,))
     if type(op) not in STEPS or (isinstance(op, WHOLE_ROWS) and not whole_rows):
@@ -264,11 +299,12 @@ def run_links(
     block: Block | None,
     place: Place,
     targets: Sequence[Tensor],
+    keep: bool = False,
 ) -> None:
     """Pass a block through a chain; what it ends with becomes a part of the targets.
 
     The last operation writes where the targets' pieces have their place; blocks between operations
-    are given back.
+    are given back, and so is the block that came in unless it is to be kept.
     """
     builder = lowering.builder
     grid, index, (row, col), size = place.grid, place.index, place.first, place.size
@@ -297,13 +333,41 @@ def run_links(
             emit.into = [place.home(lowering, target) for target in targets]
         results = STEPS[type(link.op)](emit, link.op, args)
         for old in current:
-            builder.release(old.region)
+            if old is not block or not keep:
+                builder.release(old.region)
         builder.unpin(mark)
         current = results
     if not links:
         for result, target in zip(current, targets, strict=True):
             store_block(builder, result, place.plane(target), *place.part(target))
     builder.origin = outer
+
+
+def run_branches(
+    lowering: Lowering, branches: Sequence[Branch], block: Block, place: Place
+) -> None:
+    """Pass a block through all chains behind it."""
+    for branch in branches:
+        keep = branch is not branches[-1]
+        run_links(lowering, branch.links, block, place, branch.targets, keep)
+
+
+def run_stream(
+    lowering: Lowering, blocks: Generator[int], head: Operation, branches: Sequence[Branch]
+) -> bool:
+    """Leave the blocks of images that are read in rows to their readers; whether they are."""
+    readers: list[Operation] = []
+    for branch in branches:
+        last = branch.links[-1].op if branch.links else head
+        reader = stream_reader(lowering, last.results[0])
+        if reader is None:
+            return False
+        readers.append(reader)
+    targets = [target for branch in branches for target in branch.targets]
+    members = [head, *(link.op for branch in branches for link in branch.links)]
+    final = max(readers, key=lambda op: lowering.position[op])
+    lowering.stream(Source(blocks), targets, members, final)
+    return True
 
 
 def require_links(lowering: Lowering, links: Sequence[Link], place: Place) -> None:
@@ -358,6 +422,10 @@ def chain_results(
                 target = lowering.define_over(last.result, tensor, last)
                 if target is not None:
                     return [target]
+    if len(last.results) == 1:
+        part = lowering.define_in_concat(last.results[0])
+        if part is not None:
+            return [part]
     return [lowering.define(result, grid.rows) for result in last.results]
 
 
@@ -395,10 +463,7 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     count = max(1, min(spread[0], limit // cols))
     heights = row_blocks(grid.row_count, spread[0], count)
     blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
-    members = [link.op for link in links]
-    final = stream_reader(lowering, members[-1].results[0]) if image else None
-    if final is not None:
-        run_stream(lowering, blocks, targets, members, final)
+    if image and run_stream(lowering, blocks, op, [Branch(tuple(links), tuple(targets))]):
         return
     reader = _first_product(lowering, links)
     if reader is None:

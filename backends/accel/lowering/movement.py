@@ -141,15 +141,18 @@ def part(tensor: Tensor, start: Sequence[int], shape: Shape) -> Tensor:
 
 
 def lower_concat(lowering: Lowering, op: ops.ConcatOp) -> None:
-    """`vit.concat`: each operand is copied to its place."""
+    """`vit.concat`: each operand is copied to its place, unless it was made there."""
     axis = op.axis.value.data
     sources = [lowering.tensor(x) for x in op.xs]
-    target = lowering.define(op.result, like=max(sources, key=lambda source: source.size))
+    target = lowering.tensors.get(op.result)
+    if target is None:
+        target = lowering.define(op.result, like=max(sources, key=lambda source: source.size))
     position = 0
     for source in sources:
         start = [0] * len(source.shape)
         start[axis] = position
-        copy_tensor(lowering, source, part(target, start, source.shape))
+        if source.region is not target.region:
+            copy_tensor(lowering, source, part(target, start, source.shape))
         position += source.shape[axis]
     lowering.done.add(op)
 

@@ -22,28 +22,24 @@ from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, where
 from vit_opt.backends.accel.lowering.elementwise import (
+    Branch,
     Grid,
     Link,
     Place,
     block_rows,
     bytes_per_element,
-    chain_results,
-    follow,
+    fork,
     raster,
     require_links,
     row_blocks,
-    run_links,
+    run_branches,
+    run_stream,
 )
 from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
-from vit_opt.backends.accel.lowering.streams import (
-    image_rows,
-    is_image,
-    run_stream,
-    stream_reader,
-)
+from vit_opt.backends.accel.lowering.streams import image_rows, is_image
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -121,7 +117,7 @@ class Tiling:
     k: int
 
 
-def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
+def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) -> Tiling:
     """Block sizes that leave room for what stays on chip.
 
     Columns fill the lanes; accumulators of a block take an eighth of obuf, a panel of the right
@@ -130,8 +126,8 @@ def tile(arch: AccelTarget, product: Product, links: Sequence[Link]) -> Tiling:
     rows, cols = product.grid.row_count, product.grid.col_count
     item_a, item_b = (t.size for t in product.types)
     room_a, room_b, room_o = (arch.memory_size(name) // 2 for name in ("abuf", "bbuf", "obuf"))
-    width = bytes_per_element(links)
-    whole_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
+    width = max(bytes_per_element(links) for links in chains)
+    whole_rows = any(isinstance(link.op, WHOLE_ROWS) for links in chains for link in links)
     n = cols if whole_rows else min(cols, arch.lanes)
     if not whole_rows and rows * product.k * item_a <= on_chip(arch):
         # Rows stay and panels go by: narrow ones, with the reduction on the lanes, leave more room.
@@ -167,26 +163,21 @@ def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
 
 def lower_product(lowering: Lowering, product: Product) -> None:
     """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
-    result = product.op.results[0]
     # Blocks of whole rows are low, so that the right operand is read again and again: it must fit.
     cols, batch = product.grid.col_count, len(product.a)
     stays = cols * product.k * product.types[1].size <= on_chip(lowering.arch) // 4
     whole_rows = cols <= 4096 and (batch > 1 or stays)
-    links = follow(lowering, result, product.grid, whole_rows)
     reads = (product.a[0], product.b[0])
-    targets = chain_results(lowering, product.op, links, product.grid, reads)
-    blocks = _blocks(lowering, product, links, targets)
-    members = [product.op, *(link.op for link in links)]
-    final = stream_reader(lowering, members[-1].results[0])
-    if final is not None:
-        run_stream(lowering, blocks, targets, members, final)
+    branches = fork(lowering, product.op, product.grid, whole_rows, reads)
+    blocks = _blocks(lowering, product, branches)
+    if run_stream(lowering, blocks, product.op, branches):
         return
-    reader = _reader(lowering, product, links)
+    reader = _reader(lowering, product, branches[0].links) if len(branches) == 1 else None
     if reader is None:
         for _ in blocks:
             pass
     else:
-        lowering.defer(Source(blocks), targets, reader)
+        lowering.defer(Source(blocks), branches[0].targets, reader)
 
 
 def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Operation | None:
@@ -219,11 +210,11 @@ def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Oper
     return reader if not order and not walks_rows(lowering.arch, here, (1, 1)) else None
 
 
-def _blocks(
-    lowering: Lowering, product: Product, links: Sequence[Link], targets: Sequence[Tensor]
-) -> Generator[int]:
+def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) -> Generator[int]:
     """Emit the blocks of a product one by one; gives the rows that are complete."""
-    tiling = tile(lowering.arch, product, links)
+    links = [link for branch in branches for link in branch.links]
+    targets = [target for branch in branches for target in branch.targets]
+    tiling = tile(lowering.arch, product, [branch.links for branch in branches])
     builder = lowering.builder
     rows, cols = product.grid.row_count, product.grid.col_count
     heights = row_blocks(rows, tiling.m, tiling.rows)
@@ -248,7 +239,7 @@ def _blocks(
             require_links(lowering, links, place)
             builder.require(a.region, a.offset + (row + height) * a.strides[0])
             acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
-            run_links(lowering, links, acc, place, targets)
+            run_branches(lowering, branches, acc, place)
             builder.origin = outer
             if col + size[1] == cols:
                 done = number * rows + row + height

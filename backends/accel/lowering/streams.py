@@ -10,13 +10,10 @@ multipliers delay, many layers further on.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
-from vit_opt.backends.accel.lowering.memory import Source
-from vit_opt.backends.accel.lowering.tensors import Shape, Tensor, value_shape
+from vit_opt.backends.accel.lowering.tensors import Shape, value_shape
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 
@@ -65,18 +62,3 @@ def _takes_rows(lowering: Lowering, reader: Operation, value: SSAValue) -> bool:
     if isinstance(reader, ops.Conv2dOp):
         return lowering.source(reader.x) is value
     return value_shape(reader.results[0]) == value_shape(value)
-
-
-def run_stream(
-    lowering: Lowering,
-    blocks: Generator[int],
-    targets: Sequence[Tensor],
-    members: Sequence[Operation],
-    reader: Operation | None,
-) -> None:
-    """Make all blocks of the results of some operations, or leave it to the reader."""
-    if reader is None:
-        for _ in blocks:
-            pass
-    else:
-        lowering.stream(Source(blocks), targets, members, reader)

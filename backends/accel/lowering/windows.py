@@ -111,8 +111,8 @@ def load_patch(
     size = height * width * chans[1] * item
     region = builder.keep(key, size, Space.ABUF)
     if rows * cols != height * width:
-        inst = isa.Fill(region.addr(), size // item, s.fill, s.x.dtype)
-        builder.emit(inst, [], [whole(region)])
+        inside = (row, rows), (col, cols)
+        _fill_around(builder, s, patch, region, (height, width), inside)
     if rows and cols:
         dims: list[Dim] = [
             (rows, sy, patch.row * s.spread[0]),
@@ -123,6 +123,38 @@ def load_patch(
         offset = row * patch.row + col * patch.pix
         transfer(builder, s.x.region, s.x.offset + start, item, dims, region, offset, store=False)
     return replace(patch, region=region)
+
+
+def _fill_around(
+    builder: Builder,
+    s: Sliding,
+    patch: Patch,
+    region: Region,
+    extent: Pair,
+    inside: tuple[Pair, Pair],
+) -> None:
+    """Write the code outside the image where an input block leaves it; `inside` is the first row
+    or column of the image and their number.
+
+    That is what lies before the first pixel, between two rows, and behind the last pixel.
+    """
+    (row, rows), (col, cols) = inside
+    item = s.x.dtype.size
+    size = region.size if s.spread != (1, 1) or patch.chan != item or not rows * cols else 0
+    if size:
+        inst = isa.Fill(region.addr(), size // item, s.fill, s.x.dtype)
+        builder.emit(inst, [], [whole(region)])
+        return
+    width = patch.pix // item
+    first = row * patch.row + col * patch.pix
+    last = (row + rows - 1) * patch.row + (col + cols) * patch.pix
+    gap = (extent[1] - cols) * width
+    runs = ((0, first // item, 1), (first + cols * patch.pix, gap, rows - 1))
+    for start, count, times in (*runs, (last, (extent[0] * patch.row - last) // item, 1)):
+        if count * times:
+            inst = isa.Fill(region.addr(start), count, s.fill, s.x.dtype, n0=times, d0=patch.row)
+            end = start + (times - 1) * patch.row + count * item
+            builder.emit(inst, [], [Use(region, start, end)])
 
 
 def require_rows(builder: Builder, s: Sliding, image: int, first: Pair, count: Pair) -> None:
