@@ -16,6 +16,7 @@ from vit_opt.backends.accel.assembler import (
     parse_instruction,
 )
 from vit_opt.backends.accel.image import Image, Segment
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Inst
@@ -87,3 +88,23 @@ def test_any_text_gives_an_image_or_an_error_with_a_line(text: str) -> None:
         assemble(".arch p2vit\n" + text)
     except AssemblyError as error:
         assert str(error).startswith("line ")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (".dram -5", "asks for -5 bytes of DRAM"),
+        (".dram 99999999999999999999", "asks for 99999999999999999999 bytes of DRAM, at most"),
+        (".macs -1", "-1 MACs are not a number of 64 bits"),
+        (".data -1 00", "data segment 0 lies outside the 64 B of DRAM"),
+        (".data 0x40 00", "data segment 0 lies outside the 64 B of DRAM"),
+        ('.input "x" 0x40 i8 1', "'x' lies outside the 64 bytes of DRAM"),
+        ('.input "x" 0 i8 1x0', "'x' has shape [1, 0]"),
+        ('.input "x" 0 i8 1x4 axis=2', "'x' has axis 2"),
+        ('.input "x" 0 i8 1x4 frac=1,2', "'x' has 2 fracs"),
+    ],
+)
+def test_what_no_image_can_hold_is_not_written(line: str, message: str) -> None:
+    with pytest.raises(VitError) as caught:
+        assemble(f".arch p2vit\n.dram 64\n{line}").to_bytes()
+    assert message in str(caught.value)

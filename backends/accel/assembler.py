@@ -277,7 +277,8 @@ def _parse_port(text: str, words: list[str]) -> Port:
 def assemble(text: str, blobs: Mapping[str, bytes] | None = None) -> Image:
     """The image that assembly text describes.
 
-    `blobs` holds the data behind `.blob` directives. AssemblyError names the line that is wrong.
+    `blobs` holds the data behind `.blob` directives. AssemblyError names the line that is wrong;
+    ImageError says what lies outside of DRAM.
     """
     parts = _Parts()
     for number, raw in enumerate(text.splitlines(), 1):
@@ -289,7 +290,7 @@ def assemble(text: str, blobs: Mapping[str, bytes] | None = None) -> Image:
                 parts.directive(line, blobs or {})
             else:
                 parts.code.append(parse_instruction(line))
-        except (FieldError, ValueError) as error:
+        except (VitError, ValueError) as error:
             raise AssemblyError(f"line {number}: {error}") from None
     if parts.arch is None:
         raise AssemblyError("line 1: the text has no .arch directive")

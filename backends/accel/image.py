@@ -78,6 +78,14 @@ class Port:
     zp: int = 0
     axis: int | None = None
 
+    def __post_init__(self) -> None:
+        if min(self.shape, default=1) < 1 or len(self.shape) > 8:
+            raise ImageError(f"'{self.name}' has shape {list(self.shape)}")
+        if self.axis is not None and not 0 <= self.axis < len(self.shape):
+            raise ImageError(f"'{self.name}' has axis {self.axis}")
+        if len(self.fracs) != (1 if self.axis is None else self.shape[self.axis]):
+            raise ImageError(f"'{self.name}' has {len(self.fracs)} fracs")
+
     @property
     def size(self) -> int:
         """Bytes occupied."""
@@ -169,7 +177,8 @@ class Image:
             )
 
     def to_bytes(self) -> bytes:
-        """The image's bytes."""
+        """The image's bytes; ImageError for what no image can hold."""
+        _check_places(self)
         name = self.arch.encode()
         if len(name) > 32:
             raise ImageError(f"architecture name '{self.arch}' is longer than 32 bytes")
@@ -237,8 +246,6 @@ class Image:
             raise ImageError(f"truncated image: {len(raw)} of {size} bytes")
         if hashlib.sha256(raw[:-_CHECKSUM]).digest() != raw[-_CHECKSUM:]:
             raise ImageError("bad checksum: the image is damaged")
-        if dram > MAX_DRAM:
-            raise ImageError(f"image asks for {dram} bytes of DRAM, at most {MAX_DRAM} exist")
         code, data, io = (
             _section(raw, places[2 * i], places[2 * i + 1], section)
             for i, section in enumerate(("code", "data", "io"))
@@ -297,9 +304,15 @@ def _segments(data: bytes) -> tuple[Segment, ...]:
 
 
 def _check_places(image: Image) -> None:
-    """Everything that is put into DRAM before the start lies inside it."""
+    """Everything that is put into DRAM before the start lies inside it, and it can be addressed."""
+    if not 0 <= image.dram_size <= MAX_DRAM:
+        raise ImageError(
+            f"image asks for {image.dram_size} bytes of DRAM, at most {MAX_DRAM} exist"
+        )
+    if not 0 <= image.macs < 1 << 64:
+        raise ImageError(f"{image.macs} MACs are not a number of 64 bits")
     for index, segment in enumerate(image.segments):
-        if segment.address + len(segment.data) > image.dram_size:
+        if not 0 <= segment.address <= image.dram_size - len(segment.data):
             raise ImageError(f"data segment {index} lies outside the {image.dram_size} B of DRAM")
     for port in (*image.inputs, *image.outputs):
         if port.address < 0 or port.address + port.size > image.dram_size:
@@ -339,7 +352,7 @@ def _ports(raw: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 def _port_from_json(entry: dict[str, Any]) -> Port:
     axis = entry["axis"]
-    port = Port(
+    return Port(
         str(entry["name"]),
         int(entry["address"]),
         DType[str(entry["dtype"]).upper()],
@@ -348,13 +361,6 @@ def _port_from_json(entry: dict[str, Any]) -> Port:
         int(entry["zp"]),
         None if axis is None else int(axis),
     )
-    if min(port.shape, default=1) < 1 or len(port.shape) > 8:
-        raise ValueError(f"'{port.name}' has shape {list(port.shape)}")
-    if port.axis is not None and not 0 <= port.axis < len(port.shape):
-        raise ValueError(f"'{port.name}' has axis {port.axis}")
-    if len(port.fracs) != (1 if port.axis is None else port.shape[port.axis]):
-        raise ValueError(f"'{port.name}' has {len(port.fracs)} fracs")
-    return port
 
 
 def _integers(values: Sequence[Any]) -> tuple[int, ...]:
