@@ -25,7 +25,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits model, compiled without any backend's help but the reference's."""
     out = tmp_path_factory.mktemp("report") / "out"
     options = ["--calib", str(DIGITS / "calib.npz"), "--target", "c", "--calib-images", "4"]
-    assert compile.run([str(DIGITS / "model.onnx"), "-o", str(out), *options]) == 0
+    page = ["--html", str(out.with_suffix(".html"))]
+    assert compile.run([str(DIGITS / "model.onnx"), "-o", str(out), *options, *page]) == 0
     return out
 
 
@@ -196,6 +197,16 @@ def test_page_is_complete_and_alone(folder: Path, tmp_path: Path) -> None:
     assert plots.INK not in text and "currentColor" in text
     assert "bits chosen" in text
     assert len(text) < 1_000_000
+
+
+def test_vit_compile_writes_the_page_too(compiled: Path, tmp_path: Path, capsys: Any) -> None:
+    again = tmp_path / "again.html"
+    assert command.run([str(compiled), "--html", str(again)]) == 0
+    assert compiled.with_suffix(".html").read_text() == again.read_text()
+    options = ["-o", str(tmp_path / "out"), "--html", str(tmp_path / "none" / "x.html")]
+    capsys.readouterr()
+    assert compile.run([str(DIGITS / "model.onnx"), *options]) == 1
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_page_without_layers_weights_or_noise(folder: Path) -> None:

@@ -24,7 +24,7 @@ from vit_opt.tools.artefact import new_artefact
 from vit_opt.tools.build import build_accel, build_c
 from vit_opt.tools.command import (
     UsageError,
-    require_folder,
+    require_writable,
     run_command,
     write_text,
 )
@@ -369,15 +369,20 @@ def _compile(args: argparse.Namespace) -> None:
     from vit_opt.backends.c.levels import check_threads
     from vit_opt.passes.assign_bits import bits_summary
     from vit_opt.tools.architectures import read_arch
+    from vit_opt.tools.report.page import write_page
+    from vit_opt.tools.report.plots import require_plotting
 
     model, folder, options = Path(args.model), Path(args.output), _options(args)
     read_arch(options.arch)  # a wrong name is an error before the work, not after it
     options.targets()
     options.overrides()
     check_threads(options.threads)
-    for path in (options.recipe, options.qdq):
+    page = None if args.html is None else Path(args.html)
+    if page is not None:
+        require_plotting()
+    for path in (options.recipe, options.qdq, page):
         if path is not None:
-            require_folder(path)
+            require_writable(path)
     for note in args.notes:
         warn(note)
     if not model.exists():
@@ -392,6 +397,8 @@ def _compile(args: argparse.Namespace) -> None:
             size = report[target].get("weight_bytes", report[target].get("data_bytes"))
             print(f"{folder / target}: {size:,} bytes of weights")
     print(f"{folder / 'report.txt'}: written after {sum(report['seconds'].values()):.1f} s")
+    if page is not None:
+        write_page(report, page)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -405,6 +412,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-o", dest="output", metavar="DIR", required=True, help="output folder")
     add_model_arguments(result)
     add_weight_arguments(result)
+    result.add_argument(
+        "--html", metavar="FILE", help="write a page on every layer, as vit-report does"
+    )
     result.add_argument("--target", choices=TARGETS, help="default: all that the scales allow")
     result.add_argument(
         "--arch", default="p2vit", metavar="NAME|FILE", help="accelerator (default: p2vit)"
