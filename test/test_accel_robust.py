@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from accel_net import random_codes
-from accel_programs import SPACES, images, small_instructions
+from accel_programs import SPACES, images, instructions, small_instructions
 from accel_vit import CODES, Size, VitNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_opt.backends.accel.assembler import assemble, disassemble, instruction_text
+from vit_opt.backends.accel.assembler import assemble, blobs_of, disassemble, instruction_text
 from vit_opt.backends.accel.emulator import Machine, TrapError
 from vit_opt.backends.accel.image import Image
 from vit_opt.backends.accel.lowering import lower_accel
@@ -211,3 +212,61 @@ def test_instructions_left_out_or_moved(compiled: Image, seed: int) -> None:
 def test_addresses_beyond_the_field_are_refused() -> None:
     with pytest.raises(FieldError, match=r"ld.copy: field 'dst': offset .* does not fit in u33"):
         isa.Load(dst=Addr(Space.ABUF, 1 << 33), src=Addr(Space.DRAM), run=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images(instructions | small_instructions, size=6),
+    st.sampled_from([0, 4096, 1 << 33]),
+    st.booleans(),
+)
+def test_any_field_at_any_size(image: Image, dram: int, timing_only: bool) -> None:
+    """Counts, strides, addresses and DRAM up to their largest: never more than a trap."""
+    image = replace(image, segments=(), inputs=(), outputs=(), dram_size=dram)
+    try:
+        run_or_trap(image, timing_only=timing_only)
+    except AccessError as error:
+        assert "which this host does not have" in str(error)
+
+
+SPOILT = (
+    "",
+    "-1",
+    "65536",
+    "9" * 30,
+    "0x",
+    "1e9",
+    "nan",
+    "none",
+    "\x00",
+    '"',
+    "[",
+    "#",
+    "dram[-1]",
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_spoilt_assembly(compiled: Image, seed: int) -> None:
+    """Words of a listing replaced: a line is named, or the text is a program that round-trips."""
+    rng = np.random.default_rng(seed)
+    blobs = blobs_of(compiled)
+    listing = disassemble(compiled).splitlines()
+    head = sum(line.startswith(".") for line in listing)
+    for _ in range(20):
+        lines = listing[: head + 10]
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(len(lines)))
+            words = re.split(r"([\s=+\[\]])", lines[place])
+            words[int(rng.integers(len(words)))] = str(rng.choice(SPOILT))
+            lines[place] = "".join(words)
+        try:
+            image = assemble("\n".join(lines), blobs)
+            raw = image.to_bytes()
+        except VitError as error:
+            assert "\n" not in str(error)
+            continue
+        assert Image.from_bytes(raw) == image
+        assert assemble(disassemble(image), blobs | blobs_of(image)) == image
+        if image.arch == "p2vit":
+            run_or_trap(image)
