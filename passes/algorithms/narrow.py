@@ -13,6 +13,7 @@ stay *wide*, with all of 8 bits; they are rounded last and make up for the error
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from vit_opt.passes.algorithms.rounding import (
     Part,
     compensate,
     damped_factor,
+    descend,
     parts_error,
     round_parts,
 )
@@ -47,11 +49,13 @@ def round_narrow(
     *,
     limit: Int64 | None = None,
     damping: float = 0.5,
+    sweeps: int = 0,
 ) -> tuple[Int64, Int64]:
     """Fracs [N] and codes [N, K] of a weight [N, K] on power-of-two grids of few codes.
 
     ``parts`` have the second moments of the inputs; without any the error is that of the weights,
-    and rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias).
+    and rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias);
+    ``sweeps`` are those of `descend`.
     """
     exact = weight.astype(np.float64)
     rows = exact.shape[0]
@@ -62,7 +66,7 @@ def round_narrow(
         fracs = np.minimum(fracs, np.tile(limit, len(OFFSETS)))
     tiled = np.tile(exact, (len(OFFSETS), 1))
     repeated = _repeated(parts, rows, len(OFFSETS))
-    codes = round_parts(tiled, repeated, fracs, low, high, damping)
+    codes = round_parts(tiled, repeated, fracs, low, high, damping, sweeps)
     difference = np.ldexp(codes.astype(np.float64), -fracs[:, None].astype(np.int32)) - tiled
     best = _least(_errors(difference, repeated), rows)
     return fracs[best], codes[best]
@@ -71,7 +75,7 @@ def round_narrow(
 def _repeated(parts: Sequence[Part], rows: int, count: int) -> list[Part]:
     """The parts of a weight of ``rows`` rows that is repeated ``count`` times."""
     tiles = np.arange(count)[:, None] * rows
-    return [Part((tiles + p.rows).reshape(-1), p.features, p.moments) for p in parts]
+    return [replace(part, rows=(tiles + part.rows).reshape(-1)) for part in parts]
 
 
 def _errors(difference: Reals, parts: Sequence[Part]) -> Reals:
@@ -164,6 +168,7 @@ def round_grouped(
     *,
     limit: Int64 | None = None,
     damping: float = 0.5,
+    sweeps: int = 0,
 ) -> tuple[Int64, Int64]:
     """Fracs [N] and 8-bit codes [N, K] whose groups not ``wide`` [ceil(K / GROUP)] are narrow.
 
@@ -185,7 +190,7 @@ def round_grouped(
     repeated = _repeated(parts, rows, len(attempts))
     tiled, fracs = np.concatenate(scaled), np.concatenate([fracs for fracs, _ in attempts])
     codes = _compensated_groups(
-        tiled, 1 << np.concatenate(steps), repeated, marked, energy, damping
+        tiled, 1 << np.concatenate(steps), repeated, marked, energy, damping, sweeps
     )
     best = _least(_errors(np.ldexp(codes - tiled, -fracs[:, None]), repeated), rows)
     return fracs[best].astype(np.int64), codes[best]
@@ -198,6 +203,7 @@ def _compensated_groups(
     wide: Bools,
     energy: Reals,
     damping: float,
+    sweeps: int,
 ) -> Int64:
     """Codes of weights [N, K] given in codes: multiples of steps [N, K], wide columns in 8 bits."""
     low, high = np.where(wide, -128, -8), np.where(wide, 127, 7)
@@ -207,9 +213,12 @@ def _compensated_groups(
             continue
         # From last to first: narrow columns, loudest first, then wide ones, which make up for them.
         order = np.lexsort((energy[part.features], ~wide[part.features]))
-        factor = damped_factor(part.moments[np.ix_(order, order)].astype(np.float64), damping)
+        ordered = part.moments[np.ix_(order, order)].astype(np.float64)
+        damped = ordered + np.diag(damping * np.diag(ordered))
+        factor = damped_factor(ordered, damping)
         picked = np.ix_(part.rows, part.features[order])
         columns, allowed = np.ascontiguousarray(scaled[picked].T), steps[picked].T
         least, most = (bound[part.features[order]] for bound in (low, high))
-        codes[picked] = np.transpose(compensate(columns, factor, least, most, allowed))
+        found = compensate(columns, factor, least, most, allowed)
+        codes[picked] = np.transpose(descend(found, columns, damped, least, most, allowed, sweeps))
     return codes
