@@ -7,8 +7,7 @@ from math import prod
 import numpy as np
 
 from vit_opt.backends.c.code import Pointer, Struct, Value
-from vit_opt.backends.c.graph import Attention
-from vit_opt.backends.c.levels import Layout
+from vit_opt.backends.c.levels import Layout, Level
 from vit_opt.backends.c.memory import (
     Memory,
     aligned,
@@ -19,6 +18,7 @@ from vit_opt.backends.c.memory import (
 )
 from vit_opt.backends.c.packing import COLUMNS
 from vit_opt.backends.c.products import chain_comment, epilogue, padded, stages_of
+from vit_opt.backends.c.steps import Attention
 from vit_opt.backends.c.strides import View
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, is_unsigned
@@ -30,6 +30,8 @@ from vit_opt.dialects.vit.semantics.softmax import EXP_TABLE
 def lower_attention(memory: Memory, attention: Attention) -> None:
     """One call for scores, exponentials, product with the values and what follows."""
     fields = _shape_fields(attention)
+    if attention.places is not None:
+        fields |= {"rows": memory.vector(attention.places.reshape(-1))}
     sizes = {name: size for name in "mnkd" if isinstance(size := fields[name], int)}
     variant = memory.level.variant("vit_attention_u8") if _fits_variant(attention) else None
     if variant is None:
@@ -91,6 +93,8 @@ def _shape_fields(attention: Attention) -> dict[str, Value]:
         "y_head": inner[4],
         "y_outer": outer[4],
     }
+    if attention.places is not None:
+        distances |= {name: 0 for name in distances if name.endswith("_outer")}
     zeros = {
         "q_zp": zero_point(scores.a),
         "key_zp": zero_point(scores.b),
@@ -169,6 +173,11 @@ def _narrow_scratch(layout: Layout, n: int, k: int, d: int) -> int:
         keys,
     )
     return sum(map(aligned, sizes))
+
+
+def takes_places(level: Level, attention: Attention) -> bool:
+    """Whether the kernel of an attention finds its tokens by a list of places."""
+    return level.layout.in_lanes and _fits_variant(attention)
 
 
 def _fits_variant(attention: Attention) -> bool:

@@ -15,6 +15,7 @@ there already, the chain ends in branches, one for each of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TypeAlias
@@ -22,8 +23,10 @@ from typing import TypeAlias
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from vit_opt.backends.c.strides import View, dense_strides, dense_view, merge_dimensions, view_of
+from vit_opt.backends.c.steps import STAGES, Attention, Chain, Stage
+from vit_opt.backends.c.strides import View, dense_strides, dense_view, view_of
 from vit_opt.backends.c.tokens import LinearAttention, linear_attention, operand_views
+from vit_opt.backends.c.windows import Windows
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
@@ -36,70 +39,6 @@ ACCUMULATING = (
     ops.ConvTranspose2dOp,
     ops.Log2MatmulOp,
 )
-
-STAGES = (
-    ops.PotRequantOp,
-    ops.RequantOp,
-    ops.AddOp,
-    ops.MulOp,
-    ops.NormalizeOp,
-    ops.LutOp,
-    ops.ClampOp,
-)
-
-Stage: TypeAlias = (
-    ops.PotRequantOp
-    | ops.RequantOp
-    | ops.AddOp
-    | ops.MulOp
-    | ops.NormalizeOp
-    | ops.LutOp
-    | ops.ClampOp
-)
-
-
-@dataclass
-class Chain:
-    """An operation and the elementwise stages that run in its epilogue."""
-
-    head: Operation
-    """The producing operation; the first stage itself where the chain reads a stored tensor."""
-    stages: list[tuple[Stage, int]] = field(default_factory=list[tuple[Stage, int]])
-    """Stage operations, each with the index of the operand that is the chain's value."""
-    result: SSAValue | None = None
-    is_stored: bool = True
-    """Whether the result is needed in memory, and not by the branches alone."""
-    branches: list[Chain] = field(default_factory=list["Chain"])
-    """Chains of stages that go on from the result while it is at hand."""
-
-    def members(self) -> list[Operation]:
-        """All operations that it computes."""
-        stages: list[Operation] = [stage for stage, _ in self.stages]
-        own = stages if stages and stages[0] is self.head else [self.head, *stages]
-        return own + [op for branch in self.branches for op in branch.members()]
-
-
-@dataclass
-class Attention:
-    """Scores (with stages), exponentials, product with the values (with stages)."""
-
-    scores: Chain
-    softmax: ops.SoftmaxExpOp
-    product: Chain
-    query: View
-    key: View
-    value: View
-    result: SSAValue
-    """What is stored: the product's result, or its transpose."""
-    result_strides: tuple[int, ...]
-    """Distances in `result` along the dimensions of the product's result."""
-
-    def batch(self) -> list[tuple[int, ...]]:
-        """Leading dimensions, merged, and the distances of query, key, value and result in them."""
-        views = [self.query.strides, self.key.strides, self.value.strides, self.result_strides]
-        lead = [list(s[:-2]) for s in (self.query.shape, *views)]
-        return merge_dimensions(lead)
-
 
 Step: TypeAlias = Operation | Chain | Attention | LinearAttention
 
@@ -134,8 +73,12 @@ def main_function(module: Operation) -> FuncOp:
     return functions[0]
 
 
-def build_graph(function: FuncOp) -> Graph:
+def build_graph(
+    function: FuncOp, takes_places: Callable[[Attention], bool] = lambda _: False
+) -> Graph:
     """Group the `vit` operations of a function that holds nothing else, and no pipelines.
+
+    `takes_places` says whether the kernel of an attention finds its tokens by a list of places.
 
     Raises VitError for an operation of another dialect.
     """
@@ -144,7 +87,7 @@ def build_graph(function: FuncOp) -> Graph:
     outputs: list[SSAValue] = []
     _sort(function.body.block, flat, aliases, outputs)
     graph = Graph(function, [], aliases, outputs)
-    graph.steps = _Grouping(graph, flat).steps()
+    graph.steps = _Grouping(graph, flat, takes_places).steps()
     return graph
 
 
@@ -261,8 +204,11 @@ def _is_depthwise(op: Operation) -> bool:
 class _Grouping:
     """Finds chains and attentions in a flat list of operations."""
 
-    def __init__(self, graph: Graph, flat: list[Operation]):
+    def __init__(
+        self, graph: Graph, flat: list[Operation], takes_places: Callable[[Attention], bool]
+    ):
         self.graph = graph
+        self.takes_places = takes_places
         self.flat = flat
         self.order = {op: place for place, op in enumerate(flat)}
         self.readers: dict[SSAValue, list[tuple[Operation, int]]] = {}
@@ -293,6 +239,10 @@ class _Grouping:
             [step for step in last.values() if isinstance(step, Attention)],
             [step for step in last.values() if isinstance(step, LinearAttention)],
         )
+        windows = Windows(self.readers, self.graph.aliases, self.taken, self.returned)
+        for step in last.values():
+            if isinstance(step, Attention) and self.takes_places(step):
+                step.places = windows.place(step)
         for op in self.flat:
             if op in self.taken:
                 continue

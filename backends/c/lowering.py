@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
@@ -14,9 +15,9 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from vit_opt.backends.c import movement, products, rows
-from vit_opt.backends.c.attention import lower_attention
+from vit_opt.backends.c.attention import lower_attention, takes_places
 from vit_opt.backends.c.code import Buffer, Call, Pointer
-from vit_opt.backends.c.graph import Attention, Chain, Graph, build_graph
+from vit_opt.backends.c.graph import Graph, build_graph
 from vit_opt.backends.c.levels import PORTABLE, Level
 from vit_opt.backends.c.linear_attention import lower_linear_attention
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
@@ -27,6 +28,7 @@ from vit_opt.backends.c.rearrange import (
     concatenate_before_transposes,
     dissolve_pipelines,
 )
+from vit_opt.backends.c.steps import Attention, Chain
 from vit_opt.backends.c.tokens import LinearAttention
 from vit_opt.backends.c.unsigned import use_unsigned_operands
 from vit_opt.dialects.assets import AssetStore
@@ -97,7 +99,7 @@ def lower(
     average_before_transposes(function)
     if level.variant("vit_linear_u8") is not None and level.layout.direct:
         use_unsigned_operands(function)
-    graph = build_graph(function)
+    graph = build_graph(function, partial(takes_places, level))
     memory = Memory(graph, store, level, threads)
     inputs = _inputs(function, graph, memory)
     outputs = _outputs(function, graph, memory)

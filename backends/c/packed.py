@@ -10,7 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Struct, Symbol, Value
 from vit_opt.backends.c.expand import placed_panels
-from vit_opt.backends.c.graph import Chain, rows_and_columns
+from vit_opt.backends.c.graph import rows_and_columns
 from vit_opt.backends.c.levels import Layout
 from vit_opt.backends.c.memory import Memory, aligned, element_symbol, without_zeros
 from vit_opt.backends.c.packing import (
@@ -25,6 +25,7 @@ from vit_opt.backends.c.packing import (
     pack_panels,
     product_of,
 )
+from vit_opt.backends.c.steps import Chain
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType, is_unsigned
 from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of, tensor_type

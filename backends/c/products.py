@@ -9,12 +9,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.c.code import Array, Buffer, Pointer, Struct, Symbol, Value
 from vit_opt.backends.c.expand import placed_rows
-from vit_opt.backends.c.graph import (
-    Chain,
-    Stage,
-    other_rows,
-    rows_and_columns,
-)
+from vit_opt.backends.c.graph import other_rows, rows_and_columns
 from vit_opt.backends.c.memory import (
     Memory,
     describe,
@@ -28,6 +23,7 @@ from vit_opt.backends.c.memory import (
     zero_point,
 )
 from vit_opt.backends.c.packed import packed_convolution, packed_linear
+from vit_opt.backends.c.steps import Chain, Stage
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import dyadic_between, fracs_of, scales_of, shift_between

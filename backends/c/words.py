@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.ir import SSAValue
 
-from vit_opt.backends.c.graph import Chain, Stage
 from vit_opt.backends.c.memory import zero_point
+from vit_opt.backends.c.steps import Chain, Stage
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import is_unsigned
 from vit_opt.dialects.vit.evaluate import fracs_of, shift_between

@@ -99,16 +99,19 @@ VIT_INLINE void transpose16(__m512i x[16])
 }
 
 /* Sixteen keys whose codes follow each other. */
-static void pack_key_rows(const vit_attention_shape *p, const int8_t *key, int32_t vector,
-                          const head *h)
+static void pack_key_rows(const vit_attention_shape *p, const int8_t *key, const int32_t *tokens,
+                          int32_t vector, const head *h)
 {
     const int32_t first = 16 * vector;
     for (int32_t k0 = 0; k0 < p->k; k0 += 64) {
         const __mmask64 mask = vit_first64(p->k - k0);
         __m512i x[16];
         for (int32_t i = 0; i < 16; ++i) {
-            const int8_t *row = key + (ptrdiff_t)(first + i) * p->key_row + k0;
-            x[i] = first + i < p->n ? _mm512_maskz_loadu_epi8(mask, row) : _mm512_setzero_si512();
+            x[i] = _mm512_setzero_si512();
+            if (first + i < p->n) {
+                const int8_t *row = key + vit_token(tokens, first + i, p->key_row) + k0;
+                x[i] = _mm512_maskz_loadu_epi8(mask, row);
+            }
         }
         transpose16(x);
         const int32_t step = k0 / 4;
@@ -134,13 +137,14 @@ static void pack_key_strided(const vit_attention_shape *p, const int8_t *key, in
 }
 
 /* Scores start from minus the query's zero point times the sum of the key. */
-static void pack_key(const vit_attention_shape *p, const int8_t *key, const head *h)
+static void pack_key(const vit_attention_shape *p, const int8_t *key, const int32_t *tokens,
+                     const head *h)
 {
     const int32_t zp = p->q_zp + (p->q_type == VIT_S8 ? 128 : 0);
     const __m512i ones = _mm512_set1_epi8(1);
     for (int32_t v = 0; v < h->vectors; ++v) {
         if (p->key_step == 1) {
-            pack_key_rows(p, key, v, h);
+            pack_key_rows(p, key, tokens, v, h);
         } else {
             pack_key_strided(p, key, v, h);
         }
@@ -157,7 +161,8 @@ static void pack_key(const vit_attention_shape *p, const int8_t *key, const head
 }
 
 /* Four values for every column, in the order in which p holds their weights. */
-static void pack_value(const vit_attention_shape *p, const int8_t *value, const head *h)
+static void pack_value(const vit_attention_shape *p, const int8_t *value, const int32_t *tokens,
+                       const head *h)
 {
     int8_t *out = h->value;
     for (int32_t d0 = 0; d0 < p->d; d0 += 64) {
@@ -166,9 +171,11 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, const 
             const int32_t first = first_key(h->group[g]);
             __m512i x[4];
             for (int32_t r = 0; r < 4; ++r) {
-                const int8_t *row = value + (ptrdiff_t)(first + r) * p->value_ld + d0;
-                x[r] = first + r < p->n ? _mm512_maskz_loadu_epi8(mask, row)
-                                        : _mm512_setzero_si512();
+                x[r] = _mm512_setzero_si512();
+                if (first + r < p->n) {
+                    const int8_t *row = value + vit_token(tokens, first + r, p->value_ld) + d0;
+                    x[r] = _mm512_maskz_loadu_epi8(mask, row);
+                }
             }
             const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]);
             const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]);
@@ -183,11 +190,12 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, const 
 }
 
 /* Query rows as unsigned bytes; the last row again where there are fewer than ROWS. */
-static void copy_query(const vit_attention_shape *p, const uint8_t *q, int32_t rows, const head *h)
+static void copy_query(const vit_attention_shape *p, const uint8_t *q, const int32_t *tokens,
+                       int32_t r0, int32_t rows, const head *h)
 {
     const __m512i flip = _mm512_set1_epi8(p->q_type == VIT_S8 ? (char)-128 : 0);
     for (int32_t r = 0; r < ROWS; ++r) {
-        const uint8_t *row = q + (ptrdiff_t)vit_min32(r, rows - 1) * p->q_ld;
+        const uint8_t *row = q + vit_token(tokens, r0 + vit_min32(r, rows - 1), p->q_ld);
         uint8_t *out = h->query + (size_t)r * (size_t)h->steps * 4;
         for (int32_t k = 0; k < p->k; k += 64) {
             const __m512i x = _mm512_maskz_loadu_epi8(vit_first64(p->k - k), row + k);
@@ -403,8 +411,8 @@ VIT_INLINE void normalize_row(const vit_stage *s, uint32_t sum, const __m512i *a
     _mm512_mask_storeu_epi8(y, mask, bytes);
 }
 
-static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int32_t rows,
-                        const head *h, char *y)
+static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, const int32_t *tokens,
+                        int32_t r0, int32_t rows, const head *h, char *y)
 {
     int32_t init[ROWS];
     for (int32_t r = 0; r < ROWS; ++r) {
@@ -419,7 +427,7 @@ static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int
 #define VIT_FINISH(r)                                                                              \
     if (r < rows) {                                                                                \
         normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,                             \
-                      y + (ptrdiff_t)r * e->ld + d0);                                              \
+                      y + vit_token(tokens, r0 + r, e->ld) + d0);                                  \
     }
         VIT_FINISH(0)
         VIT_FINISH(1)
@@ -452,16 +460,18 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
         const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
         const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
         char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
-        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, &h);
-        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head, &h);
+        const int32_t *tokens = vit_tokens_of(p, outer);
+        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, tokens, &h);
+        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head,
+                   tokens, &h);
         for (; i < range.last && i / blocks == batch; ++i) {
             const int32_t r0 = i % blocks * ROWS;
             const int32_t count = vit_min32(ROWS, p->m - r0);
-            copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, &h);
+            copy_query(p, rows, tokens, r0, count, &h);
             all_scores(&h);
             apply_stages(p, scores, batch * p->m + r0, count, &h);
             all_exponentials(&h, p->frac - 4, &exponential, h.sum);
-            finish_rows(p, e, count, &h, y + (ptrdiff_t)r0 * e->ld);
+            finish_rows(p, e, tokens, r0, count, &h, y);
         }
     }
 }

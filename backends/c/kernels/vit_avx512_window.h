@@ -4,6 +4,18 @@
 
 #include "vit_avx512.h"
 
+/* Elements from an operand's first row to the one of a token; `rows` is NULL or a part of p->rows. */
+VIT_INLINE ptrdiff_t vit_token(const int32_t *rows, int32_t token, int32_t ld)
+{
+    return (ptrdiff_t)(rows == NULL ? token : rows[token]) * ld;
+}
+
+/* The places of the tokens of a head. */
+VIT_INLINE const int32_t *vit_tokens_of(const vit_attention_shape *p, ptrdiff_t outer)
+{
+    return p->rows == NULL ? NULL : p->rows + outer * p->m;
+}
+
 /* A row's division by its sum of weights: (acc * reciprocal + constant) / 2^shift. */
 typedef struct {
     __m512i reciprocal, constant;

@@ -261,6 +261,9 @@ typedef struct {
     vit_type q_type, key_type, value_type;
     int32_t q_zp, key_zp, value_zp;
     int32_t frac; /* of the scores that enter the exponentials */
+    /* Where tokens are, in rows: [batch / heads][m] for q, key, value and y alike, whose `outer`
+     * distances are 0; m = n, key_step 1. NULL: one after the other (AVX-512 alone has others). */
+    const int32_t *rows;
     int32_t part, parts;
 } vit_attention_shape;
 

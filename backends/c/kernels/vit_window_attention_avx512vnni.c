@@ -84,15 +84,16 @@ static word_sum sum_of(const vit_stage *s)
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
-VIT_INLINE __m256i row_or_zero(const int8_t *first, int32_t ld, int32_t row, int32_t rows,
-                               __mmask32 mask)
+VIT_INLINE __m256i row_or_zero(const int8_t *first, const int32_t *tokens, int32_t ld,
+                               int32_t row, int32_t rows, __mmask32 mask)
 {
-    return row < rows ? _mm256_maskz_loadu_epi8(mask, first + (ptrdiff_t)row * ld)
+    return row < rows ? _mm256_maskz_loadu_epi8(mask, first + vit_token(tokens, row, ld))
                       : _mm256_setzero_si256();
 }
 
 /* Lane e of vector 2 v + j holds key 32 v + 8 (e / 4) + 4 j + e % 4. */
-static void pack_key(const vit_attention_shape *p, const int8_t *key, window *h)
+static void pack_key(const vit_attention_shape *p, const int8_t *key, const int32_t *tokens,
+                     window *h)
 {
     const __mmask32 mask = (__mmask32)vit_first64(p->k);
     const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
@@ -103,8 +104,8 @@ static void pack_key(const vit_attention_shape *p, const int8_t *key, window *h)
         __m512i x[8], t[8], y[8], sums = _mm512_setzero_si512();
         for (int32_t i = 0; i < 8; ++i) { /* lanes i and i + 8 */
             const int32_t row = 32 * (v / 2) + 8 * (i / 4) + 4 * (v % 2) + i % 4;
-            const __m256i low = row_or_zero(key, p->key_row, row, p->n, mask);
-            const __m256i high = row_or_zero(key, p->key_row, row + 16, p->n, mask);
+            const __m256i low = row_or_zero(key, tokens, p->key_row, row, p->n, mask);
+            const __m256i high = row_or_zero(key, tokens, p->key_row, row + 16, p->n, mask);
             x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
         }
         for (int32_t i = 0; i < 8; i += 2) {
@@ -140,7 +141,8 @@ static void set_order(window *h)
     }
 }
 
-static void pack_value(const vit_attention_shape *p, const int8_t *value, window *h)
+static void pack_value(const vit_attention_shape *p, const int8_t *value, const int32_t *tokens,
+                       window *h)
 {
     const __mmask32 mask = (__mmask32)vit_first64(p->d);
     const __m512i order0 = _mm512_load_si512(h->order[0]);
@@ -148,7 +150,7 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, window
     for (int32_t g = 0; 4 * g < p->n; ++g) {
         __m256i x[4];
         for (int32_t i = 0; i < 4; ++i) {
-            x[i] = row_or_zero(value, p->value_ld, 4 * g + i, p->n, mask);
+            x[i] = row_or_zero(value, tokens, p->value_ld, 4 * g + i, p->n, mask);
         }
         const __m512i a = _mm512_inserti64x4(_mm512_castsi256_si512(x[0]), x[1], 1);
         const __m512i b = _mm512_inserti64x4(_mm512_castsi256_si512(x[2]), x[3], 1);
@@ -158,12 +160,13 @@ static void pack_value(const vit_attention_shape *p, const int8_t *value, window
 }
 
 /* Query rows as unsigned bytes; the last row again where there are fewer than ROWS. */
-static void copy_query(const vit_attention_shape *p, const uint8_t *q, int32_t rows, window *h)
+static void copy_query(const vit_attention_shape *p, const uint8_t *q, const int32_t *tokens,
+                       int32_t r0, int32_t rows, window *h)
 {
     const __m256i flip = _mm256_set1_epi8(p->q_type == VIT_S8 ? (char)-128 : 0);
     const __mmask32 mask = (__mmask32)vit_first64(p->k);
     for (int32_t r = 0; r < ROWS; ++r) {
-        const uint8_t *row = q + (ptrdiff_t)vit_min32(r, rows - 1) * p->q_ld;
+        const uint8_t *row = q + vit_token(tokens, r0 + vit_min32(r, rows - 1), p->q_ld);
         const __m256i x = _mm256_maskz_loadu_epi8(mask, row);
         _mm256_storeu_si256((__m256i *)(void *)h->query[r], _mm256_xor_si256(x, flip));
     }
@@ -320,8 +323,9 @@ VIT_INLINE void weighted_sums(const window *h, int32_t groups, const int32_t *in
     }
 }
 
-VIT_APART void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, int32_t rows,
-                           const window *h, const uint32_t *sum, char *y)
+VIT_APART void finish_rows(const vit_attention_shape *p, const vit_epilogue *e,
+                           const int32_t *tokens, int32_t r0, int32_t rows, const window *h,
+                           const uint32_t *sum, char *y)
 {
     int32_t init[ROWS];
     for (int32_t r = 0; r < ROWS; ++r) {
@@ -333,7 +337,7 @@ VIT_APART void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, 
 #define VIT_FINISH(r)                                                                              \
     if (r < rows) {                                                                                \
         finish_row(&e->stages[0], sum[r], acc[r][0], acc[r][1], e->type, mask,                     \
-                   y + (ptrdiff_t)r * e->ld);                                                      \
+                   y + vit_token(tokens, r0 + r, e->ld));                                          \
     }
     VIT_FINISH(0)
     VIT_FINISH(1)
@@ -376,13 +380,15 @@ void vit_window_attention_avx512vnni(const vit_attention_shape *p, const void *q
         const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
         const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
         char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
-        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, h);
-        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head, h);
+        const int32_t *tokens = vit_tokens_of(p, outer);
+        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, tokens, h);
+        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head,
+                   tokens, h);
         for (; i < range.last && i / blocks == batch; ++i) {
             const int32_t r0 = i % blocks * ROWS, count = vit_min32(ROWS, p->m - r0);
             const int32_t row = batch * p->m + r0;
             __m512i words[ROWS][2], sad[ROWS];
-            copy_query(p, rows + (ptrdiff_t)r0 * p->q_ld, count, h);
+            copy_query(p, rows, tokens, r0, count, h);
             scores_of(h, &sums[0], row, count, last, words);
             for (int32_t r = 0; r < ROWS; ++r) {
                 for (int32_t s = 1; s < scores->count; ++s) {
@@ -397,7 +403,7 @@ void vit_window_attention_avx512vnni(const vit_attention_shape *p, const void *q
             uint32_t sum[ROWS];
             totals(sad, sum, 4);
             totals(sad + 4, sum + 4, 2);
-            finish_rows(p, e, count, h, sum, y + (ptrdiff_t)r0 * e->ld);
+            finish_rows(p, e, tokens, r0, count, h, sum, y);
         }
     }
 }
