@@ -23,6 +23,7 @@ PASSES = (
     "fold-constants",
     "fold-scales",
     "fuse",
+    "migrate",
     "pot-fold",
     "prove-ranges",
     "quantize",

@@ -35,6 +35,7 @@ RAISE = (
 STAGE_PASSES: Mapping[str, tuple[str, ...]] = {
     "calibrated": (*RAISE, "calibrate"),
     "quantized": (
+        "migrate",
         "smooth",
         "fold-scales",
         "split-channels",

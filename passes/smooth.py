@@ -85,7 +85,9 @@ def _smooth_norm(norm: onnx.LayerNormalization, constants: Constants, alpha: flo
     matrices = [cast("NDArray[np.float32]", weight) for weight in weights]
     if alpha is None:
         squares = np.square(statistics.channels.rms)
-        exponents = search_exponents(statistics.magnitude, squares, matrices)
+        columns = np.arange(squares.size)
+        parts = [(matrix, columns) for matrix in matrices]
+        exponents = search_exponents(statistics.magnitude, squares, parts)
     else:
         columns = [np.abs(matrix).max(axis=0) for matrix in matrices]
         exponents = smoothing_exponents(

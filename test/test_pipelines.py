@@ -45,7 +45,7 @@ def test_each_stage_runs_once(capsys: pytest.CaptureFixture[str]) -> None:
     calib = ("--calib", str(DIGITS / "calib.npz"))
     before = list(POT_ROAD[: POT_ROAD.index("pot-fold")])
     assert passes_run(capsys, "-p", "pot-fold,tile", *calib) == [*before, "pot-fold", "tile"]
-    assert passes_run(capsys, "-p", "vit-smooth", *calib) == [*RAISE, "calibrate", "vit-smooth"]
+    assert passes_run(capsys, "-p", "vit-migrate", *calib) == [*RAISE, "calibrate", "vit-migrate"]
     assert passes_run(capsys, "-p", "canonicalize") == ["canonicalize"]
     assert passes_run(capsys) == []
 

@@ -63,17 +63,19 @@ def test_alpha_is_searched_by_the_expected_noise() -> None:
     x_max, squares = np.array([1.0, 1.0, 1.0, 64.0]), np.array([0.1, 0.1, 0.1, 400.0])
     even, loud = rng.standard_normal((64, 4)), rng.standard_normal((64, 4))
     loud[:, 3] *= 64
-    quiet = search_exponents(x_max, squares, [even])
-    kept = search_exponents(x_max, squares, [loud])
+    channels = np.arange(4)
+    quiet = search_exponents(x_max, squares, [(even, channels)])
+    kept = search_exponents(x_max, squares, [(loud, channels)])
     assert quiet[3] - quiet[0] >= 4
     assert kept[3] - kept[0] < quiet[3] - quiet[0]
     for weights, found in (([even], quiet), ([loud], kept), ([even, loud], None)):
-        chosen = search_exponents(x_max, squares, weights) if found is None else found
+        parts = [(weight, channels) for weight in weights]
+        chosen = search_exponents(x_max, squares, parts) if found is None else found
         w_max = np.max([np.abs(w).max(axis=0) for w in weights], axis=0)
-        noise = rounding_noise(x_max, squares, weights, chosen)
+        noise = rounding_noise(x_max, squares, parts, chosen)
         for alpha in (0.0, 0.35, 0.5, 1.0):
             other = smoothing_exponents(x_max, w_max, alpha)
-            assert noise <= rounding_noise(x_max, squares, weights, other)
+            assert noise <= rounding_noise(x_max, squares, parts, other)
 
 
 def test_searching_helps_where_half_is_the_wrong_share() -> None:

@@ -92,14 +92,18 @@ def covering_asymmetric(
     return frac, min(max(zero_point, low), high)
 
 
-def limit_for_bias(bias: RealInput, frac_x: int, bits: int = 32) -> npt.NDArray[np.int64]:
+def limit_for_bias(
+    bias: RealInput, frac_x: int | npt.NDArray[np.int64], bits: int = 32
+) -> npt.NDArray[np.int64]:
     """Largest weight frac per channel at which ``bias * 2**(frac_x + frac_w)`` takes half the range.
 
-    bias [N] -> [N].  A weight channel of tiny values must not push its own bias out of int32.
+    bias [N] -> [N].  A weight channel of tiny values must not push its own bias out of int32.  The
+    fracs of the input's channels, each of which serves as many outputs, may be given as an array.
     """
     magnitude = np.maximum(np.abs(bias.astype(np.float64)), 2.0**-FRAC_LIMIT)
     _, exponent = np.frexp(magnitude)
-    return (bits - 2) - exponent.astype(np.int64) - frac_x
+    fracs = np.atleast_1d(np.asarray(frac_x, np.int64))
+    return (bits - 2) - exponent.astype(np.int64) - fracs.repeat(bias.size // fracs.size)
 
 
 def fake_quantize(t: RealInput, frac: RealInput | int, low: int, high: int, zp: int = 0) -> Reals:

@@ -10,11 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vit_opt.passes.algorithms.exponents import covering_fracs
+
 Reals: TypeAlias = npt.NDArray[np.float64]
 RealInput: TypeAlias = npt.NDArray[Any]
 
 LARGEST_EXPONENT = 5
 """Migration never divides by more than 2**5."""
+
+FINEST = 24
+"""Channels with a power of two of their own are at most 2**24 times finer than the coarsest."""
 
 
 def migration_reference(channel_max: RealInput, quantile: float) -> float:
@@ -64,3 +69,15 @@ def shifted_bias(
     grouped = taps.reshape(groups, out_channels // groups, per_group)
     seen = offset.astype(np.int64).reshape(groups, 1, per_group)
     return (grouped * seen).sum(axis=2).reshape(out_channels)
+
+
+def migrated_fracs(minimum: RealInput, maximum: RealInput) -> npt.NDArray[np.int64]:
+    """A frac for the 8-bit codes of each channel [C], at most `FINEST` above the least.
+
+    Migration for a consumer with weights per channel: no channel has to stay on the grid of the
+    others, so each has the power of two that covers its range.  Unsigned codes where no channel has
+    negative values.
+    """
+    low, high = (0, 255) if (minimum >= 0).all() else (-128, 127)
+    fracs = covering_fracs(minimum, maximum, low, high)
+    return np.minimum(fracs, fracs.min() + FINEST)

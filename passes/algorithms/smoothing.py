@@ -52,12 +52,16 @@ ALPHAS = tuple(step / 20 for step in range(21))
 """Values of alpha that a search tries."""
 
 
+Part: TypeAlias = tuple[RealInput, npt.NDArray[np.int64]]
+"""Weights [N, K] of a layer, or of a group of a convolution, and the channel of each column [K]."""
+
+
 def rounding_noise(
-    x_max: RealInput, x_squares: RealInput, weights: Sequence[RealInput], exponents: RealInput
+    x_max: RealInput, x_squares: RealInput, weights: Sequence[Part], exponents: RealInput
 ) -> float:
     """Expected noise of products after smoothing, relative to their results' energy.
 
-    An input with maxima ``x_max`` [K] and mean squares ``x_squares`` [K] per channel goes into
+    An input with maxima ``x_max`` [C] and mean squares ``x_squares`` [C] per channel goes into
     layers with weights [N, K] each.  The input takes 8 bits on the power of two that covers
     ``x_max / 2**p``; a weight row takes 8 bits on the one that covers ``w * 2**p``.  A step s adds
     s^2 / 12 to the mean square; channels are taken as independent.  Layers count alike.
@@ -66,12 +70,12 @@ def rounding_noise(
     largest = float((x_max / factor).max(initial=0.0))
     step = 2.0 ** -covering_frac(-largest, largest, -128, 127)
     total = 0.0
-    for weight in weights:
-        smoothed = weight.astype(np.float64) * factor
+    for weight, channels in weights:
+        smoothed = weight.astype(np.float64) * factor[channels]
         rows = np.abs(smoothed).max(axis=1, initial=0.0)
         _, exponent = np.frexp(rows / 127.0)
         steps = np.where(rows > 0, np.exp2(exponent.astype(np.float64)), 0.0)
-        squares = x_squares / np.square(factor)
+        squares = (x_squares / np.square(factor))[channels]
         signal = float((np.square(smoothed).sum(axis=0) * squares).sum())
         noise = step**2 * float(np.square(smoothed).sum())
         noise += float(np.square(steps).sum()) * float(squares.sum())
@@ -80,10 +84,12 @@ def rounding_noise(
 
 
 def search_exponents(
-    x_max: RealInput, x_squares: RealInput, weights: Sequence[RealInput]
+    x_max: RealInput, x_squares: RealInput, weights: Sequence[Part]
 ) -> npt.NDArray[np.int64]:
     """`smoothing_exponents` with the alpha of `ALPHAS` that gives the least `rounding_noise`."""
-    w_max = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0)
+    w_max = np.zeros(x_max.shape)
+    for weight, channels in weights:
+        np.maximum.at(w_max, channels, np.abs(weight).max(axis=0, initial=0.0))
     tried = [smoothing_exponents(x_max, w_max, alpha) for alpha in ALPHAS]
     noise = [rounding_noise(x_max, x_squares, weights, exponents) for exponents in tried]
     return tried[int(np.argmin(noise))]

@@ -8,9 +8,10 @@ the function as it is. With powers of two not even a rounding changes. The stati
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from xdsl.ir import OpResult, SSAValue
+from xdsl.dialects.builtin import DenseArrayBase, f64
+from xdsl.ir import Operation, OpResult, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from vit_opt.dialects import onnx
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Reals: TypeAlias = NDArray[np.float64]
+
+
+INPUT_CHANNELS = "vit.input_channels"
+"""Attribute of a depthwise convolution: minimum and maximum of each input channel, [min0, max0, ...]."""
 
 
 def replace_operand(op: onnx.OnnxOp, index: int, array: Reals, constants: Constants) -> None:
@@ -76,6 +81,23 @@ def divide_windows(op: onnx.Conv | onnx.ConvTranspose, factor: Reals, store: Ass
     found = windows_of(op, store)
     if found is not None:
         found.divide(factor)
+
+
+def set_input_channels(op: onnx.Conv, low: Reals, high: Reals) -> None:
+    """Let a depthwise convolution read each channel [C] on a power of two that covers its range."""
+    ends = [float(end) for pair in zip(low, high, strict=True) for end in pair]
+    op.attributes[INPUT_CHANNELS] = DenseArrayBase.from_list(f64, ends)
+
+
+def input_channels(op: Operation) -> tuple[Reals, Reals] | None:
+    """The ranges of an operation's input channels, lower and upper ends [C], where there are any."""
+    import numpy as np
+
+    found = op.attributes.get(INPUT_CHANNELS)
+    if not isinstance(found, DenseArrayBase):
+        return None
+    ends = np.array(cast("DenseArrayBase[Any]", found).get_values(), np.float64).reshape(-1, 2)
+    return ends[:, 0], ends[:, 1]
 
 
 def copy_range(values: Sequence[SSAValue], low: float, high: float) -> None:

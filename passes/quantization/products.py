@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from xdsl.dialects.builtin import DenseArrayBase, i64
 from xdsl.ir import Operation, OpResult, SSAValue
 
 from vit_opt.dialects import onnx
@@ -19,7 +18,9 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, ScaledType
 from vit_opt.dialects.vit.ops.base import format_of
 from vit_opt.passes.algorithms.given import given_scales
+from vit_opt.passes.algorithms.migration import migrated_fracs
 from vit_opt.passes.calibrate import MOMENTS, STATISTICS
+from vit_opt.passes.quantization.channels import INPUT_CHANNELS, input_channels
 from vit_opt.passes.quantization.formats import weight_scales
 from vit_opt.passes.quantization.graph import NHWC, IntegerGraph, label_of
 from vit_opt.passes.quantization.options import activation_bits
@@ -30,31 +31,22 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
-INPUT_FRACS = "vit.input_fracs"
-"""Attribute of a depthwise convolution: a frac for the 8-bit codes of each input channel."""
-
 CHANNELS_LAST = 3
 """The channel axis of an image, channels last."""
-
-
-def set_input_fracs(op: onnx.Conv, fracs: list[int]) -> None:
-    """Let a depthwise convolution read each channel on a power of two of its own."""
-    op.attributes[INPUT_FRACS] = DenseArrayBase.from_list(i64, fracs)
 
 
 def migrated_type(graph: IntegerGraph, value: SSAValue, *readers: Operation) -> FixedType | None:
     """The format of a value with a power of two per channel, if all these readers take that."""
     if graph.given or not readers:
         return None
-    found = [reader.attributes.get(INPUT_FRACS) for reader in readers]
-    first = found[0]
-    if not isinstance(first, DenseArrayBase) or any(each != first for each in found):
+    found = [reader.attributes.get(INPUT_CHANNELS) for reader in readers]
+    ranges = input_channels(readers[0])
+    if ranges is None or any(each != found[0] for each in found):
         return None
     if any(activation_bits(reader) != 8 for reader in readers):
         return None
-    fracs = cast("DenseArrayBase[Any]", first).get_values()
-    storage = "ui8" if graph.range(value)[0] >= 0 else "i8"
-    return FixedType(storage, list(fracs), axis=CHANNELS_LAST)
+    storage = "ui8" if (ranges[0] >= 0).all() else "i8"
+    return FixedType(storage, migrated_fracs(*ranges), axis=CHANNELS_LAST)
 
 
 def constant_of(graph: IntegerGraph, value: SSAValue | None, what: str) -> Array:
@@ -147,11 +139,9 @@ def conv_transpose(graph: IntegerGraph, op: onnx.ConvTranspose) -> None:
 
 
 __all__ = [
-    "INPUT_FRACS",
     "constant_of",
     "conv",
     "conv_transpose",
     "linear",
     "migrated_type",
-    "set_input_fracs",
 ]

@@ -11,7 +11,7 @@ channel goes on as a channel of the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,7 +32,13 @@ from vit_opt.passes.calibrate import (
     statistics_of,
 )
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.channels import divide_statistics, divide_windows, replace_operand
+from vit_opt.passes.quantization.channels import (
+    divide_statistics,
+    divide_windows,
+    input_channels,
+    replace_operand,
+    set_input_channels,
+)
 from vit_opt.passes.raise_attention import moved
 
 if TYPE_CHECKING:
@@ -229,6 +235,9 @@ class Seen:
     """Smallest value of each element."""
 
     high: dict[SSAValue, Array] = field(default_factory=dict["SSAValue", "Array"])
+    squares: dict[SSAValue, Reals] = field(default_factory=dict["SSAValue", "Reals"])
+    """Sum of the squares of each element."""
+
     states: dict[Operation, tuple[Reals, Reals]] = field(
         default_factory=dict["Operation", "tuple[Reals, Reals]"]
     )
@@ -238,6 +247,8 @@ class Seen:
         """Widen the range of each element."""
         import numpy as np
 
+        square = np.square(array, dtype=np.float64)
+        self.squares[value] = self.squares[value] + square if value in self.squares else square
         low, high = self.low.get(value, array), self.high.get(value, array)
         self.low[value], self.high[value] = np.minimum(low, array), np.maximum(high, array)
 
@@ -261,13 +272,25 @@ class Seen:
         np.maximum.at(found, channels.ravel(), largest.ravel().astype(np.float64))
         return found
 
+    def mean_squares(self, webs: Webs, value: SSAValue) -> Reals:
+        """Mean square by channel [count], up to one factor for all."""
+        import numpy as np
 
-def observe(module: ModuleOp, webs: Webs, store: AssetStore) -> Seen:
-    """Run the calibration batches and note the range of every element that has a free channel."""
+        squares = self.squares[value]
+        channels = np.broadcast_to(webs.of(value), squares.shape).ravel()
+        total = np.bincount(channels, weights=squares.ravel(), minlength=webs.count)
+        return total / np.maximum(np.bincount(channels, minlength=webs.count), 1)
+
+
+def observe(
+    module: ModuleOp, webs: Webs, store: AssetStore, also: Collection[SSAValue] = ()
+) -> Seen:
+    """Run the calibration batches and note what elements with a free channel are, and some others."""
     from vit_opt.dialects.onnx.semantics import evaluate
 
     seen = Seen()
     wanted = {v for v, numbers in webs.numbers.items() if set(numbers.ravel().tolist()) - webs.held}
+    wanted.update(also)
 
     def run(op: Operation, args: Sequence[Array]) -> Sequence[Array]:
         if isinstance(op, onnx.LinearAttention):
@@ -293,6 +316,9 @@ def scale_channels(webs: Webs, seen: Seen, factors: Reals) -> None:
         multiply_outputs(layer, factors[channels], constants)
     for layer, channels in webs.readers:
         divide_inputs(layer, factors[channels], constants)
+        ranges = input_channels(layer)
+        if ranges is not None and isinstance(layer, onnx.Conv):
+            set_input_channels(layer, *(ends * factors[channels] for ends in ranges))
     for value, numbers in webs.numbers.items():
         own = factors[numbers]
         if not isinstance(value, OpResult) or value not in seen.low or (own == 1).all():
@@ -336,6 +362,11 @@ def divide_inputs(layer: Layer, factors: Reals, constants: Constants) -> None:
         divide_windows(layer, 1 / factors, constants.store)
 
 
+def is_depthwise(layer: Operation) -> bool:
+    """Whether an operation is a convolution each of whose outputs reads one channel alone."""
+    return isinstance(layer, onnx.Conv) and integer(layer.group) == shape_of(layer.x)[1] > 1
+
+
 def by_weight(layer: Layer, shape: Sequence[int], channels: Array) -> Array:
     """Something of a layer's input channels [C] in a shape that broadcasts against its weight."""
     if isinstance(layer, onnx.Linear):
@@ -352,6 +383,7 @@ __all__: Sequence[str] = [
     "Seen",
     "Webs",
     "by_weight",
+    "is_depthwise",
     "observe",
     "scale_channels",
     "webs_of",
