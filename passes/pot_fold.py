@@ -36,7 +36,7 @@ DAMPING = 0.5
 """Damping of error compensation: a few images give fewer rows than a layer has features, and less
 damping fits the weights to those images."""
 
-WEIGHTS = ("compensated", "nearest")
+WEIGHTS = ("compensated", "nearest", "learned")
 EXPONENTS = ("cover", "search")
 BIASES = ("plain", "corrected")
 
@@ -57,7 +57,8 @@ class PotFoldPass(ModulePass):
 
     weights: str = "compensated"
     """Weight rounding: "compensated" spreads each rounding error over the row's other weights, by
-    the second moments of the inputs (the idea of GPTQ; plain where there are none), or "nearest"."""
+    the second moments of the inputs (the idea of GPTQ; plain where there are none), "learned" goes on
+    from there, weight by weight, as long as that lowers the output's error, or "nearest"."""
 
     exponents: str = "cover"
     """Weight exponents: "cover" the range, or "search" floor-1 .. floor+2 by output error (P2-ViT)."""
@@ -132,6 +133,13 @@ class _Folder:
     """Weights still to be rounded by the statistics under a key; then its moments are given up."""
 
     report: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def sweeps(self) -> int:
+        """How often rounded weights are gone through again."""
+        from vit_opt.passes.algorithms.rounding import SWEEPS
+
+        return SWEEPS if self.weights == "learned" else 0
 
     def remember(self, op: VitOp) -> None:
         """Keep the first operand's scale, which folding of its producer will change."""
@@ -266,7 +274,7 @@ class _Folder:
     def statistics(self, weight: ops.ConstantOp, master: Array) -> list[Part]:
         """Second moments of the inputs of a weight [N, ...] in rows, if they were gathered."""
         key = weight.attributes.get(STATISTICS)
-        wanted = self.weights == "compensated" or self.exponents == "search"
+        wanted = self.weights != "nearest" or self.exponents == "search"
         if not isinstance(key, StringAttr) or not wanted:
             return []
         statistics = named_statistics(key.data, self.constants.store)
@@ -337,13 +345,17 @@ class _Folder:
         if bias is not None and isinstance(x, FixedType):
             limit = limit_for_bias(bias, x.channel_fracs())
         rows = master.reshape(master.shape[0], -1)
-        if self.weights != "compensated":
+        if self.weights == "nearest":
             parts = []
         wide = byte_groups(weight)
         if wide is not None:
-            fracs, codes = round_grouped(rows, parts, wide, limit=limit, damping=DAMPING)
+            fracs, codes = round_grouped(
+                rows, parts, wide, limit=limit, damping=DAMPING, sweeps=self.sweeps
+            )
         else:
-            fracs, codes = round_narrow(rows, parts, *old.bounds, limit=limit, damping=DAMPING)
+            fracs, codes = round_narrow(
+                rows, parts, *old.bounds, limit=limit, damping=DAMPING, sweeps=self.sweeps
+            )
         return FixedType(old.storage, fracs, axis=0), codes.reshape(master.shape)
 
     def rounded(self, master: Array, type_: FixedType, parts: list[Part]) -> Array:
@@ -353,10 +365,12 @@ class _Folder:
         from vit_opt.passes.algorithms.rounding import round_parts
         from vit_opt.passes.quantization.formats import quantized_array
 
-        if self.weights == "compensated" and parts:
+        if self.weights != "nearest" and parts:
             rows = master.reshape(master.shape[0], -1)
             fracs = np.broadcast_to(type_.channel_fracs(), rows.shape[:1])
-            return round_parts(rows, parts, fracs, *type_.bounds, DAMPING).reshape(master.shape)
+            return round_parts(rows, parts, fracs, *type_.bounds, DAMPING, self.sweeps).reshape(
+                master.shape
+            )
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:
