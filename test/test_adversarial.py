@@ -135,6 +135,7 @@ WEIGHT_KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 ROAD = (
     "calibrate",
+    "migrate",
     "smooth",
     "fold-scales",
     "split-channels",

@@ -40,10 +40,13 @@ class Feature:
 
 
 FEATURES = (
+    Feature("LayerNorm channels centred", off={"migrate": {"shift": False}}),
+    Feature("channels scaled between convolutions", off={"migrate": {"equalize": False}}),
+    Feature("depthwise inputs by channel", off={"migrate": {"channels": False}}),
     Feature("smoothing of LayerNorm outputs", off={"smooth": None}),
     Feature("alpha of smoothing searched", off={"smooth": {"search": False}}),
     Feature("ranges that fill their grids", off={"fill-grids": None}),
-    Feature("factors between q and k, v and projection", off={"fold-scales": None}),
+    Feature("factors around attention, softmax or linear", off={"fold-scales": None}),
     Feature("hidden layers split by loudness", off={"split-channels": None}),
     Feature("error-compensated weights", off={"pot-fold": {"weights": "nearest"}}),
     Feature("16-bit residual stream", off={"quantize": {"residual": "int8"}}),
