@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from vit_opt.dialects import onnx
-from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.assets import AssetStore, attribute_array
 from vit_opt.dialects.evaluation import run_main
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
@@ -187,13 +187,19 @@ def weight_facts(module: ModuleOp, store: AssetStore) -> dict[str, dict[str, Any
         if not isinstance(op, ops.LinearOp | ConvBase) or op.node_name is None:
             continue
         format_, owner = format_of(op.weight), op.weight.owner
-        weight = owner.node_name if isinstance(owner, ops.ConstantOp) else None
-        name = op.node_name.data
+        if not isinstance(owner, ops.ConstantOp):
+            continue
+        name, weight = op.node_name.data, "" if owner.node_name is None else owner.node_name.data
         facts[name] = {
             "weight_bits": round(chosen.get(name, format_.storage.width.data), 2),
             "weight_fracs": _frac_range(format_),
-            "weight_db": None if weight is None else losses.get(weight.data),
         }
+        if weight in losses:
+            facts[name]["weight_db"] = losses[weight]
+        elif owner.master is not None:
+            codes, master = (attribute_array(store, each) for each in (owner.value, owner.master))
+            real = (codes.astype("float64") - format_.zero_point) * _along_axis(format_, codes.ndim)
+            facts[name]["weight_db"] = _ratio(master.astype("float64"), real)
     return facts
 
 
