@@ -6,8 +6,8 @@
  * in:     codes of x as they are; zero point, bias and rounding constant are part of `init`
  * out:    the epilogue's type; the stages that `finish` names have been checked and folded by the
  *         packing, any others run on tiles in scratch
- * method: tiles of 6 x 64 accumulators in 24 registers, or 8 x 32 in 16; a column panel stays in the
- *         first- or second-level cache while all rows pass
+ * method: tiles of 6 x 64 accumulators in 24 registers, or 8 x 32 in 16, the last ones a row lower;
+ *         a column panel stays in the first- or second-level cache while all rows pass
  * bounds: partial sums are taken modulo 2^32, final ones are proven to fit at packing
  * scratch: VIT_TILE_ROWS * 64 * 4 bytes for VIT_BY_STAGES, else none
  */
@@ -24,10 +24,9 @@ VIT_INLINE int32_t tile_rows(int32_t vectors)
 }
 
 /* `ahead` bytes behind the weights in use, one line a step is fetched into the second-level cache. */
-VIT_INLINE void multiply(int32_t vectors, const vit_packed_shape *p, const uint8_t *const *x,
-                         const int8_t *w, size_t ahead, accumulators acc)
+VIT_INLINE void multiply(int32_t vectors, int32_t rows, const vit_packed_shape *p,
+                         const uint8_t *const *x, const int8_t *w, size_t ahead, accumulators acc)
 {
-    const int32_t rows = tile_rows(vectors);
     for (int32_t r = 0; r < rows; ++r) {
         for (int32_t j = 0; j < vectors; ++j) {
             acc[r][j] = _mm512_load_si512(w + 64 * j);
@@ -128,14 +127,14 @@ VIT_INLINE vit_outlet outlet_of(int32_t vectors, vit_finish finish, const vit_pa
 }
 
 /* The rows of a tile through what follows in 16 bits. */
-VIT_INLINE void words_of(int32_t vectors, const vit_outlet *o, int32_t r, int32_t rows,
-                         accumulators acc)
+VIT_INLINE void words_of(int32_t vectors, int32_t height, const vit_outlet *o, int32_t r,
+                         int32_t rows, accumulators acc)
 {
     const int32_t pairs = vectors / 2;
     __m512i words[2 * MOST_ROWS], second[2 * MOST_ROWS];
     /* No loop, so that the accumulators are never an array in memory. */
 #define VIT_WORDS(i)                                                                               \
-    if (i < tile_rows(vectors)) {                                                                  \
+    if (i < height) {                                                                              \
         const size_t row = (size_t)(r + vit_min32(i, rows - 1));                                   \
         words[i * pairs] = vit_to_words(o, row, 0, acc[i][0], acc[i][1]);                          \
         if (pairs == 2) {                                                                          \
@@ -160,31 +159,41 @@ VIT_INLINE void words_of(int32_t vectors, const vit_outlet *o, int32_t r, int32_
     vit_apply_words_avx512vnni(o->words, (size_t)r, rows, pairs, o->mask, words, second);
 }
 
-/* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. While the first four
- * tiles are computed, the next panel comes nearer (behind the last one lie the weights of what
- * follows). */
-VIT_INLINE void panel(int32_t vectors, vit_finish finish, const vit_packed_shape *p, int32_t r0,
-                      int32_t rows, const uint8_t *x, const int8_t *w, const vit_outlet *o)
+/* Rows first to last of those from r0 on, in tiles of one height. While the first four tiles are
+ * computed, the next panel comes nearer (behind the last one lie the weights of what follows). */
+VIT_INLINE void tiles(int32_t vectors, int32_t height, vit_finish finish, const vit_packed_shape *p,
+                      int32_t r0, int32_t first, int32_t last, const uint8_t *x, const int8_t *w,
+                      const vit_outlet *o)
 {
-    const int32_t height = tile_rows(vectors);
-    for (int32_t r = 0; r < rows; r += height) {
+    for (int32_t r = first; r < last; r += height) {
         const uint8_t *row[MOST_ROWS]; /* the last one again where there are no more */
         for (int32_t i = 0; i < height; ++i) {
-            row[i] = x + (size_t)(r0 + vit_min32(r + i, rows - 1)) * (size_t)p->ld;
+            row[i] = x + (size_t)(r0 + vit_min32(r + i, last - 1)) * (size_t)p->ld;
         }
         const size_t next = vit_panel_bytes(p->k) + 64 * (size_t)(r / height);
         accumulators acc;
-        multiply(vectors, p, row, w, r < 4 * height ? next : 0, acc);
+        multiply(vectors, height, p, row, w, r < 4 * height ? next : 0, acc);
         if (finish == VIT_TO_WORDS) {
-            words_of(vectors, o, r, vit_min32(height, rows - r), acc);
+            words_of(vectors, height, o, r, vit_min32(height, last - r), acc);
             continue;
         }
         for (int32_t i = 0; i < height; ++i) {
-            if (r + i < rows) {
+            if (r + i < last) {
                 vit_finish_row(vectors, finish, o, (size_t)(r + i), acc[i]);
             }
         }
     }
+}
+
+/* Rows r0 to r0 + rows of a column panel; result rows are counted from r0. The last tiles have a row
+ * less each if that leaves no row over. */
+VIT_INLINE void panel(int32_t vectors, vit_finish finish, const vit_packed_shape *p, int32_t r0,
+                      int32_t rows, const uint8_t *x, const int8_t *w, const vit_outlet *o)
+{
+    const int32_t height = tile_rows(vectors), missing = (height - rows % height) % height;
+    const int32_t lower = missing * (height - 1) <= rows ? missing * (height - 1) : 0;
+    tiles(vectors, height, finish, p, r0, 0, rows - lower, x, w, o);
+    tiles(vectors, height - 1, finish, p, r0, rows - lower, rows, x, w, o);
 }
 
 #define VIT_PANEL_OF(name, vectors, finish)                                                        \
