@@ -15,7 +15,6 @@ from xdsl.ir import SSAValue
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.attributes import (
-    FixedType,
     QuantizedType,
     ScaledType,
     is_unsigned,
@@ -61,17 +60,14 @@ def code_type(format_: QuantizedType, what: str) -> int:
 
 
 def lifted(format_: QuantizedType) -> QuantizedType:
-    """An i8 format as ui8 with its zero point 128 higher: the same real values.
+    """An i8 format with one scale as ui8 with its zero point 128 higher: the same real values.
 
     ONNX Runtime does the same on processors whose byte products take unsigned activations; versions
     up to 1.31 fail in it where they have moved a signed pair across a Reshape.
     """
     if format_.storage != storage_of("i8"):
         return format_
-    zero, axis = format_.zero_point + 128, format_.channel_axis
-    if isinstance(format_, FixedType):
-        return FixedType("ui8", format_.channel_fracs(), zero, axis)
-    return ScaledType("ui8", format_.channel_scales(), zero, axis)
+    return ScaledType("ui8", float(format_.channel_scales()), format_.zero_point + 128)
 
 
 def packed(codes: Array, type_: int) -> bytes:
@@ -174,11 +170,28 @@ class OnnxGraph:
         return self.node("DequantizeLinear", inputs, hint, **attributes)
 
     def pair(self, name: str, format_: QuantizedType, hint: str, axis: int | None) -> str:
-        """A tensor rounded to a format: QuantizeLinear, DequantizeLinear."""
+        """A tensor rounded to a format: QuantizeLinear, DequantizeLinear.
+
+        With a scale per channel (`axis` from the end) channels are brought to the coarsest of their
+        scales before and back behind: runtimes do not convolve activations with several scales.
+        """
+        import numpy as np
+
+        scales = format_.channel_scales()
+        if axis is None:
+            return self.rounded(name, format_, hint)
+        shape = [-1, *[1] * (-1 - axis)]
+        up = np.asarray(scales.max() / scales).reshape(shape)
+        common = ScaledType(format_.storage, float(scales.max()), format_.zero_point)
+        raised = self.node("Mul", [name, self.floats(up)], f"{hint}.raised")
+        rounded = self.rounded(raised, common, hint)
+        return self.node("Mul", [rounded, self.floats(1 / up)], f"{hint}.lowered")
+
+    def rounded(self, name: str, format_: QuantizedType, hint: str) -> str:
+        """A tensor rounded to a format with one scale."""
         parameters, _ = self.parameters(lifted(format_), hint)
-        attributes = {} if axis is None else {"axis": axis}
-        codes = self.node("QuantizeLinear", [name, *parameters], f"{hint}.q", **attributes)
-        return self.node("DequantizeLinear", [codes, *parameters], f"{hint}.dq", **attributes)
+        codes = self.node("QuantizeLinear", [name, *parameters], f"{hint}.q")
+        return self.node("DequantizeLinear", [codes, *parameters], f"{hint}.dq")
 
     def layout(self, value: SSAValue) -> bool:
         """Whether a value was made as [N, C, H, W]."""
@@ -203,5 +216,6 @@ class OnnxGraph:
             axis = format_.channel_axis
             if axis is not None and nchw:
                 axis = TO_NCHW.index(axis)
-            name = self.pair(name, format_, hint, axis)
+            rank = len(shape_of(value))
+            name = self.pair(name, format_, hint, None if axis is None else axis - rank)
         self.tensors[value] = {nchw: name}
