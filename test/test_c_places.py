@@ -6,6 +6,7 @@ from c_cases import Case, FixedType, codes, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vit_opt.backends.c.code import Symbol
 from vit_opt.backends.c.levels import LEVELS
 from vit_opt.backends.c.lowering import lower
 
@@ -75,16 +76,11 @@ def block(case: Case, image: object, heads: int, window: int, shift: int, **opti
 
 
 def image_of(rng: np.random.Generator, case: Case, size: int, width: int) -> tuple[object, object]:
-    """An image of bytes and a residual."""
-    eight, sixteen = FixedType("ui8", 5, zp=100), FixedType("i16", 7)
-    image = case.input(eight, codes(rng, eight, (1, size, size, width)))
+    """An image of signed bytes, which products rather read unsigned, and a residual."""
+    sixteen = FixedType("i16", 7)
+    image = case.input(sixteen, codes(rng, sixteen, (1, size, size, width)))
+    image = case.op(ops.PotRequantOp, [image], FixedType("i8", 1, zp=9))
     return image, case.input(sixteen, codes(rng, sixteen, (1, size, size, width)))
-
-
-def kernels(case: Case, *outputs: object) -> list[str]:
-    """Names of the calls with AVX-512."""
-    calls = lower(case.function(*outputs), case.store, LEVELS["avx512vnni"]).calls
-    return [call.kernel for call in calls]
 
 
 @EXAMPLES
@@ -107,8 +103,11 @@ def test_nothing_moves(shift):
     image, residual = image_of(rng, case, 14, 64)
     _, y = block(case, image, 2, 7, shift, bias=True)
     y = case.op(ops.AddOp, [residual, y], FixedType("i16", 7))
-    products = ["vit_linear_u8_avx512vnni"]
-    assert kernels(case, y) == products * 3 + ["vit_attention_u8_avx512vnni"] + products
+    calls = lower(case.function(y), case.store, LEVELS["avx512vnni"]).calls
+    product, attention = "vit_linear_u8_avx512vnni", "vit_attention_u8_avx512vnni"
+    assert [call.kernel for call in calls[1:]] == [product] * 3 + [attention, product]
+    shapes = [call.arguments[0].fields for call in calls if call.kernel == product]
+    assert {str(shape["x_type"]) for shape in shapes} == {str(Symbol("VIT_U8"))}
 
 
 @pytest.mark.parametrize("kind", ["windows are read", "other way back", "one head"])

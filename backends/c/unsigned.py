@@ -19,7 +19,7 @@ from vit_opt.dialects.vit.ops.base import tensor_type
 PRODUCERS = (ops.PotRequantOp, ops.RequantOp, ops.LayerNormOp, ops.NormalizeOp, ops.LinearAttnOp)
 """Operations that give any 8-bit format."""
 
-MOVES = (ops.ReshapeOp, ops.ReinterpretOp, ops.TransposeOp, ops.SliceOp)
+MOVES = (ops.ReshapeOp, ops.ReinterpretOp, ops.TransposeOp, ops.SliceOp, ops.ConcatOp)
 """Operations whose result has the format of their operand."""
 
 
@@ -31,20 +31,26 @@ def use_unsigned_operands(function: FuncOp) -> None:
         element = tensor_type(op.result).get_element_type()
         if not isinstance(element, QuantizedType) or not _is_signed_byte(element):
             continue
-        moves: list[ops.VitOp] = []
+        moves: set[Operation] = set()
         uses = list(op.result.uses)
-        if uses and all(_takes_unsigned(use, moves) for use in uses):
+        if not uses or not all(_takes_unsigned(use, moves) for use in uses):
+            continue
+        if all(x.owner is op or x.owner in moves for move in moves for x in move.operands):
             op.infer(unsigned_format(element))
-            for move in moves:
-                move.infer()
+            for move in function.walk():
+                if move in moves and isinstance(move, ops.VitOp):
+                    move.infer()
 
 
 def _is_signed_byte(format_: QuantizedType) -> bool:
     return format_.storage.width.data == 8 and not is_unsigned(format_.storage)
 
 
-def _takes_unsigned(use: Use, moves: list[ops.VitOp]) -> bool:
-    """Whether a use is the activation of a product with weights, maybe by way of moves."""
+def _takes_unsigned(use: Use, moves: set[Operation]) -> bool:
+    """Whether a use is the activation of a product with weights, maybe by way of moves.
+
+    The moves that are found are added to `moves`; each is followed once.
+    """
     op: Operation = use.operation
     if isinstance(op, ops.LinearOp):
         return use.index == 0 and _is_constant(op.weight)
@@ -52,7 +58,9 @@ def _takes_unsigned(use: Use, moves: list[ops.VitOp]) -> bool:
         packed = op.groups.value.data == 1 or is_depthwise(op) or is_grouped(op)
         return use.index == 0 and _is_constant(op.weight) and packed
     if isinstance(op, MOVES):
-        moves.append(op)
+        if op in moves:
+            return True
+        moves.add(op)
         uses = list(op.result.uses)
         return bool(uses) and all(_takes_unsigned(inner, moves) for inner in uses)
     return False
