@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.context import Context
@@ -109,8 +108,8 @@ class CalibratePass(ModulePass):
     """Scales that "mse" and "entropy" choose among: powers of two ("pot"), or any ("real")."""
 
     augment: str = "none"
-    """Altered copies of images to calibrate on as well: "flip" (left to right), or "flips" (also
-    upside down, and both)."""
+    """Altered copies of images to calibrate on as well: "flip" (left to right), "flips" (also
+    upside down, and both), or "crops" (four corners, enlarged)."""
 
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
@@ -164,27 +163,16 @@ def calibrate(
     set_stage(module, "calibrated")
 
 
-def copies_of(augment: str) -> list[Callable[[Array], Array]]:
+def copies_of(augment: str) -> Sequence[Callable[[Array], Array]]:
     """What makes the altered copies of an input, the unaltered one first.
 
-    Only images, float32 of shape [1, C, H, W], are altered. Raises VitError for an unknown name.
+    Raises VitError for an unknown name.
     """
-    axes: dict[str, list[tuple[int, ...]]] = {
-        "none": [()],
-        "flip": [(), (3,)],
-        "flips": [(), (3,), (2,), (2, 3)],
-    }
-    if augment not in axes:
-        raise VitError(f"calibrate: augment '{augment}' is not one of {', '.join(axes)}")
-    return [partial(_flipped, flipped) for flipped in axes[augment]]
+    from vit_opt.passes.algorithms.copies import AUGMENTS
 
-
-def _flipped(axes: tuple[int, ...], array: Array) -> Array:
-    import numpy as np
-
-    if array.ndim != 4 or array.dtype.kind != "f" or not axes:
-        return array
-    return np.ascontiguousarray(np.flip(array, axes))
+    if augment not in AUGMENTS:
+        raise VitError(f"calibrate: augment '{augment}' is not one of {', '.join(AUGMENTS)}")
+    return AUGMENTS[augment]
 
 
 @contextmanager

@@ -49,11 +49,13 @@ class RefinePass(ModulePass):
 
     The graph is cut where a single value is alive: after residual sums. Block by block, in order,
     every result of 8 bits whose format is free is tried with one fractional bit more (values that
-    do not fit saturate) and one less, on the calibration batches. A change stays if it brings the
-    integer block's output closer to the float block's, both on the float block's input.
-    Weights are left as they are; biases and tables follow. Not on the standard road: formats fitted
-    to few images saturate on images unlike them. Needs what `calibrate` and `quantize`
-    left in the asset store; without it nothing changes.
+    do not fit saturate) and one less, on the calibration batches; then what the block's output is
+    off by on average is taken off the biases before its end. A change stays if it brings the
+    integer block's output closer to the float block's, both on the float block's input, and does
+    so on altered copies of images, too (mirrored, or a corner enlarged): formats fitted to few
+    images saturate on images unlike them. Weights are left as they are; tables and the biases of
+    readers follow. Needs what `calibrate` and `quantize` left in the asset store; without it
+    nothing changes.
 
         %q = vit.pot_requant %a : (...) -> tensor<...!vit.fixed<i8, 4>>
         %q = vit.pot_requant %a : (...) -> tensor<...!vit.fixed<i8, 5>>
@@ -67,38 +69,61 @@ class RefinePass(ModulePass):
     batches: int = 6
     """How many calibration batches are looked at."""
 
+    held: int = 6
+    """How many altered copies of them have to gain, too; 0: none."""
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "pot")
         for name, value in (("sweeps", self.sweeps), ("batches", self.batches)):
             if value < 1:
                 raise VitError(f"refine: {name} {value} is not at least 1")
-        refine(op, Constants.of(ctx), self.sweeps, self.batches)
+        if self.held < 0:
+            raise VitError(f"refine: held {self.held} is negative")
+        refine(op, Constants.of(ctx), self.sweeps, self.batches, self.held)
 
 
-def refine(module: ModuleOp, constants: Constants, sweeps: int = 1, batches: int = 6) -> int:
-    """Refine every block; the number of formats changed. See `RefinePass`."""
+def refine(
+    module: ModuleOp, constants: Constants, sweeps: int = 1, batches: int = 6, held: int = 6
+) -> int:
+    """Refine every block; the number of changes. See `RefinePass`."""
     store = constants.store
     reference = store.statistics.get(FLOAT_GRAPH)
     chosen = store.batches[:batches]
     if not isinstance(reference, ModuleOp) or not chosen or sweeps < 1:
         return 0
+    seen = len(chosen)
+    chosen = [*chosen, *held_out(chosen, held)]
     blocks = list(blocks_of(module, reference, constants))
     targets = float_outputs(reference, blocks, chosen, store)
     names = input_names(main_function(module))
     runs: list[Values] = [{} for _ in chosen]
     changed, report = 0, list[dict[str, Any]]()
     for block in blocks:
-        tuner = _Tuner(block, targets[block.name], Retyper(constants), store, [])
+        tuner = _Tuner(block, targets[block.name], Retyper(constants), store, seen, [])
         tuner.start(runs, [[batch[name] for name in names] for batch in chosen])
         before = tuner.errors()
-        steps = [tuner.sweep() for _ in range(sweeps)]
+        steps = [tuner.sweep() for _ in range(sweeps)] + [int(tuner.centre())]
         changed += sum(steps)
         report.append(tuner.row(before, sum(steps)))
         runs = tuner.leave()
     erase_unused_constants(main_function(module).body.block)
     store.reports["refine"] = report
     return changed
+
+
+def held_out(batches: Sequence[Mapping[str, Array]], count: int) -> list[dict[str, Array]]:
+    """Altered copies of batches, one of each in turn; none where nothing is an image."""
+    from vit_opt.passes.algorithms.copies import HELD_OUT
+
+    copies: list[dict[str, Array]] = []
+    for index in range(min(count, len(batches))):
+        alter = HELD_OUT[index % len(HELD_OUT)]
+        altered = {name: alter(array) for name, array in batches[index].items()}
+        if all(altered[name] is array for name, array in batches[index].items()):
+            return []
+        copies.append(altered)
+    return copies
 
 
 @dataclass(frozen=True)
@@ -234,6 +259,9 @@ class _Tuner:
     targets: list[Array]
     retyper: Retyper
     store: AssetStore
+    seen: int
+    """Of the batches, how many changes are made by; the others are held out."""
+
     values: list[Values]
     """For each batch, every value of the block as the formats now are."""
 
@@ -271,27 +299,58 @@ class _Tuner:
         format_ = format_of(end.results[0])
         return [{(end, 0): quantized_array(target, format_)} for target in self.targets]
 
+    def real(self, held: Mapping[Slot, Array]) -> Reals:
+        """The block's output as real values."""
+        end = self.block.end
+        if isinstance(end, ops.DequantizeOp):
+            return held[end, 0]
+        format_ = format_of(end.results[0])
+        return (held[end, 0].astype("float64") - format_.zero_point) * format_.channel_scales()
+
     def errors(self, values: Sequence[Mapping[Slot, Array]] | None = None) -> Reals:
-        """Relative squared errors of the block's output, per batch and way to look at it.
+        """Relative squared errors of the block's output, per batch [B, ways to look at it].
 
         The ways: as it is; channel by channel; and as the LayerNorm behind it sees it. Later blocks
         read a residual in other ways than the next one, so none may suffer.
         """
         import numpy as np
 
-        end, view, found = self.block.end, self.block.view, list[float]()
+        view, found = self.block.view, list[list[float]]()
         for held, target in zip(values or self.values, self.targets, strict=True):
-            real = held[end, 0]
-            if not isinstance(end, ops.DequantizeOp):
-                format_ = format_of(end.results[0])
-                real = (real.astype(np.float64) - format_.zero_point) * format_.channel_scales()
-            found.append(relative_error(real, target))
+            real = self.real(held)
+            found.append([relative_error(real, target)])
             if view is not None:
                 rms = np.sqrt(np.square(target).reshape(-1, target.shape[-1]).mean(axis=0))
                 rms = np.where(rms > 0, rms, 1.0)
-                found.append(relative_error(real / rms, target / rms))
-                found.append(relative_error(view(real), view(target)))
+                found[-1].append(relative_error(real / rms, target / rms))
+                found[-1].append(relative_error(view(real), view(target)))
         return np.array(found)
+
+    def better(self, errors: Reals, best: Reals) -> bool:
+        """Whether a change helps, on the batches it is made by and on those held out."""
+        return all(
+            better(errors[part], best[part])
+            for part in (slice(0, self.seen), slice(self.seen, None))
+            if best[part].size
+        )
+
+    def centre(self) -> bool:
+        """Take the mean error of the block's output off the bias of the product that ends in it."""
+        import numpy as np
+
+        end = self.block.end
+        product = next((v.owner for v in end.operands if isinstance(v.owner, ops.LinearOp)), None)
+        if not isinstance(end, ops.AddOp) or product is None:
+            return False
+        errors = [
+            (self.real(held) - target).reshape(-1, target.shape[-1]).mean(axis=0)
+            for held, target in zip(self.values[: self.seen], self.targets, strict=False)
+        ]
+        try:
+            self.retyper.shift_bias(product, -np.mean(errors, axis=0))
+        except ImpossibleFormatError:
+            return False
+        return self.judge(product, self.errors()) is not None
 
     def sweep(self) -> int:
         """Try every format once; the number of changes kept."""
@@ -313,9 +372,13 @@ class _Tuner:
             self.retyper.retype(op, stepped(cast("FixedType", format_of(op.results[0])), direction))
         except ImpossibleFormatError:
             return None
+        return self.judge(op, best)
+
+    def judge(self, op: VitOp, best: Reals) -> Reals | None:
+        """The errors after a change at an operation if they are better; else undo it."""
         fresh = [self.again(op, values) for values in self.values]
         errors = self.errors([ChainMap(a, b) for a, b in zip(fresh, self.values, strict=True)])
-        if not better(errors, best):
+        if not self.better(errors, best):
             self.retyper.revert()
             return None
         self.retyper.keep()
@@ -341,7 +404,7 @@ class _Tuner:
         """A row of the report: SQNR of the block's output in dB."""
         import numpy as np
 
-        after = self.errors()
+        before, after = before[: self.seen], self.errors()[: self.seen]
         decibels = [float(-10 * np.log10(e.mean())) if e.any() else np.inf for e in (before, after)]
         return {
             "block": self.block.name or "output",
@@ -359,7 +422,7 @@ LOSS = 0.02
 
 
 def better(errors: Reals, best: Reals) -> bool:
-    """Whether errors per batch are an improvement that can be expected to carry over."""
+    """Whether errors [B, ways] are an improvement that can be expected to carry over."""
     import numpy as np
 
     tiny = np.finfo(np.float64).tiny

@@ -76,6 +76,24 @@ class Retyper:
             self.revert()
             raise
 
+    def shift_bias(self, op: ops.LinearOp, change: Reals) -> None:
+        """Add real numbers [N] to a product's bias, in the format that it has.
+
+        Raises ImpossibleFormatError where there is no constant bias, or the sum leaves its format.
+        """
+        before = self.real_bias(op)
+        self.biases[op] = before + change
+
+        def back() -> None:
+            self.biases[op] = before
+
+        self.undo.append(back)
+        try:
+            self._bias(op)
+        except ImpossibleFormatError:
+            self.revert()
+            raise
+
     def revert(self) -> None:
         """Take back everything since the last `keep`."""
         for action in reversed(self.undo):
@@ -120,22 +138,27 @@ class Retyper:
         op.eps_q = IntegerAttr(round(before.value.data * 4.0**steps), i64)
         self.undo.append(lambda: setattr(op, "eps_q", before))
 
+    def real_bias(self, op: ops.LinearOp | ConvBase) -> Reals:
+        """The bias [N] of a product that has one, never rounded twice."""
+        constant = None if op.bias is None else op.bias.owner
+        if op.bias is None or not isinstance(constant, ops.ConstantOp):
+            raise ImpossibleFormatError("a bias that is computed keeps its format")
+        if op not in self.biases:
+            codes = attribute_array(self.constants.store, constant.value)
+            self.biases[op] = codes * format_of(op.bias).channel_scales()
+        return self.biases[op]
+
     def _bias(self, op: ops.LinearOp | ConvBase) -> None:
         import numpy as np
 
         if op.bias is None:
             return
-        constant = op.bias.owner
-        if not isinstance(constant, ops.ConstantOp):
-            raise ImpossibleFormatError("a bias that is computed keeps its format")
-        if op not in self.biases:
-            codes = attribute_array(self.constants.store, constant.value)
-            self.biases[op] = codes * format_of(op.bias).channel_scales()
+        bias = self.real_bias(op)
         accumulator = cast("FixedType", op.derived_formats()[0])
         type_ = accumulator.with_axis(0) if accumulator.is_per_channel else accumulator
-        if np.abs(self.biases[op] / type_.channel_scales()).max() > type_.bounds[1]:
+        if np.abs(bias / type_.channel_scales()).max() > type_.bounds[1]:
             raise ImpossibleFormatError("the bias leaves its accumulator")
-        self._replace(op, 2, quantized_array(self.biases[op], type_), type_)
+        self._replace(op, 2, quantized_array(bias, type_), type_)
 
     def _table(self, op: ops.LutOp, type_: FixedType) -> None:
         from vit_opt.passes.quantization.tables import table_codes

@@ -1,0 +1,59 @@
+"""Altered copies of images: mirrored, or a corner enlarged to the whole.
+
+They show a network values that its calibration images do not, at the cost of no further image.  Only
+images, float arrays of shape [1, C, H, W], are altered.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Copy: TypeAlias = Callable[[Array], Array]
+
+CORNERS = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
+"""Where enlarged parts of an image lie: the share of the room above and to the left."""
+
+CROP = 0.6
+"""Height and width of an enlarged part, as a share of the image's."""
+
+
+def flipped(axes: tuple[int, ...], array: Array) -> Array:
+    """The image mirrored along some axes."""
+    if array.ndim != 4 or array.dtype.kind != "f" or not axes:
+        return array
+    return np.ascontiguousarray(np.flip(array, axes))
+
+
+def cropped(corner: tuple[float, float], array: Array) -> Array:
+    """A part of the image, enlarged to its size by linear interpolation between pixels."""
+    if array.ndim != 4 or array.dtype.kind != "f":
+        return array
+    for axis, place in zip((2, 3), corner, strict=True):
+        size = array.shape[axis]
+        span = max(1.0, size * CROP) - 1
+        points = place * (size - 1 - span) + np.linspace(0.0, span, size)
+        low = np.minimum(points.astype(np.int64), max(0, size - 2))
+        share = np.expand_dims(points - low, tuple(range(1, 4 - axis))).astype(array.dtype)
+        near, far = (np.take(array, np.minimum(i, size - 1), axis) for i in (low, low + 1))
+        array = near + (far - near) * share
+    return array
+
+
+AUGMENTS: dict[str, list[Copy]] = {
+    "none": [partial(flipped, ())],
+    "flip": [partial(flipped, axes) for axes in ((), (3,))],
+    "flips": [partial(flipped, axes) for axes in ((), (3,), (2,), (2, 3))],
+    "crops": [partial(flipped, ()), *(partial(cropped, corner) for corner in CORNERS)],
+}
+"""What makes the copies of an image, by the name of the choice; the unaltered one first."""
+
+HELD_OUT: tuple[Copy, ...] = (
+    partial(cropped, CORNERS[0]),
+    partial(flipped, (3,)),
+    partial(cropped, CORNERS[1]),
+)
+"""Copies that choices made on the images themselves are tested on, in turn."""
