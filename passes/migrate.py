@@ -23,7 +23,14 @@ from vit_opt.passes.calibrate import ValueStatistics, statistics_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.channels import copy_range, replace_operand, set_input_channels
 from vit_opt.passes.quantization.equalization import equalizing_factors, joined
-from vit_opt.passes.quantization.webs import is_depthwise, observe, scale_channels, webs_of
+from vit_opt.passes.quantization.outliers import behind_function, split_outliers
+from vit_opt.passes.quantization.webs import (
+    Webs,
+    is_depthwise,
+    observe,
+    scale_channels,
+    webs_of,
+)
 from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
 
@@ -46,7 +53,9 @@ class MigratePass(ModulePass):
     `equalize`: channels between two layers with nothing but ReLU, pooling and movement in between
     are scaled by powers of two where that lowers the rounding noise to be expected. `channels`: a
     depthwise convolution reads every channel on a power of two of its own (channel-wise migration):
-    its accumulators have a scale per channel anyway. The function is unchanged but for rounding of
+    its accumulators have a scale per channel anyway. `split`: where a function lies between two
+    convolutions and a few loud channels would drown the others, they go a way of their own. The
+    function is unchanged but for rounding of
     floats; at run time nothing is added. Needs the statistics of `calibrate`, and its batches.
 
         %n = onnx.LayerNormalization %x, %g, %b         %n = onnx.LayerNormalization %x, %g, %b - z
@@ -64,6 +73,9 @@ class MigratePass(ModulePass):
     channels: bool = True
     """Let depthwise convolutions read channels on powers of two of their own."""
 
+    split: bool = True
+    """Split off outlier channels between convolutions with a function in between."""
+
     headroom: float = 1.3
     """How far beyond its calibrated range a channel with a power of two of its own shall reach."""
 
@@ -75,6 +87,8 @@ class MigratePass(ModulePass):
         constants = Constants.of(ctx)
         if self.shift:
             shift_norms(op, constants)
+        if self.split:
+            split_convolutions(op, constants)
         if self.equalize or self.channels:
             headroom = self.headroom if self.channels else None
             scale_layers(op, constants, equalize=self.equalize, headroom=headroom)
@@ -121,6 +135,16 @@ def _shift_statistics(statistics: ValueStatistics, offset: Reals) -> None:
     if statistics.reach is not None:  # the observer leaves out the same share
         share = before / np.where(largest > 0, largest, 1.0)
         statistics.reach = share * channels.magnitude
+
+
+def split_convolutions(module: ModuleOp, constants: Constants) -> int:
+    """Split off outlier channels behind functions; the number of convolutions split."""
+    convolutions = [op for op in module.walk() if isinstance(op, onnx.Conv)]
+    inputs = [op.x for op in convolutions if behind_function(op, constants)]
+    if not inputs or not constants.store.batches:
+        return 0
+    seen = observe(module, Webs(constants), constants.store, inputs)
+    return split_outliers(module, seen, constants)
 
 
 def scale_layers(

@@ -238,6 +238,7 @@ class Seen:
     squares: dict[SSAValue, Reals] = field(default_factory=dict["SSAValue", "Reals"])
     """Sum of the squares of each element."""
 
+    batches: int = 0
     states: dict[Operation, tuple[Reals, Reals]] = field(
         default_factory=dict["Operation", "tuple[Reals, Reals]"]
     )
@@ -303,6 +304,7 @@ def observe(
 
     for batch in store.batches:
         run_main(module, batch, run)
+        seen.batches += 1
     return seen
 
 
