@@ -30,6 +30,9 @@ from vit_opt.dialects.vit.attributes import FixedType, Log2Type
 from vit_opt.dialects.vit.evaluate import evaluator
 from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTarget, MemorySpec
 
+REPORT = '{"model": "a/<tiny>.onnx", "scales": "pot", "inputs": {}, "outputs": {}}'
+"""The least that a compiled folder's report says."""
+
 Array = NDArray[Any]
 Format = FixedType | Log2Type
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accel_net import random_codes
+from accel_net import REPORT, random_codes
 from accel_vit import CODES, Size, VitNet
 
 from vit_opt.backends.accel.assembler import assemble
@@ -90,7 +90,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     image.save(accel / IMAGE)
     (accel / ARCH).write_text(arch_json(P2VIT))
     (accel / ORIGINS).write_text(image.origins.to_json())
-    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "report.json").write_text(REPORT)
     options = [str(tmp_path), "--on", "accel", "--timing-only"]
     assert run.run([*options, "--json", "--gpu", "1.02,400", "--layers"]) == 0
     facts = json.loads(capsys.readouterr().out)

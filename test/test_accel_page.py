@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accel_net import REPORT
 from accel_vit import Size, VitNet
 
 from vit_opt.backends.accel.assembler import assemble
@@ -97,7 +98,7 @@ def test_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image.save(accel / IMAGE)
     (accel / ARCH).write_text(arch_json(P2VIT))
     (accel / ORIGINS).write_text(image.origins.to_json())
-    (tmp_path / "report.json").write_text('{"model": "a/<tiny>.onnx"}')
+    (tmp_path / "report.json").write_text(REPORT)
     path = tmp_path / "page.html"
     options = [str(tmp_path), "--on", "accel", "--timing-only", "--gpu", "2,50"]
     assert run.run([*options, "--html", str(path)]) == 0

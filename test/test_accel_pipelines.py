@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accel_net import random_codes, reference
+from accel_net import REPORT, random_codes, reference
 from accel_vit import CODES, Size, VitNet
 
 from vit_opt.backends.accel.lowering import lower_accel, part_names
@@ -65,7 +65,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = new_context()
     module = net.module(net.result)
     context.assets = net.store
-    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "report.json").write_text(REPORT)
     Artefact(tmp_path).write_module(module, context)
     assert bench.run(["pipelines", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

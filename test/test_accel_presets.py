@@ -17,7 +17,15 @@ from vit_opt.backends.reference import run_reference
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.pipeline import LOOPS
-from vit_opt.dialects.vit.targets import ACCEL_TARGETS, EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTarget
+from vit_opt.dialects.vit.targets import (
+    ACCEL_TARGETS,
+    EDGE,
+    P2VIT,
+    P2VIT_LARGE,
+    TRIO,
+    AccelTarget,
+    MemorySpec,
+)
 from vit_opt.passes.pipelines import passes_of, remaining
 from vit_opt.passes.tile import TileRecordPass
 from vit_opt.tools.architectures import arch_json, read_arch
@@ -108,6 +116,14 @@ def test_a_file_is_tiled_for_what_it_says(tmp_path: Path) -> None:
             '{"name": "x", "memories": {"xbuf": 1}}',
             "unknown entry 'xbuf' of 'memories'; known: abuf",
         ),
+        (
+            '{"name": "x", "memories": {"abuf": {"bank": 1}}}',
+            "unknown entry 'bank' of 'memories.abuf",
+        ),
+        (
+            '{"name": "x", "memories": {"abuf": {"banks": 0}}}',
+            "banks of memory 'abuf' is 0, expected",
+        ),
         ('{"name": "x", "energy": {"dram_byte": "a"}}', "entry 'dram_byte' of 'energy' is 'a'"),
         ('{"name": "x", "energy": {"dram_byte": -1}}', "energy 'dram_byte' is -1, expected 0 to"),
         ('{"name": "x", "base": "none"}', "unknown architecture 'none'; known: edge, p2vit"),
@@ -130,8 +146,15 @@ def test_yaml_files(tmp_path: Path) -> None:
     path = tmp_path / "arch.yaml"
     path.write_text("name: wide  # twice p2vit\nlanes: 128\nenergy: {dram_byte: 20}\n")
     assert read_arch(str(path)) == replace(
-        P2VIT, name="wide", lanes=128, energy=replace(P2VIT.energy, dram_byte=20)
+        P2VIT,
+        name="wide",
+        lanes=128,
+        energy=replace(P2VIT.energy, dram_byte=20, source="own figures of the architecture"),
     )
+    path.write_text("name: banks\nmemories: {abuf: {banks: 2, width: 32}, obuf: 4096}\n")
+    first, *_, obuf, _ = read_arch(str(path)).memories
+    assert first == MemorySpec("abuf", 53 * 1024, banks=2, width=32)
+    assert obuf == MemorySpec("obuf", 4096)
     path.write_text("name: wide\nname: wider\n")
     with pytest.raises(VitError, match="not YAML: key 'name' comes twice"):
         read_arch(str(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accel_net import REPORT
 from accel_vit import Size, VitNet
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import P2VIT, MemorySpec
 from vit_opt.passes.tile import tile
 from vit_opt.tools import bench
+from vit_opt.tools.architectures import OWN_FIGURES
 from vit_opt.tools.artefact import Artefact
 from vit_opt.tools.benchmarks import dse, dse_workers
 from vit_opt.tools.benchmarks.dse import Axis
@@ -36,7 +38,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = net.module(net.result)
     context = new_context()
     context.assets = net.store
-    (folder / "report.json").write_text("{}")
+    (folder / "report.json").write_text(REPORT)
     Artefact(folder).write_module(module, context)
     return folder
 
@@ -48,7 +50,7 @@ def test_axes() -> None:
     made = dse.machine(P2VIT, (axis, other), (1000, 80.5))
     assert (made.memory_size("abuf"), made.memory_size("bbuf")) == (1000, 1000)
     assert made.memory_size("cbuf") == P2VIT.memory_size("cbuf")
-    assert made.energy == replace(P2VIT.energy, dram_byte=80.5)
+    assert made.energy == replace(P2VIT.energy, dram_byte=80.5, source=OWN_FIGURES)
     assert dse.machine(P2VIT, (Axis(("lanes",), (32,)),), (32,)) == replace(P2VIT, lanes=32)
 
 

@@ -3,12 +3,16 @@
 A file, JSON or YAML, gives the fields of `AccelTarget`; those it leaves out come from the preset
 that it names:
 
-    {"name": "wide", "base": "p2vit", "lanes": 128, "memories": {"abuf": 131072}}
+    {"name": "wide", "base": "p2vit", "lanes": 128,
+     "memories": {"abuf": 131072, "obuf": {"size": 131072, "banks": 16, "width": 64}}}
+
+A memory that is given as a number keeps its banks.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -66,21 +70,37 @@ def _field(key: str, value: Any, default: Any) -> Any:
         own = any(entries[name] != known[name] for name in entries)
         return replace(default, **({"source": OWN_FIGURES} if own else {}) | entries)
     if isinstance(default, tuple):
-        sizes = {memory.name: memory.size for memory in cast("tuple[MemorySpec, ...]", default)}
-        sizes |= _numbers(key, value, sizes)
-        return tuple(MemorySpec(name, size) for name, size in sizes.items())
+        return _memories(cast("tuple[MemorySpec, ...]", default), value)
     _check_kind(f"field '{key}'", value, default)
     return value
 
 
-def _numbers(key: str, value: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Entries of the same kind as those of the preset."""
+def _memories(base: tuple[MemorySpec, ...], value: Any) -> tuple[MemorySpec, ...]:
+    """Memories of which some have another size, or other figures."""
+    found = {memory.name: memory for memory in base}
+    for name, entry in _object("memories", value, found).items():
+        figures = asdict(found[name])
+        del figures["name"]
+        given: Any = cast("Any", entry) if isinstance(entry, dict) else {"size": entry}
+        found[name] = replace(found[name], **_numbers(f"memories.{name}", given, figures))
+    return tuple(found.values())
+
+
+def _object(key: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with some of the entries that the preset has."""
     if not isinstance(value, dict):
         raise VitError(f"field '{key}' is {value!r}, expected an object")
     entries = cast("dict[str, Any]", value)
-    for name, number in entries.items():
+    for name in entries:
         if name not in known:
             raise VitError(f"unknown entry '{name}' of '{key}'; known: {', '.join(known)}")
+    return entries
+
+
+def _numbers(key: str, value: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Entries of the same kind as those of the preset."""
+    entries = _object(key, value, known)
+    for name, number in entries.items():
         _check_kind(f"entry '{name}' of '{key}'", number, known[name])
     return entries
 
@@ -100,5 +120,5 @@ def _check_kind(what: str, value: Any, default: Any) -> None:
 def arch_json(arch: AccelTarget) -> str:
     """An architecture as a file that `read_arch` reads."""
     data = asdict(arch)
-    data["memories"] = {memory.name: memory.size for memory in arch.memories}
+    data["memories"] = {memory.pop("name"): memory for memory in data["memories"]}
     return json.dumps(data, indent=2) + "\n"

@@ -9,7 +9,8 @@ Time. Event-driven: the engine that is earliest in time goes next. An instructio
 engine for the cycles of its declared formula. `signal` takes effect when everything before it in
 its queue is complete; `wait` stalls until the tokens are there. All transfers share one DRAM bus
 in the order of their start; the DRAM latency adds to a transfer's completion, not to its
-occupancy, so requests in one queue overlap it. `wait` and `signal` take a cycle, loops none.
+occupancy, so requests in one queue overlap it. Engines share the banks of the memories (`banks`).
+`wait` and `signal` take a cycle, loops none.
 
 Energy. Operations and bytes of the instructions that were executed, times the architecture's energy
 table.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from vit_opt.backends.accel.assembler import instruction_text
+from vit_opt.backends.accel.banks import Banks, Demand, demand_of
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
 from vit_opt.backends.accel.profile import BUS, Counts, Event, Profile
@@ -94,6 +97,10 @@ class _Cost:
     """What one execution of an instruction costs."""
 
     cycles: int
+    touched: Mapping[Space, int]
+    """Bytes touched of each memory; of DRAM those on its bus."""
+    demand: Demand
+    """Of the memories on chip, a cycle."""
     bus_bytes: int = 0
     """Bytes on the DRAM bus."""
     after_all: bool = False
@@ -135,6 +142,7 @@ class Machine:
         self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
+        self.banks = Banks(arch)
         self.costs = [self._cost(index, inst) for index, inst in enumerate(image.code)]
         """By place in the program."""
         self.executed = [0] * len(image.code)
@@ -259,9 +267,13 @@ class Machine:
         latency = 0
         if cost.after_all:
             state.time = max(state.time, state.done)
+        if cost.bus_bytes and self.bus_free > state.time:
+            self._stall(state, index, self.bus_free, BUS)
+        lost, cause = self.banks.stall(state.engine, state.time, cost.cycles, cost.demand)
+        if lost:
+            self._stall(state, index, state.time + lost, cause)
+        self.banks.take(state.engine, state.time + cost.cycles, cost.demand)
         if cost.bus_bytes:
-            if self.bus_free > state.time:
-                self._stall(state, index, self.bus_free, BUS)
             self.bus_free = state.time + cost.cycles
             latency = self.arch.dram_latency
         if self.profile is not None:
@@ -288,14 +300,20 @@ class Machine:
 
     def _cost(self, index: int, inst: Inst) -> _Cost:
         if not isinstance(inst, isa.UnitInst):
-            return _Cost(0)
+            return _Cost(0, {}, ())
         try:
             cycles = inst.cycles(self.arch)
         except ArithmeticError as error:
             raise self._trap(index, inst, f"its cycles cannot be counted: {error}") from error
+        touched = traffic(inst)
+        touched.pop(Space.DRAM, None)
+        demand = demand_of(touched, cycles)
         if not isinstance(inst, isa.TransferInst):
-            return _Cost(cycles)
-        return _Cost(cycles, inst.dram_bytes(self.arch), inst.src.space is not Space.DRAM)
+            return _Cost(cycles, touched, demand)
+        bus = inst.dram_bytes(self.arch)
+        if bus:
+            touched[Space.DRAM] = bus
+        return _Cost(cycles, touched, demand, bus, inst.src.space is not Space.DRAM)
 
     def _signal(self, state: _EngineState, signal: isa.Signal) -> None:
         state.time += 1
@@ -326,11 +344,7 @@ class Machine:
             if not times or not isinstance(inst, isa.UnitInst):
                 continue
             counts = Counts()
-            touched = traffic(inst)
-            touched.pop(Space.DRAM, None)
-            if cost.bus_bytes:
-                touched[Space.DRAM] = cost.bus_bytes
-            counts.add(inst, touched, times)
+            counts.add(inst, cost.touched, times)
             totals.setdefault(inst.engine, Counts()).include(counts)
             if self.profile is not None:
                 self.profile.counts[index] = counts

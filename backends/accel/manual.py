@@ -64,9 +64,11 @@ def _lines() -> Iterator[str]:
     yield (
         "An instruction occupies its engine for the cycles of its formula, in which `arch` is the "
         "architecture record. A transfer's completion comes `arch.dram_latency` cycles later, which "
-        "further transfers of the queue overlap; all transfers share one DRAM bus. `wait` and `signal` "
-        "take one cycle; `loop`, `end`, `base` and `step` take none: the sequencer sees to them while "
-        "the unit is at work."
+        "further transfers of the queue overlap; all transfers share one DRAM bus. Engines at work "
+        "share the banks of each memory: an instruction asks for its operands' bytes spread over its "
+        "cycles, and where the banks' bytes a cycle do not suffice it stalls as long as the rest "
+        "takes. `wait` and `signal` take one cycle; `loop`, `end`, `base` and `step` take none: the "
+        "sequencer sees to them while the unit is at work."
     )
     yield ""
     yield "Products on the array:"
@@ -141,7 +143,9 @@ def _figures(target: AccelTarget) -> dict[str, object]:
         value = getattr(target, item.name)
         if item.name == "memories":
             memories: tuple[MemorySpec, ...] = value
-            found |= {f"{memory.name}, bytes": memory.size for memory in memories}
+            for memory in memories:
+                text = f"{memory.size} B, {memory.banks} banks of {memory.width}"
+                found[memory.name] = text
         elif isinstance(value, EnergyTable):
             found |= {f"energy.{entry.name}": getattr(value, entry.name) for entry in fields(value)}
         elif item.name != "name":

@@ -26,7 +26,8 @@ from vit_opt.dialects.vit_accel.fields import Addr, Space
 from vit_opt.dialects.vit_accel.isa_base import UnitInst
 
 BUS = "dram"
-"""The cause of a stall for the DRAM bus; otherwise it is the engine that was waited for."""
+"""The cause of a stall for the DRAM bus; otherwise it is the engine that was waited for, or the
+memory on chip whose banks were."""
 
 
 @dataclass

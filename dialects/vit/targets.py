@@ -26,6 +26,10 @@ class MemorySpec:
     """Name used in addresses, for example `abuf`."""
     size: int
     """Capacity in bytes."""
+    banks: int = 8
+    """Banks that can be used at the same time: one an engine."""
+    width: int = 64
+    """Bytes a cycle of one bank."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class AccelTarget:
                 _check_range(f"field '{item.name}'", value, *_range_of(item.name))
         for memory in self.memories:
             _check_range(f"memory '{memory.name}'", memory.size, 1, MAX_MEMORY)
+            _check_range(f"banks of memory '{memory.name}'", memory.banks, 1, MAX_WIDTH)
+            _check_range(f"width of memory '{memory.name}'", memory.width, 1, MAX_WIDTH)
         for item in fields(self.energy):
             value = getattr(self.energy, item.name)
             if isinstance(value, int | float):
@@ -196,7 +202,8 @@ P2VIT = AccelTarget(
 nearest public configuration (ViTCoD): 512 int8 MACs as 64 lanes x 8, 500 MHz, 76.8 GB/s of DRAM,
 three 53 KB buffers for inputs and weights and 108 KB for accumulators and outputs.  Softmax and
 LayerNorm units take 16 elements a cycle, the table unit 32, the 64 shifters drain one lane row a
-cycle.  The 32 KB parameter buffer (biases, shifts, tables) and the latencies are ours."""
+cycle.  The 32 KB parameter buffer (biases, shifts, tables), the latencies and the banks are ours:
+one bank an engine, as wide as a lane row of bytes."""
 
 P2VIT_LARGE = replace(
     P2VIT,
@@ -253,11 +260,11 @@ EDGE = replace(
     lanes=16,
     columns=4,
     memories=(
-        MemorySpec("abuf", 24 * _KIB),
-        MemorySpec("bbuf", 24 * _KIB),
-        MemorySpec("cbuf", 16 * _KIB),
-        MemorySpec("obuf", 48 * _KIB),
-        MemorySpec("pbuf", 16 * _KIB),
+        MemorySpec("abuf", 24 * _KIB, width=16),
+        MemorySpec("bbuf", 24 * _KIB, width=16),
+        MemorySpec("cbuf", 16 * _KIB, width=16),
+        MemorySpec("obuf", 48 * _KIB, width=16),
+        MemorySpec("pbuf", 16 * _KIB, width=16),
     ),
     dram_bytes_per_cycle=4.0,
     dram_burst=16,

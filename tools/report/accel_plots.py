@@ -230,9 +230,11 @@ def waits(plots: Any, profile: Profile, cycles: int) -> str:
         key = event.cause or "work"
         into[key] = into.get(key, 0) + event.cycles
     used = sorted(engine for engine in spent if "work" in spent[engine])
-    causes = ["work", *(engine.name.lower() for engine in Engine), BUS, "no instruction"]
+    memories = [memory.name for memory in profile.arch.memories]
+    causes = ["work", *(e.name.lower() for e in Engine), BUS, *memories, "no instruction"]
     colours = {"work": BLUE, BUS: "#64748b", "no instruction": "#88909a55"}
     colours |= {engine.name.lower(): colour for engine, colour in COLOURS.items()}
+    colours |= dict.fromkeys(memories, "#a16207")
     figure, axis = plots.subplots(figsize=(11, 0.36 * len(used) + 0.95), layout="constrained")
     left = np.zeros(len(used))
     for cause in causes:
