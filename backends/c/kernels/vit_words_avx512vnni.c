@@ -141,17 +141,37 @@ VIT_INLINE __m512i interpolate(const int16_t *table, __m512i v)
                     _mm_cvtsi32_si128(8));
 }
 
-/* Some registers of words, line after line; a row has `vectors` of them. */
+VIT_INLINE void store_bytes(char *y, int whole, __mmask32 real, __m512i words)
+{
+    const __m256i bytes = _mm512_cvtepi16_epi8(words);
+    if (whole) {
+        _mm256_storeu_si256((__m256i *)(void *)y, bytes);
+    } else {
+        _mm256_mask_storeu_epi8(y, real, bytes);
+    }
+}
+
+VIT_INLINE void store_words(char *y, int whole, __mmask32 real, __m512i words)
+{
+    if (whole) {
+        _mm512_storeu_si512(y, words);
+    } else {
+        _mm512_mask_storeu_epi16(y, real, words);
+    }
+}
+
+/* Some registers of words, line after line; a row has `vectors` of them. `whole`: all columns exist. */
 VIT_INLINE void run(const vit_word_plan *plan, size_t row, int32_t line, int32_t lines,
-                    int32_t vectors, __mmask64 mask, const __m512i *words, const __m512i *second)
+                    int32_t vectors, int whole, __mmask64 mask, const __m512i *words,
+                    const __m512i *second)
 {
     __m512i v[LINES], kept[LINES];
     size_t rows[LINES], col[LINES];
     __mmask32 real[LINES];
     for (int32_t i = 0; i < lines; ++i) {
         kept[i] = v[i] = words[line + i];
-        rows[i] = row + (size_t)((line + i) / vectors);
-        col[i] = 32 * (size_t)((line + i) % vectors);
+        rows[i] = row + ((size_t)(line + i) >> (vectors - 1));
+        col[i] = 32 * (size_t)((line + i) & (vectors - 1));
         real[i] = (__mmask32)(mask >> col[i]);
     }
 #define VIT_EACH(expression)                                                                       \
@@ -175,10 +195,9 @@ VIT_INLINE void run(const vit_word_plan *plan, size_t row, int32_t line, int32_t
         case VIT_WORD_CLAMP:
             VIT_EACH(v[i] = _mm512_min_epi16(_mm512_max_epi16(v[i], s->a), s->b));
         case VIT_WORD_STORE1:
-            VIT_EACH(_mm256_mask_storeu_epi8(s->at + rows[i] * s->ld + col[i], real[i],
-                                             _mm512_cvtepi16_epi8(v[i])));
+            VIT_EACH(store_bytes(s->at + rows[i] * s->ld + col[i], whole, real[i], v[i]));
         case VIT_WORD_STORE2:
-            VIT_EACH(_mm512_mask_storeu_epi16(s->at + rows[i] * s->ld + 2 * col[i], real[i], v[i]));
+            VIT_EACH(store_words(s->at + rows[i] * s->ld + 2 * col[i], whole, real[i], v[i]));
         case VIT_WORD_KEEP:
             VIT_EACH(kept[i] = v[i]);
         case VIT_WORD_BACK:
@@ -191,16 +210,34 @@ VIT_INLINE void run(const vit_word_plan *plan, size_t row, int32_t line, int32_t
 #undef VIT_OTHER
 }
 
-void vit_apply_words_avx512vnni(const vit_word_plan *plan, size_t row, int32_t rows,
-                                int32_t vectors, __mmask64 mask, const __m512i *words,
-                                const __m512i *second)
+/* All lines, four, two and one at a time. */
+VIT_INLINE void run_all(const vit_word_plan *plan, size_t row, int32_t rows, int32_t vectors,
+                        int whole, __mmask64 mask, const __m512i *words, const __m512i *second)
 {
     const int32_t lines = rows * vectors;
     int32_t line = 0;
     for (; line + LINES <= lines; line += LINES) {
-        run(plan, row, line, LINES, vectors, mask, words, second);
+        run(plan, row, line, LINES, vectors, whole, mask, words, second);
+    }
+    for (; line + 2 <= lines; line += 2) {
+        run(plan, row, line, 2, vectors, whole, mask, words, second);
     }
     for (; line < lines; ++line) {
-        run(plan, row, line, 1, vectors, mask, words, second);
+        run(plan, row, line, 1, vectors, whole, mask, words, second);
+    }
+}
+
+void vit_apply_words_avx512vnni(const vit_word_plan *plan, size_t row, int32_t rows,
+                                int32_t vectors, __mmask64 mask, const __m512i *words,
+                                const __m512i *second)
+{
+    if (vectors == 2 && mask == ~(__mmask64)0) {
+        run_all(plan, row, rows, 2, 1, mask, words, second);
+    } else if (vectors == 2) {
+        run_all(plan, row, rows, 2, 0, mask, words, second);
+    } else if ((__mmask32)mask == ~(__mmask32)0) {
+        run_all(plan, row, rows, 1, 1, mask, words, second);
+    } else {
+        run_all(plan, row, rows, 1, 0, mask, words, second);
     }
 }
