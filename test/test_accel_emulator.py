@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from accel_programs import images, small_instructions
@@ -168,6 +170,28 @@ def test_work_without_end_is_refused_before_it_begins(timing_only: bool) -> None
     with pytest.raises(TrapError, match=r"instruction 2 'mac.loop count=60000': .* cycles of work"):
         machine.run()
     assert machine.steps == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mac.matmul acc=obuf[0] a=abuf[0] b=bbuf[0] m=65535 n=65535 k=1 acc_row=0 a_row=0 b_row=0",
+        "mac.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=60000 ow=60000 oc=1 kh=1 kw=1 ic=1 acc_row=0 "
+        "acc_pix=0 src_row=0 src_pix=0 w_row=1",
+        "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=1 ow=1 chans=1 kh=60000 kw=60000 acc_row=0 "
+        "acc_pix=0 src_row=0 src_pix=0 w_row=0 dh=0 dw=0",
+        "dw.pool dst=obuf[0] src=abuf[0] mode=sum oh=1 ow=1 chans=1 kh=60000 kw=60000 dst_row=0 "
+        "dst_pix=0 src_row=0 src_pix=0 dh=0 dw=0 src_type=i8 dst_type=i32",
+        "table.lerp rows=65535 cols=4000 dst=obuf[0] top=abuf[0] low=abuf[0] param=dram[0] dst_row=0 "
+        "pix=0 src_type=i8 dst_type=i8 w0=0 w1=0",
+        "table.gather dst=obuf[0] src=abuf[0] index=bbuf[0] count=5000 run=50000 dst_row=0 src_row=0",
+    ],
+)
+def test_huge_results_trap_before_anything_is_computed(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(TrapError, match=r"leaves the|elements at|larger than any memory"):
+        machine(text).run()
+    assert time.process_time() - start < 2
 
 
 def test_memory_that_the_host_lacks() -> None:

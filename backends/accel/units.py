@@ -1,7 +1,8 @@
 """What each unit does to the memories: one function per instruction, one numpy operation each.
 
 The arithmetic is that of `vit_opt.dialects.vit.semantics`, called on views of the memories; the
-functions here only say which bytes are operands and which are results.
+functions here only say which bytes are operands and which are results.  Where a result may have more
+elements than an operand, its place is checked before anything is computed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ EFFECTS: dict[type[Inst], Effect] = {}
 
 MAX_MACS = 1 << 32
 """Multiply-accumulates of one instruction; more is a damaged program."""
+
+MAX_TAPS = 1 << 16
+"""Positions of a sliding window; more is a damaged program."""
 
 AnyInst = TypeVar("AnyInst", bound=Inst)
 
@@ -178,8 +182,8 @@ def _matmul(port: Port, inst: isa.Matmul) -> None:
 
 def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArray[Any]:
     """The input block of a sliding window as a batch of one image; `step` between channels."""
-    if not inst.kh * inst.kw:
-        raise AccessError("an empty window")
+    if not 0 < inst.kh * inst.kw <= MAX_TAPS:
+        raise AccessError("an empty window, or one larger than any memory")
     height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
     width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
     strides = (inst.src_row, inst.src_pix, inst.src_type.size if step is None else step)
@@ -189,6 +193,8 @@ def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArr
 @effect(isa.Conv)
 def _conv(port: Port, inst: isa.Conv) -> None:
     check_macs(inst)
+    shape, strides = (inst.oh, inst.ow, inst.oc), (inst.acc_row, inst.acc_pix, 4)
+    acc = port.view(inst.acc, DType.I32, shape, strides)
     depth = inst.kh * inst.kw * inst.ic
     size = inst.w_type.size
     weight = port.operand(inst.w, inst.w_type, inst.oc, depth, (inst.w_row, size))
@@ -200,14 +206,14 @@ def _conv(port: Port, inst: isa.Conv) -> None:
         (0, 0, 0, 0),
         (inst.dh, inst.dw),
     )[0]
-    shape, strides = (inst.oh, inst.ow, inst.oc), (inst.acc_row, inst.acc_pix, 4)
-    acc = port.view(inst.acc, DType.I32, shape, strides)
     accumulate(acc, product, port.bias(inst.bias, inst.oc), bool(inst.accumulate))
 
 
 @effect(isa.DepthwiseConv)
 def _depthwise(port: Port, inst: isa.DepthwiseConv) -> None:
     check_macs(inst)
+    shape = (inst.oh, inst.ow, inst.chans)
+    acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
     taps = inst.kh * inst.kw
     weight = port.operand(inst.w, DType.I8, inst.chans, taps, (inst.w_row, 1))
     product = convolution.conv2d(
@@ -219,28 +225,26 @@ def _depthwise(port: Port, inst: isa.DepthwiseConv) -> None:
         (inst.dh, inst.dw),
         inst.chans,
     )[0]
-    shape = (inst.oh, inst.ow, inst.chans)
-    acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
     accumulate(acc, product, port.bias(inst.bias, inst.chans, inst.bias_step), False)
 
 
 @effect(isa.Pool)
 def _pool(port: Port, inst: isa.Pool) -> None:
     check_macs(inst)
+    shape, places = (inst.oh, inst.ow, inst.chans), (inst.dst_row, inst.dst_pix, inst.dst_type.size)
+    target = port.view(inst.dst, inst.dst_type, shape, places)
     image = _window(port, inst, inst.chans)
     kernel, strides, dilations = (inst.kh, inst.kw), (inst.sh, inst.sw), (inst.dh, inst.dw)
     if inst.mode is PoolMode.MAX:
         result = pooling.max_pool2d(image, kernel, strides, dilations=dilations)[0]
     else:
         centred = image.astype(np.int64) - inst.zp
-        result = np.zeros((inst.oh, inst.ow, inst.chans), np.int64)
+        result = np.zeros(shape, np.int64)
         for r in range(inst.kh):
             for q in range(inst.kw):
                 place = (r * inst.dh, q * inst.dw)
                 result += convolution.tap(centred, place, (inst.oh, inst.ow), strides)[0]
-    result = arithmetic.saturate(result, *inst.dst_type.bounds)
-    strides3 = (inst.dst_row, inst.dst_pix, inst.dst_type.size)
-    port.view(inst.dst, inst.dst_type, result.shape, strides3)[...] = result
+    target[...] = arithmetic.saturate(result, *inst.dst_type.bounds)
 
 
 @effect(isa.Divide)
@@ -423,24 +427,25 @@ def _clamp(port: Port, inst: isa.Clamp) -> None:
 @effect(isa.Lerp)
 def _lerp(port: Port, inst: isa.Lerp) -> None:
     rows, cols = inst.rows, inst.cols
+    target = port.block(inst.dst, inst.dst_type, rows, cols, inst.dst_row)
     left, right, u0, u1 = port.block(inst.param, DType.UI16, 4, rows, 2 * rows).astype(np.int64)
     pixels = int(max(left.max(), right.max())) + 1
     top = port.block(inst.top, inst.src_type, pixels, cols, inst.pix).astype(np.int64)
     low = port.block(inst.low, inst.src_type, pixels, cols, inst.pix).astype(np.int64)
     both = inst.w0 * (top - inst.zp_in) + inst.w1 * (low - inst.zp_in)
     total = u0[:, None] * both[left] + u1[:, None] * both[right]
-    y = requant.pot_requant(
+    target[...] = requant.pot_requant(
         total, 16 + inst.shift, *inst.dst_type.bounds, 0, inst.zp_out, rounding_of(inst)
     )
-    port.block(inst.dst, inst.dst_type, rows, cols, inst.dst_row)[...] = y
 
 
 @effect(isa.Gather)
 def _gather(port: Port, inst: isa.Gather) -> None:
+    target = port.block(inst.dst, DType.UI8, inst.count, inst.run, inst.dst_row)
     index = port.vector(inst.index, DType.UI32, inst.count).astype(np.int64)
     entries = int(index.max()) + 1
     source = port.block(inst.src, DType.UI8, entries, inst.run, inst.src_row)
-    port.block(inst.dst, DType.UI8, inst.count, inst.run, inst.dst_row)[...] = source[index]
+    target[...] = source[index]
 
 
 @effect(isa.Sum)

@@ -234,11 +234,11 @@ TRIO = replace(
     columns=16,
     int4_rate=1,
     memories=(
-        MemorySpec("abuf", 128 * _KIB),
-        MemorySpec("bbuf", 128 * _KIB),
-        MemorySpec("cbuf", 128 * _KIB),
-        MemorySpec("obuf", 256 * _KIB),
-        MemorySpec("pbuf", 32 * _KIB),
+        MemorySpec("abuf", 128 * _KIB, width=128),
+        MemorySpec("bbuf", 128 * _KIB, width=128),
+        MemorySpec("cbuf", 128 * _KIB, width=128),
+        MemorySpec("obuf", 256 * _KIB, width=128),
+        MemorySpec("pbuf", 32 * _KIB, width=128),
     ),
     dram_bytes_per_cycle=96.0,
     dram_latency=20,
@@ -250,8 +250,8 @@ TRIO = replace(
 board: (8x8 + 8x8) x 16 multipliers at 200 MHz. One half is the multiplier-adder tree (64 lanes of
 16), the other the engine that is reconfigured for depthwise convolutions and divisors; utilisation
 is measured against all 2048. Multipliers take 8 bits and are not split for int4. The rest is ours:
-DRAM of 19.2 GB/s (64 bits of DDR4-2400), 672 KB of buffers, well within what such a board has, row
-units as wide as `p2vit`'s, and the latencies."""
+DRAM of 19.2 GB/s (64 bits of DDR4-2400), 672 KB of buffers, well within what such a board has, banks
+as wide as the 64 + 64 lanes, row units as wide as `p2vit`'s, and the latencies."""
 
 EDGE = replace(
     P2VIT,
