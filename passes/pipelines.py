@@ -54,6 +54,9 @@ POT_ROAD = tuple(name for names in STAGE_PASSES.values() for name in names)
 DYADIC_ROAD = tuple(name for name in POT_ROAD if name != "pot-fold")
 """The same with arbitrary scales, requantised by multiplier and shift (I-ViT)."""
 
+OPTIONAL: Mapping[str, str] = {"refine": "pot-fold"}
+"""Passes that go onto a road where they are asked for, and the pass that they follow."""
+
 ROADS: Mapping[str, tuple[str, ...]] = {"pot": POT_ROAD, "dyadic": DYADIC_ROAD}
 """Roads by the kind of scales they end with."""
 
@@ -90,7 +93,16 @@ def remaining(
 def passes_of(
     names: Sequence[str], options: Mapping[str, ModulePass] | None = None
 ) -> tuple[ModulePass, ...]:
-    """Pass instances for names: the one given in `options`, else one with default options."""
+    """Pass instances for names: the one given in `options`, else one with default options.
+
+    `OPTIONAL` passes that are given follow theirs.
+    """
     given = options or {}
     assert set(names) <= set(PASSES)
-    return tuple(given[name] if name in given else pass_class(name)() for name in names)
+    passes: list[ModulePass] = []
+    for name in names:
+        passes.append(given[name] if name in given else pass_class(name)())
+        passes += [
+            given[more] for more, place in OPTIONAL.items() if place == name and more in given
+        ]
+    return tuple(passes)

@@ -9,7 +9,8 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 
 from vit_opt.passes.pipelines import DYADIC_ROAD, POT_ROAD, RAISE, remaining
-from vit_opt.tools.command import run_command
+from vit_opt.tools.command import UsageError, run_command
+from vit_opt.tools.compile import CompileOptions
 from vit_opt.tools.opt import VitOptMain
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
@@ -61,3 +62,16 @@ def test_synthetic_calibration_warns_once(capsys: pytest.CaptureFixture[str]) ->
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "synthetic" in error
+
+
+def test_refine_goes_onto_the_road_where_it_is_asked_for() -> None:
+    def names(passes: str, scales: str = "pot") -> list[str]:
+        settings = CompileOptions(passes=passes, scales=scales).settings(Path("m.onnx"))
+        return [each.name for each in settings.passes]
+
+    assert "refine" not in names("")
+    asked = names("refine{held=2}")
+    assert asked.index("refine") == asked.index("pot-fold") + 1
+    assert [name for name in asked if name != "refine"] == names("")
+    with pytest.raises(UsageError, match="refine is not on the dyadic road"):
+        names("refine", "dyadic")

@@ -97,7 +97,7 @@ class CompileOptions:
     def overrides(self) -> dict[str, ModulePass]:
         """The passes given with options, by name."""
         from vit_opt.passes import get_all_passes
-        from vit_opt.passes.pipelines import ROAD_OPTIONS, ROADS
+        from vit_opt.passes.pipelines import OPTIONAL, ROAD_OPTIONS, ROADS
 
         spec = ",".join(filter(None, (ROAD_OPTIONS[self.scales], self.passes)))
         road = ROADS[self.scales]
@@ -108,7 +108,7 @@ class CompileOptions:
         except ValueError as error:
             raise UsageError(f"--passes: {error}") from error
         for each in given:
-            if each.name not in road:
+            if each.name not in road and OPTIONAL.get(each.name) not in road:
                 raise UsageError(f"--passes: {each.name} is not on the {self.scales} road")
         return {each.name: each for each in given}
 
