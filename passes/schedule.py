@@ -1,5 +1,6 @@
 """How one operation's loops lie on a machine: what `tile` decides per operation.
 
+What `mapping` says of an accelerator's matrix products is written down; here is what it leaves open.
 A product has rows m, columns n and a reduction k. The machine has lanes, and multipliers in a lane
 (an accelerator's array, or the vector registers of a CPU). Rows or columns go over the lanes, a
 second axis over the multipliers, the third runs in time, so that a step needs
@@ -19,10 +20,12 @@ from math import prod
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.attributes import QuantizedType
+from vit_opt.dialects.vit.attributes import Log2Type, QuantizedType
 from vit_opt.dialects.vit.ops.base import VitOp, integers, shape_of, tensor_type
 from vit_opt.dialects.vit.ops.pipeline import LoopsAttr
 from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget
+from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.passes.mapping import Problem, block_rows, candidates, on_chip
 
 PRODUCTS = (
     ops.LinearOp,
@@ -37,6 +40,22 @@ ROW_REDUCTIONS = (ops.LayerNormOp, ops.SoftmaxExpOp, ops.ShiftmaxOp, ops.Log2Sof
 """Operations that see a whole row before its first result."""
 
 
+MATRICES = (ops.LinearOp, ops.MatmulOp, ops.Log2MatmulOp)
+"""Products of matrices."""
+
+ELEMENTWISE = (
+    ops.PotRequantOp,
+    ops.AddOp,
+    ops.MulOp,
+    ops.ClampOp,
+    ops.LutOp,
+    ops.ShiftGeluOp,
+    ops.NormalizeOp,
+    ops.ReinterpretOp,
+)
+"""Operations that take the results of a product element by element."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a schedule needs of a target; sizes in bytes."""
@@ -49,6 +68,8 @@ class Machine:
     """Room for rows on their way in."""
     results: int
     """Room for accumulators and results."""
+    arch: AccelTarget | None = None
+    """The record of an accelerator."""
 
     @staticmethod
     def of(target: AccelTarget | CpuTarget) -> Machine:
@@ -57,7 +78,7 @@ class Machine:
             half = target.l1 // 2
             return Machine(target.lanes, target.dot, target.l2 // 2, half, half)
         sizes = [target.memory_size(name) // 2 for name in ("bbuf", "abuf", "obuf")]
-        return Machine(target.lanes, target.columns, *sizes)
+        return Machine(target.lanes, target.columns, *sizes, arch=target)
 
 
 def _ceil(a: int, b: int) -> int:
@@ -131,6 +152,7 @@ class Stream:
     @staticmethod
     def of(chain: Sequence[Operation], machine: Machine) -> Stream:
         """As many rows as there is room for: for those that arrive, and for every stage's results.
+        On an accelerator, the rows of the blocks of its products.
 
         What a stage of the chain makes lies with the results until the next one has read it.
         A multiple of the lanes where more rows than lanes fit, so that only the last block has a
@@ -138,6 +160,8 @@ class Stream:
         """
         products = [problem(op)[0] for op in chain if isinstance(op, PRODUCTS)]
         total = max(products) if products else min(problem(op)[0] for op in chain)
+        if machine.arch is not None:
+            return Stream(total, block_rows(machine.arch, total))
         whole, limit = Stream(total, total), total
         for op in chain:
             share = whole.share(op)
@@ -161,10 +185,13 @@ def loops_of(op: Operation, machine: Machine, stream: Stream, needs: Sequence[st
 
     Blocks of a product: columns and reduction so that their weights fit, rows so that their
     accumulators do. The weights stay on chip if all of them fit, else the rows do while weights
-    stream by, if a block of them fits.
+    stream by, if a block of them fits. Matrix products on an accelerator are cut as `mapping` says,
+    which the lowering asks, too.
     """
     size = problem(op)
     lanes = best_lanes(machine, size)
+    if machine.arch is not None and isinstance(op, MATRICES):
+        return _mapped(op, machine.arch, needs)
     if not isinstance(op, PRODUCTS):
         rows = min(stream.rows * stream.share(op), size[0])
         return LoopsAttr.get(lanes, (rows, *size[1:]), "none", needs)
@@ -182,6 +209,60 @@ def loops_of(op: Operation, machine: Machine, stream: Stream, needs: Sequence[st
     elif block_m * k * bytes_x <= machine.rows:
         resident = "rows"
     return LoopsAttr.get(lanes, (block_m, block_n, block_k), resident, needs)
+
+
+def _mapped(op: Operation, arch: AccelTarget, needs: Sequence[str]) -> LoopsAttr:
+    """The loops of a matrix product on an accelerator."""
+    size = problem(op)
+    types = _array_type(op, op.operands[0]), _array_type(op, op.operands[1])
+    width, whole_rows = _followed(op, size, arch)
+    shape = shape_of(op.results[0])
+    way = candidates(arch, Problem.of(arch, shape, size, types, width, whole_rows))[0]
+    left, right = size[0] * size[2] * types[0].size, size[1] * size[2] * types[1].size
+    resident = "none"
+    if right <= on_chip(arch) // 4:
+        resident = "weight"
+    elif left <= on_chip(arch):
+        resident = "rows"
+    lanes = {"M": "rows", "N": "columns", "K": "reduction"}[way.axes.name[0]]
+    block = [min(a, b) for a, b in zip(way.block, size, strict=True)]
+    return LoopsAttr.get(lanes, block, resident, needs)
+
+
+def _array_type(op: Operation, value: SSAValue) -> DType:
+    """The type of an operand on the array; centred on a zero point it takes 16 bits, unless that
+    goes into the bias."""
+    element = tensor_type(value).get_element_type()
+    if isinstance(element, Log2Type):
+        return DType.LOG2
+    if not isinstance(element, QuantizedType):
+        return DType.I8
+    if element.zero_point and not isinstance(op, ops.LinearOp):
+        return DType.I16
+    name = str(element.storage).upper()
+    weight = isinstance(op, ops.LinearOp) and value is op.weight
+    return DType.I4X2 if name == "I4" and weight else DType[name]
+
+
+def _followed(op: Operation, size: tuple[int, int, int], arch: AccelTarget) -> tuple[int, bool]:
+    """Bytes that a result takes at most with the operations that follow a product on chip, and
+    whether one of them needs whole rows."""
+    _, cols, depth = size
+    stays = cols * depth * element_bytes(op.operands[1]) <= on_chip(arch) // 4
+    may_wait = cols <= 4096 and (len(shape_of(op.operands[1])) > 2 or stays)
+    sizes, whole, value = [4], False, op.results[0]
+    while len(uses := list(value.uses)) == 1:
+        reader = uses[0].operation
+        if not isinstance(reader, (*ELEMENTWISE, *(ROW_REDUCTIONS if may_wait else ()))):
+            break
+        if shape_of(reader.results[0]) != shape_of(value):
+            break
+        whole = whole or isinstance(reader, ROW_REDUCTIONS)
+        sizes.append(element_bytes(reader.results[0]))
+        value = reader.results[0]
+        if len(reader.results) > 1:
+            break
+    return max(a + b for a, b in zip(sizes, [*sizes[1:], 0], strict=True)), whole
 
 
 def needs_of(op: Operation) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ DIR/accel/model.img       the binary image
 DIR/accel/model.asm       its assembly, with model.data.npz beside it
 DIR/accel/arch.json       the architecture it is made for
 DIR/accel/origins.json    which operation of the model each instruction is a part of
+DIR/accel/explain.txt     why the mapper cut every product as it did
 DIR/report.json           what was done and what came out, for programs
 DIR/report.txt            the same to read
 DIR/recipe.yaml           all settings, for `--recipe`
@@ -33,6 +34,7 @@ from vit_opt.tools.command import require_folder, write_text
 from vit_opt.tools.weights import referenced_digests, sidecar_of
 
 IMAGE, ASSEMBLY, ARCH, ORIGINS = "model.img", "model.asm", "arch.json", "origins.json"
+EXPLANATION = "explain.txt"
 """Names in the accelerator's folder."""
 
 

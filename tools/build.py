@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.dialects.assets import VitContext
-from vit_opt.tools.artefact import ARCH, ASSEMBLY, IMAGE, ORIGINS
+from vit_opt.tools.artefact import ARCH, ASSEMBLY, EXPLANATION, IMAGE, ORIGINS
 from vit_opt.tools.command import write_text
+
+if TYPE_CHECKING:
+    from vit_opt.passes.mapping import ProductChoice
 
 
 def build_c(
@@ -31,6 +34,7 @@ def build_accel(
     module: ModuleOp, context: VitContext, folder: Path, arch: str = "p2vit"
 ) -> dict[str, Any]:
     """Write image, assembly and architecture of a module into a folder; returns the facts."""
+    from vit_opt.backends.accel.explain import explain_lines
     from vit_opt.backends.accel.lowering import lower_accel
     from vit_opt.backends.accel.metrics import metrics
     from vit_opt.backends.accel.profile import Profile
@@ -39,8 +43,10 @@ def build_accel(
     from vit_opt.tools.assemble import describe_image, save_assembly
 
     target = read_arch(arch)
-    image = lower_accel(module, context.assets, target)
+    choices: list[ProductChoice] = []
+    image = lower_accel(module, context.assets, target, choices=choices)
     folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / EXPLANATION, "\n".join(explain_lines(choices, target)) + "\n")
     image.save(folder / IMAGE)
     save_assembly(image, folder / ASSEMBLY)
     write_text(folder / ARCH, arch_json(target))

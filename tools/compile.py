@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass, PassPipeline
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import new_artefact
+from vit_opt.tools.artefact import EXPLANATION, new_artefact
 from vit_opt.tools.build import build_accel, build_c
 from vit_opt.tools.command import (
     UsageError,
@@ -374,7 +374,8 @@ def _compile(args: argparse.Namespace) -> None:
 
     model, folder, options = Path(args.model), Path(args.output), _options(args)
     read_arch(options.arch)  # a wrong name is an error before the work, not after it
-    options.targets()
+    if "accel" not in options.targets() and args.explain:
+        raise UsageError("--explain is about the accelerator: compile for it, with --target accel")
     options.overrides()
     check_threads(options.threads)
     page = None if args.html is None else Path(args.html)
@@ -396,6 +397,8 @@ def _compile(args: argparse.Namespace) -> None:
         if target in report:
             size = report[target].get("weight_bytes", report[target].get("data_bytes"))
             print(f"{folder / target}: {size:,} bytes of weights")
+    if args.explain:
+        print((folder / "accel" / EXPLANATION).read_text(encoding="utf-8"), end="")
     print(f"{folder / 'report.txt'}: written after {sum(report['seconds'].values()):.1f} s")
     if page is not None:
         write_page(report, page)
@@ -414,6 +417,9 @@ def parser() -> argparse.ArgumentParser:
     add_weight_arguments(result)
     result.add_argument(
         "--html", metavar="FILE", help="write a page on every layer, as vit-report does"
+    )
+    result.add_argument(
+        "--explain", action="store_true", help="why the accelerator's products are cut as they are"
     )
     result.add_argument("--target", choices=TARGETS, help="default: all that the scales allow")
     result.add_argument(

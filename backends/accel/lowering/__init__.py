@@ -47,6 +47,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.mapping import ProductChoice
 
 Rule = Callable[[Lowering, Any], None]
 
@@ -74,11 +75,16 @@ RULES: dict[type[Operation], Rule] = {
 
 
 def lower_accel(
-    module: ModuleOp, assets: AssetStore, arch: AccelTarget, pipelines: Pipelines | None = None
+    module: ModuleOp,
+    assets: AssetStore,
+    arch: AccelTarget,
+    pipelines: Pipelines | None = None,
+    choices: list[ProductChoice] | None = None,
 ) -> Image:
     """The image that runs the function `main` of a PoT module on `arch`.
 
-    `pipelines` switches pipelines off for comparison; by default all are used.
+    `pipelines` switches pipelines off for comparison; by default all are used. `choices`, if given,
+    takes in how the products were cut.
     VitError for modules with scales that are not powers of two, operations in conformance modes,
     and operations that do not fit the architecture's memories.
     """
@@ -87,7 +93,10 @@ def lower_accel(
     rehearsal = _emit(Lowering(body, assets, arch, None, pipelines), function)
     trace = rehearsal.lowering.builder.trace
     lowering = Lowering(body, assets, arch, trace, pipelines)
-    return _emit(lowering, function).image()
+    result = _emit(lowering, function)
+    if choices is not None:
+        choices += lowering.choices
+    return result.image()
 
 
 def part_names(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> dict[str, str]:

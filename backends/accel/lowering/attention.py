@@ -14,7 +14,7 @@ import numpy as np
 from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
+from vit_opt.backends.accel.lowering.engines import emit_matmul
 from vit_opt.backends.accel.lowering.products import matrices
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import rounding
@@ -24,6 +24,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DivMode, DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
+from vit_opt.passes.mapping import best_map
 
 
 def lower_linear_attention(lowering: Lowering, op: ops.LinearAttnOp) -> None:

@@ -26,14 +26,13 @@ from vit_opt.backends.accel.lowering.elementwise import (
     run_branches,
     run_stream,
 )
-from vit_opt.backends.accel.lowering.engines import best_map, has_two
+from vit_opt.backends.accel.lowering.engines import has_two
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     bias_region,
     lower_linear,
 )
-from vit_opt.backends.accel.lowering.streams import image_rows, is_image
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
@@ -58,6 +57,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
+from vit_opt.passes.mapping import best_map, image_rows, is_image
 
 Array = NDArray[Any]
 

@@ -18,11 +18,7 @@ from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
-from vit_opt.backends.accel.lowering.streams import (
-    image_rows,
-    is_image,
-    stream_reader,
-)
+from vit_opt.backends.accel.lowering.streams import stream_reader
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Shape,
@@ -35,6 +31,7 @@ from vit_opt.backends.accel.lowering.tensors import (
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.mapping import block_rows, image_rows, is_image, row_blocks
 
 # -- planes -----------------------------------------------------------------------------------
 
@@ -129,17 +126,6 @@ def grid_for(op: Operation, tensors: Sequence[Tensor], shape: Shape) -> Grid:
         rows = candidate
         leading.pop()
     return Grid(shape, tuple(leading), tuple(rows), barrier)
-
-
-def block_rows(arch: AccelTarget, rows: int) -> int:
-    """Rows of a block: in whole steps of the array, as evenly as they go, at most as many as an
-    eighth of obuf holds accumulators for over all lanes."""
-    most = max(arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
-    if rows <= most:
-        return rows
-    most -= most % arch.columns
-    blocks = -(-rows // most)
-    return min(rows, -(-rows // blocks // arch.columns) * arch.columns)
 
 
 @dataclass(frozen=True)
@@ -507,13 +493,3 @@ def _first_product(lowering: Lowering, links: Sequence[Link]) -> Operation | Non
     users = lowering.users.get(links[-1].op.results[0], [])
     first = min(users, key=lambda user: lowering.position[user], default=None)
     return first if isinstance(first, ops.LinearOp | ops.Conv2dOp) else None
-
-
-def row_blocks(total: int, step: int, most: int) -> list[tuple[int, int]]:
-    """Blocks (first, count) of `total` rows: `step` rows each, cut evenly into `most` at most."""
-    result: list[tuple[int, int]] = []
-    for first in range(0, total, step):
-        rows = min(step, total - first)
-        even = -(-rows // -(-rows // most))
-        result += [(first + at, min(even, rows - at)) for at in range(0, rows, even)]
-    return result

@@ -13,12 +13,6 @@ from vit_opt.backends.accel.lowering.arena import Use
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DType, MacMap
-
-
-def best_map(arch: AccelTarget, size: tuple[int, int, int], types: tuple[DType, DType]) -> MacMap:
-    """The axes on the array that take the fewest cycles."""
-    return min(MacMap, key=lambda m: isa.array_cycles(arch, size, m, types))
 
 
 def has_two(arch: AccelTarget) -> bool:

@@ -20,26 +20,23 @@ from xdsl.ir import Operation
 
 from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
-from vit_opt.backends.accel.lowering.context import Lowering, where
+from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
     Grid,
     Link,
     Place,
-    block_rows,
     bytes_per_element,
     fork,
     raster,
     require_links,
-    row_blocks,
     run_branches,
     run_stream,
 )
-from vit_opt.backends.accel.lowering.engines import best_map, emit_matmul
+from vit_opt.backends.accel.lowering.engines import emit_matmul
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
-from vit_opt.backends.accel.lowering.streams import image_rows, is_image
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -62,6 +59,17 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
+from vit_opt.passes.mapping import (
+    Mapping,
+    Problem,
+    ProductChoice,
+    best_map,
+    candidates,
+    is_image,
+    on_chip,
+    row_blocks,
+    walks_rows,
+)
 
 Array = NDArray[Any]
 
@@ -105,60 +113,27 @@ def operand_type(tensor: Tensor) -> DType:
     return DType.I16 if tensor.format.zero_point else tensor.dtype
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """Block sizes of a product."""
+def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) -> list[Mapping]:
+    """The ways to cut a product into blocks, the best first.
 
-    m: int
-    """Rows that lie together; blocks have at most as many."""
-    rows: int
-    """Rows of a block."""
-    n: int
-    k: int
-
-
-def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) -> Tiling:
-    """Block sizes that leave room for what stays on chip.
-
-    Columns fill the lanes; accumulators of a block take an eighth of obuf, a panel of the right
-    operand half of its buffer. The reduction is cut into equal parts where that is too little.
+    VitError if no block of it fits with what follows.
     """
-    rows, cols = product.grid.row_count, product.grid.col_count
-    item_a, item_b = (t.size for t in product.types)
-    room_a, room_b, room_o = (arch.memory_size(name) // 2 for name in ("abuf", "bbuf", "obuf"))
-    width = max(bytes_per_element(links) for links in chains)
-    whole_rows = any(isinstance(link.op, WHOLE_ROWS) for links in chains for link in links)
-    n = cols if whole_rows else min(cols, arch.lanes)
-    if not whole_rows and rows * product.k * item_a <= on_chip(arch):
-        # Rows stay and panels go by: narrow ones, with the reduction on the lanes, leave more room.
-        while n * product.k * item_b > room_b and product.k % arch.lanes == 0:
-            if n % (2 * arch.columns):
-                break
-            n //= 2
-    if width * n > 2 * room_o:
+    cols = product.grid.col_count
+    problem = Problem.of(
+        arch,
+        value_shape(product.op.results[0]),
+        (product.grid.row_count, cols, product.k),
+        product.types,
+        max(bytes_per_element(links) for links in chains),
+        any(isinstance(link.op, WHOLE_ROWS) for links in chains for link in links),
+    )
+    found = candidates(arch, problem)
+    if not found[0].fits:
         raise VitError(
             f"{where(product.op)}: one row of {cols} results with what follows it does not fit "
             f"into obuf of architecture '{arch.name}'"
         )
-    image = value_shape(product.op.results[0])
-    if is_image(image):
-        m, most = image_rows(arch, image), max(1, room_o // 2 // (4 * n))
-    else:
-        m, most = block_rows(arch, rows), max(1, room_o // 4 // (4 * n))
-    if most > arch.columns:
-        most -= most % arch.columns
-    limit = max(2, min(room_a // (min(m, most) * item_a), room_b // (min(n, arch.lanes) * item_b)))
-    return Tiling(m, min(m, most), n, reduction_part(arch, product.k, limit))
-
-
-def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
-    """Length of the parts of a reduction: at most `limit`, about equal, and where possible a
-    multiple of the lanes, so that the reduction may lie on them; always even, for int4 pairs."""
-    if depth <= limit:
-        return depth
-    step = next(s for s in (arch.lanes, 2 * arch.columns, 2) if s <= limit)
-    even = -(-depth // -(-depth // limit))
-    return min(-(-even // step) * step, limit // step * step)
+    return found
 
 
 def lower_product(lowering: Lowering, product: Product) -> None:
@@ -214,27 +189,30 @@ def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) ->
     """Emit the blocks of a product one by one; gives the rows that are complete."""
     links = [link for branch in branches for link in branch.links]
     targets = [target for branch in branches for target in branch.targets]
-    tiling = tile(lowering.arch, product, [branch.links for branch in branches])
+    ways = tile(lowering.arch, product, [branch.links for branch in branches])
+    height, (block, panel, depth) = ways[0].problem.height, ways[0].block
     builder = lowering.builder
     rows, cols = product.grid.row_count, product.grid.col_count
-    heights = row_blocks(rows, tiling.m, tiling.rows)
-    spread = raster(lowering.arch, targets, tiling.m, cols, tiling.n)
+    heights = row_blocks(rows, height, block)
+    spread = raster(lowering.arch, targets, height, cols, panel)
     lowering.widths.update((target.region, spread[1]) for target in targets)
-    depth = tiling.k
     together = lowering.widths.get(product.a[0].region, 0)
     if 2 * lowering.arch.lanes <= together < depth and not product.k % together:
         depth = together
     builder.macs += rows * cols * product.k * len(product.a)
-    order = block_order(lowering.arch, product, heights, range(0, cols, tiling.n))
+    order = block_order(lowering.arch, product, heights, range(0, cols, panel))
+    down = len(order) > 1 and order[0][1] == order[1][1]
+    kind, batch = product.op.name, len(product.a)
+    lowering.choices.append(ProductChoice(node_of(product.op), kind, batch, ways, down))
     name = lowering.origin_of(product.op)
     done = 0
     for number, (index, a, b) in enumerate(
         zip(product.grid.indices(), product.a, product.b, strict=True)
     ):
-        for (row, height), col in order:
+        for (row, count), col in order:
             builder.next_turn()
             outer, builder.origin = builder.origin, name
-            size = (height, min(tiling.n, cols - col))
+            size = (count, min(panel, cols - col))
             place = Place(product.grid, index, (row, col), size, spread)
             require_links(lowering, links, place)
             builder.require(a.region, a.offset + (row + height) * a.strides[0])
@@ -242,29 +220,8 @@ def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) ->
             run_branches(lowering, branches, acc, place)
             builder.origin = outer
             if col + size[1] == cols:
-                done = number * rows + row + height
+                done = number * rows + row + count
             yield done
-
-
-def on_chip(arch: AccelTarget) -> int:
-    """Bytes that may stay on chip besides the blocks in work."""
-    return sum(memory.size for memory in arch.memories) * 5 // 8
-
-
-def walks_rows(arch: AccelTarget, size: tuple[int, int, int], items: tuple[int, int]) -> bool:
-    """Whether the blocks of a product go down the rows of a column panel before the next panel,
-    because that loads fewer bytes.
-
-    Going down the rows loads the right operand once, and the left one once per panel unless it
-    stays on chip; going along the columns does the same to the right operand.
-    """
-    rows, cols, depth = size
-    bytes_a, bytes_b = rows * depth * items[0], cols * depth * items[1]
-    room = on_chip(arch)
-    panels, blocks = -(-cols // arch.lanes), -(-rows // block_rows(arch, rows))
-    down = bytes_b + bytes_a * (1 if bytes_a <= room else panels)
-    along = bytes_a + bytes_b * (1 if bytes_b <= room // 4 else blocks)
-    return down <= along and panels > 1
 
 
 def block_order(

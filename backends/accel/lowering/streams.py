@@ -13,12 +13,9 @@ from __future__ import annotations
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
-from vit_opt.backends.accel.lowering.tensors import Shape, value_shape
+from vit_opt.backends.accel.lowering.tensors import value_shape
 from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.targets import AccelTarget
-
-LEAST_HEIGHT = 16
-"""Rows that an image must have to be worth cutting."""
+from vit_opt.passes.mapping import is_image
 
 ROWWISE = (
     ops.Conv2dOp,
@@ -30,19 +27,6 @@ ROWWISE = (
     ops.ShiftGeluOp,
 )
 """Operations that make an image from rows of images."""
-
-
-def is_image(shape: Shape) -> bool:
-    """Whether a value is one image [1, H, W, C] that is worth cutting into rows."""
-    return len(shape) == 4 and shape[0] == 1 and shape[1] >= LEAST_HEIGHT
-
-
-def image_rows(arch: AccelTarget, shape: Shape) -> int:
-    """Pixels of a block of an image: whole rows, so many that the array is busy for a while."""
-    height, width = shape[1:3]
-    most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
-    rows = max(1, min(most // width, height // 14))
-    return rows * width
 
 
 def stream_reader(lowering: Lowering, value: SSAValue) -> Operation | None:

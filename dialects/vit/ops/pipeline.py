@@ -36,7 +36,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.dialects.vit.ops.base import I64Array, i64_array
 
-LANES = ("rows", "columns")
+LANES = ("rows", "columns", "reduction")
 RESIDENT = ("weight", "rows", "none")
 NEEDS = ("row", "halo", "window", "all", "constant")
 

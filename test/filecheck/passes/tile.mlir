@@ -6,7 +6,8 @@
 // UNKNOWN: vit-opt: error: unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio
 
 // LayerNorm and the three products that read it are one chain; all that others read is yielded.
-// 197 rows leave a remainder on 64 lanes, 192 columns do not. The weights stay on chip.
+// Blocks of 40 rows leave no remainder but in the last one, and 192 is a multiple of 64 lanes. The
+// weights stay on chip.
 func.func @qkv(%a : tensor<1x197x192x!vit.fixed<i16, 8>>, %b : tensor<192x!vit.fixed<i8, 3>>, %c : tensor<192x!vit.fixed<i32, 8>>, %d : tensor<192x192x!vit.fixed<i8, 5>>, %e : tensor<192x192x!vit.fixed<i8, 5>>, %f : tensor<192x192x!vit.fixed<i8, 5>>) -> (tensor<1x197x192x!vit.fixed<i8, 5>>, tensor<1x197x192x!vit.fixed<i8, 5>>, tensor<1x197x192x!vit.fixed<i8, 5>>) {
   %n = vit.layernorm %a, %b, %c : (tensor<1x197x192x!vit.fixed<i16, 8>>, tensor<192x!vit.fixed<i8, 3>>, tensor<192x!vit.fixed<i32, 8>>) -> tensor<1x197x192x!vit.fixed<i8, 5>>
   %q0 = vit.linear %n, %d : (tensor<1x197x192x!vit.fixed<i8, 5>>, tensor<192x192x!vit.fixed<i8, 5>>) -> tensor<1x197x192x!vit.fixed<i32, 10>>
@@ -19,15 +20,15 @@ func.func @qkv(%a : tensor<1x197x192x!vit.fixed<i16, 8>>, %b : tensor<192x!vit.f
 }
 // CHECK-LABEL: @qkv(
 // CHECK-NEXT: %{{.*}}, %{{.*}}, %{{.*}} = vit.pipeline {
-// CHECK-NEXT: {{.*}}vit.layernorm %a, %b, %c {loops = #vit.loops<columns, [64, 192, 192], none, [row, all, all]>}
-// CHECK-NEXT: {{.*}}vit.linear %{{.*}}, %d {loops = #vit.loops<columns, [64, 128, 192], rows, [row, all]>}
+// CHECK-NEXT: {{.*}}vit.layernorm %a, %b, %c {loops = #vit.loops<columns, [40, 192, 192], none, [row, all, all]>}
+// CHECK-NEXT: {{.*}}vit.linear %{{.*}}, %d {loops = #vit.loops<reduction, [40, 32, 192], weight, [row, all]>}
 // CHECK-NEXT: {{.*}}vit.pot_requant
 // CHECK-NEXT: {{.*}}vit.linear %{{.*}}, %e
 // CHECK-NEXT: {{.*}}vit.pot_requant
 // CHECK-NEXT: {{.*}}vit.linear %{{.*}}, %f
 // CHECK-NEXT: {{.*}}vit.pot_requant
 // CHECK-NEXT: {{.*}}vit.yield
-// CHECK-NEXT: } {schedule = #vit.schedule<"p2vit", 64>}
+// CHECK-NEXT: } {schedule = #vit.schedule<"p2vit", 40>}
 // CHECK-NEXT: func.return
 // CPU-LABEL: @qkv(
 // CPU: vit.linear %{{.*}}, %d {loops = #vit.loops<columns, [{{.*}}, 192, 192], weight, [row, all]>}

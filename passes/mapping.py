@@ -1,0 +1,298 @@
+"""How a matrix product lies on an accelerator: the candidates, what each costs, and the choice.
+
+A product acc[M, N] = a[M, K] b[N, K]^T is cut into blocks: rows m, columns n, parts k of the
+reduction. Each block is one instruction, so what it costs is known from the machine's record:
+
+    array   sum over all blocks of `array_cycles` of the ISA, the best axes for each
+    loads   bytes of both operands / DRAM bytes a cycle, each as often as the order of the blocks
+            needs it: walking down the rows loads a again for every panel of columns unless it stays
+            on chip, walking along the columns loads b again for every block of rows
+
+    room    bytes on chip that the blocks in work take, so that something else cannot stay: it is
+            stored and loaded again, 2 * room / DRAM bytes a cycle
+
+    cycles  max(array, loads) + room, as transfers overlap with products
+
+The candidate with the fewest cycles is taken. Double buffering is in what fits: operands may take
+half of their buffer, the other half is being filled; four blocks of accumulators (one in work, one
+that is read, two that rest until their readers are certainly done) take half of theirs.
+
+Both `tile`, which writes the choice into the graph, and the lowering ask here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
+from math import prod
+
+from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.enums import DType, MacMap
+from vit_opt.dialects.vit_accel.isa_base import ceil_div
+from vit_opt.dialects.vit_accel.isa_products import array_cycles
+
+LEAST_HEIGHT = 16
+"""Rows that an image must have to be worth cutting."""
+
+LEAST_COLS = 16
+"""Columns of a block at least: the units behind the array pay their latency for every block."""
+
+DISPLACED = 2
+"""Transfers of a byte that finds no room: it is stored and loaded again."""
+
+RESULT = 2
+"""Bytes of a result as it stays, at most: residuals have 16 bits."""
+
+Size = tuple[int, int, int]
+Types = tuple[DType, DType]
+
+
+@cache
+def best_map(arch: AccelTarget, size: Size, types: Types) -> MacMap:
+    """The axes on the array that take the fewest cycles."""
+    return min(MacMap, key=lambda axes: array_cycles(arch, size, axes, types))
+
+
+def on_chip(arch: AccelTarget) -> int:
+    """Bytes that may stay on chip besides the blocks in work."""
+    return sum(memory.size for memory in arch.memories) * 5 // 8
+
+
+def block_rows(arch: AccelTarget, rows: int) -> int:
+    """Rows of a block: in whole steps of the array, as evenly as they go, at most as many as an
+    eighth of obuf holds accumulators for over all lanes.
+
+    One height for all products of so many rows: what one leaves on chip, the next takes as it lies.
+    Fewer, higher blocks fill and drain the array less often.
+    """
+    most = max(arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
+    if rows <= most:
+        return rows
+    most -= most % arch.columns
+    blocks = -(-rows // most)
+    return min(rows, -(-rows // blocks // arch.columns) * arch.columns)
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether a value is one image [1, H, W, C] that is worth cutting into rows."""
+    return len(shape) == 4 and shape[0] == 1 and shape[1] >= LEAST_HEIGHT
+
+
+def image_rows(arch: AccelTarget, shape: Sequence[int]) -> int:
+    """Pixels of a block of an image: whole rows, so many that the array is busy for a while."""
+    height, width = shape[1:3]
+    most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
+    rows = max(1, min(most // width, height // 14))
+    return rows * width
+
+
+def row_blocks(total: int, step: int, most: int) -> list[tuple[int, int]]:
+    """Blocks (first, count) of `total` rows: `step` rows each, cut evenly into `most` at most."""
+    result: list[tuple[int, int]] = []
+    for first in range(0, total, step):
+        rows = min(step, total - first)
+        even = -(-rows // -(-rows // most))
+        result += [(first + at, min(even, rows - at)) for at in range(0, rows, even)]
+    return result
+
+
+def walks_rows(arch: AccelTarget, size: Size, items: tuple[int, int]) -> bool:
+    """Whether the blocks of a product go down the rows of a column panel before the next panel,
+    because that loads fewer bytes."""
+    rows, cols, depth = size
+    panels, blocks = ceil_div(cols, arch.lanes), ceil_div(rows, block_rows(arch, rows))
+    down, along = walk_bytes(
+        arch, (rows * depth * items[0], cols * depth * items[1]), panels, blocks
+    )
+    return down <= along and panels > 1
+
+
+def walk_bytes(
+    arch: AccelTarget, operands: tuple[int, int], panels: int, blocks: int
+) -> tuple[int, int]:
+    """Bytes loaded going down the rows, and along the columns.
+
+    The operand of the outer loop is loaded once, the other one in every turn unless it stays; there
+    is less room for b, which is walked while rows and results of a go by.
+    """
+    left, right = operands
+    room = on_chip(arch)
+    down = right + left * (1 if left <= room else panels)
+    along = left + right * (1 if right <= room // 4 else blocks)
+    return down, along
+
+
+def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
+    """Length of the parts of a reduction: at most `limit`, about equal, and where possible a
+    multiple of the lanes, so that the reduction may lie on them; always even, for int4 pairs."""
+    if depth <= limit:
+        return depth
+    step = next(s for s in (arch.lanes, 2 * arch.columns, 2) if s <= limit)
+    even = -(-depth // -(-depth // limit))
+    return min(-(-even // step) * step, limit // step * step)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product, and what its blocks must leave room for."""
+
+    size: Size
+    """Rows, columns, reduction."""
+    types: Types
+    """Of the operands on the array."""
+    height: int
+    """Rows that lie together, in all of the operation's results."""
+    room: int
+    """Bytes of accumulators that a block may have."""
+    width: int = 8
+    """Bytes of obuf that a result takes, with what follows it on chip."""
+    whole_rows: bool = False
+    """Whether what follows needs all columns of a row at once."""
+
+    @staticmethod
+    def of(
+        arch: AccelTarget,
+        shape: Sequence[int],
+        size: Size,
+        types: Types,
+        width: int,
+        whole_rows: bool,
+    ) -> Problem:
+        """The problem of a product whose result has this shape: blocks of an image are whole rows,
+        and may have twice as many accumulators."""
+        image, room = is_image(shape), arch.memory_size("obuf") // 8
+        height = image_rows(arch, shape) if image else block_rows(arch, size[0])
+        return Problem(size, types, height, 2 * room if image else room, width, whole_rows)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One way to cut a product."""
+
+    arch: AccelTarget
+    problem: Problem
+    block: Size
+    """Rows, columns and part of the reduction of a block."""
+
+    @cached_property
+    def fits(self) -> bool:
+        """Whether a row of a block has room with what follows it."""
+        return self.problem.width * self.block[1] <= self.arch.memory_size("obuf")
+
+    @cached_property
+    def axes(self) -> MacMap:
+        """The axes of a whole block on the array."""
+        return best_map(self.arch, self.block, self.problem.types)
+
+    @cached_property
+    def array(self) -> int:
+        """Cycles of the array."""
+        rows, cols, depth = self.problem.size
+        m, n, k = self.block
+        panel = min(n, max(1, self.arch.memory_size("bbuf") // 2 // (k * self._items[1])))
+        panels = Counter[int]()
+        for width, count in _parts(cols, n).items():
+            for part, times in _parts(width, panel).items():
+                panels[part] += count * times
+        types = self.problem.types
+        total = 0
+        heights = Counter(count for _, count in row_blocks(rows, self.problem.height, m))
+        for each in product(heights.items(), panels.items(), _parts(depth, k).items()):
+            size, times = zip(*each, strict=True)
+            axes = best_map(self.arch, size, types)
+            total += prod(times) * array_cycles(self.arch, size, axes, types)
+        return total
+
+    @property
+    def _items(self) -> tuple[int, int]:
+        return self.problem.types[0].size, self.problem.types[1].size
+
+    @cached_property
+    def walks(self) -> tuple[int, int]:
+        """Bytes loaded going down the rows, and along the columns."""
+        rows, cols, depth = self.problem.size
+        left, right = self._items
+        panels, blocks = ceil_div(cols, self.block[1]), ceil_div(rows, self.block[0])
+        return walk_bytes(self.arch, (rows * depth * left, cols * depth * right), panels, blocks)
+
+    @cached_property
+    def held(self) -> int:
+        """Bytes on chip of the blocks in work: four of accumulators, two of b, two of a unless all
+        of it stays."""
+        rows, _, depth = self.problem.size
+        m, n, k = self.block
+        left, right = self._items
+        stays = rows * depth * left <= on_chip(self.arch)
+        return 4 * 4 * m * n + 2 * n * k * right + (0 if stays else 2 * m * k * left)
+
+    @property
+    def loads(self) -> int:
+        """Cycles of the loads."""
+        return round(min(self.walks) / self.arch.dram_bytes_per_cycle)
+
+    @property
+    def displaced(self) -> int:
+        """Cycles to store and load what the blocks in work leave no room for; none if operands and
+        results stay anyway."""
+        rows, cols, depth = self.problem.size
+        left, right = self._items
+        all_of_it = rows * depth * left + cols * depth * right + rows * cols * RESULT
+        if all_of_it + self.held <= on_chip(self.arch):
+            return 0
+        return round(DISPLACED * self.held / self.arch.dram_bytes_per_cycle)
+
+    @property
+    def cycles(self) -> int:
+        """What the choice is made by."""
+        return max(self.array, self.loads) + self.displaced
+
+
+def _parts(total: int, step: int) -> Counter[int]:
+    """Sizes of the parts of an axis that is cut every `step`, and how many there are of each."""
+    parts = Counter({step: total // step})
+    parts[total % step] += 1
+    return Counter({size: count for size, count in parts.items() if size and count})
+
+
+def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
+    """The ways to cut a product, the best first.
+
+    Columns fill the lanes, or half of them and so on in whole steps of the array; what needs whole
+    rows gets all columns. For each, as many rows and as much of the reduction as fit.
+    """
+    cols, depth = problem.size[1:]
+    left, right = (dtype.size for dtype in problem.types)
+    room_a, room_b = (arch.memory_size(name) // 2 for name in ("abuf", "bbuf"))
+    widths = [cols if problem.whole_rows else min(cols, arch.lanes)]
+    while (
+        not problem.whole_rows
+        and widths[-1] % (2 * arch.columns) == 0
+        and widths[-1] >= 2 * LEAST_COLS
+    ):
+        widths.append(widths[-1] // 2)
+    found: list[Mapping] = []
+    for n in widths:
+        most = max(1, problem.room // (4 * n))
+        if most > arch.columns:
+            most -= most % arch.columns
+        m = min(problem.height, most)
+        limit = max(2, min(room_a // (m * left), room_b // (min(n, arch.lanes) * right)))
+        found.append(Mapping(arch, problem, (m, n, reduction_part(arch, depth, limit))))
+    return sorted(found, key=lambda each: (not each.fits, each.cycles))
+
+
+@dataclass(frozen=True)
+class ProductChoice:
+    """How a product of the model was cut: the first of `ways`."""
+
+    name: str
+    """Its node in the imported model."""
+    kind: str
+    batch: int
+    """Equal products, one for each head or image."""
+    ways: list[Mapping]
+    down: bool
+    """Whether its blocks go down the rows of a panel before the next panel."""

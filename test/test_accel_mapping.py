@@ -1,0 +1,109 @@
+"""The mapper: its model of a product is what the program then costs, and the choice follows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from accel_net import SMALL, Net, random_codes
+from accel_vit import Size, VitNet
+
+from vit_opt.backends.accel.explain import explain_lines
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.accel.lowering.loops import unroll
+from vit_opt.dialects.vit import ops
+from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.ops.pipeline import LOOPS
+from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, AccelTarget
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.passes.mapping import Problem, ProductChoice, block_rows, candidates
+from vit_opt.passes.schedule import problem as problem_of
+from vit_opt.passes.tile import tile
+
+I8 = (DType.I8, DType.I8)
+LANES = {"M": "rows", "N": "columns", "K": "reduction"}
+
+
+def problem(arch: AccelTarget, size: tuple[int, int, int]) -> Problem:
+    """A product of bytes with nothing behind it."""
+    room = arch.memory_size("obuf") // 8
+    return Problem(size, I8, block_rows(arch, size[0]), room)
+
+
+@pytest.mark.parametrize("arch", [P2VIT, EDGE, SMALL], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("size", [(197, 192, 192), (50, 100, 70), (1, 1000, 64)])
+def test_cycles_are_those_of_the_program(arch: AccelTarget, size: tuple[int, int, int]) -> None:
+    m, n, k = size
+    rng = np.random.default_rng(0)
+    x, w = FixedType("i8", 5), FixedType("i8", 7)
+    net = Net(((m, k), x))
+    weight = net.constant(random_codes(rng, (n, k), w), w)
+    (acc,) = net.add(ops.LinearOp, [net.args[0], weight], ((m, n), FixedType("i32", 12)))
+    (y,) = net.add(ops.PotRequantOp, [acc], ((m, n), FixedType("i8", 3)))
+    choices: list[ProductChoice] = []
+    image = lower_accel(net.module(y), net.store, arch, choices=choices)
+    code, _ = unroll(image.code, image.origins)
+    (choice,) = choices
+    products = [inst for inst in code if isinstance(inst, isa.Matmul)]
+    assert sum(inst.cycles(arch) for inst in products) == choice.ways[0].array
+    block = max((inst.m, inst.n, inst.k) for inst in products)
+    assert all(a <= b for a, b in zip(block, choice.ways[0].block, strict=True))
+
+
+def test_the_cheapest_is_taken_and_what_is_cheap_is_up_to_the_machine() -> None:
+    size = (197, 192, 768)
+    for arch in (P2VIT, P2VIT_LARGE, EDGE):
+        found = candidates(arch, problem(arch, size))
+        assert found[0].cycles == min(way.cycles for way in found if way.fits)
+    blocks = {arch.name: candidates(arch, problem(arch, size))[0].block for arch in (P2VIT, EDGE)}
+    assert blocks["p2vit"] != blocks["edge"]
+    # Narrow panels fill and drain the array more often, wide ones displace what could stay.
+    slow = replace(P2VIT, dram_bytes_per_cycle=1.0)
+    fast = replace(P2VIT, dram_bytes_per_cycle=10_000.0)
+    widths = [candidates(arch, problem(arch, size))[0].block[1] for arch in (slow, P2VIT, fast)]
+    assert widths == sorted(widths) and widths[0] < widths[2]
+
+
+@pytest.mark.parametrize("arch", [P2VIT, EDGE, P2VIT_LARGE], ids=lambda arch: arch.name)
+def test_blocks_fit_twice(arch: AccelTarget) -> None:
+    for size in ((197, 768, 192), (3136, 64, 288), (1, 1000, 4096), (7, 5, 3)):
+        for way in candidates(arch, problem(arch, size)):
+            m, n, k = way.block
+            assert 2 * m * k <= arch.memory_size("abuf")
+            assert 2 * n * k <= arch.memory_size("bbuf")
+            assert 4 * 4 * m * n <= arch.memory_size("obuf") or m == 1
+
+
+def test_explanation_by_hand() -> None:
+    """48 columns on the lanes, 16 steps of the reduction on 8 multipliers, 5 rows; 16 to fill."""
+    net = VitNet(Size(image=16, patch=8, dim=16, heads=2, layers=2, classes=4))
+    choices: list[ProductChoice] = []
+    lower_accel(net.module(net.result), net.store, P2VIT, choices=choices)
+    text = "\n".join(explain_lines(choices, P2VIT))
+    assert "products on p2vit: 64 lanes of 8 multipliers" in text
+    # Two layers have one table each for qkv, scores, values, projection and both of the MLP.
+    assert text.count("    axes: ") == len({(c.kind, c.batch, c.ways[0].problem) for c in choices})
+    assert "vit.linear: vit.linear, 5 x 48 x 16, i8 x i8" in text
+    assert "columns on the lanes, reduction on the multipliers; cycles of a block: nk 26," in text
+
+
+@pytest.mark.parametrize("arch", [P2VIT, EDGE, P2VIT_LARGE], ids=lambda arch: arch.name)
+def test_what_tile_writes_is_what_the_lowering_does(arch: AccelTarget) -> None:
+    net = VitNet(Size(image=96, patch=8, dim=96, heads=3, layers=1, classes=10))
+    module = net.module(net.result)
+    tile(module, arch)
+    choices: list[ProductChoice] = []
+    lower_accel(module, net.store, arch, choices=choices)
+    plans = {choice.ways[0].problem.size: choice.ways[0] for choice in choices}
+    found = 0
+    for op in module.walk():
+        loops = op.attributes.get(LOOPS)
+        if isinstance(op, ops.LinearOp | ops.MatmulOp) and isinstance(loops, ops.LoopsAttr):
+            found += 1
+            way = plans[problem_of(op)]
+            assert loops.lanes.data == LANES[way.axes.name[0]]
+            sizes = zip(way.block, way.problem.size, strict=True)
+            assert loops.block_sizes == tuple(min(pair) for pair in sizes)
+    assert found >= 6
