@@ -137,29 +137,32 @@ def close_up(plots: Any, profile: Profile, window: tuple[int, int]) -> str:
     axis.tick_params(axis="y", length=0)
     patches = [plots.Rectangle((0, 0), 1, 1, color=colour[name]) for name in chosen]
     labels = [short(name, 34) for name in chosen]
+    if len(time) > len(chosen):
+        patches.append(plots.Rectangle((0, 0), 1, 1, color=GREY))
+        labels.append("other layers")
     figure.legend(patches, labels, loc="outside upper center", ncols=4, fontsize=7.5)
     return svg_of(plots, figure)
 
 
 def utilisation(plots: Any, profile: Profile, layers: Sequence[Layer]) -> str:
-    """Use of the multipliers: every layer as wide as its time, so that areas are work done."""
+    """Use of the multipliers: layers as wide as these work on them, so that areas are work done."""
     figure, axis = plots.subplots(figsize=(11, 3.0), layout="constrained")
     peak = profile.arch.macs_per_cycle
     left = 0
-    total = sum(layer.cycles for layer in layers)
     for layer in layers:
-        if not layer.cycles:
+        cycles = _work_cycles(layer, 0)
+        if not cycles:
             continue
-        height = layer.counts.macs / (layer.cycles * peak)
+        height = layer.counts.macs / (cycles * peak)
         place = milliseconds(profile, left)
-        width = milliseconds(profile, layer.cycles)
+        width = milliseconds(profile, cycles)
         colour = GREEN if height >= 0.85 else ORANGE if height >= 0.5 else RED
-        axis.bar(place, min(height, 1.6), width, align="edge", color=colour, linewidth=0)
-        left += layer.cycles
+        axis.bar(place, height, width, align="edge", color=colour, linewidth=0)
+        left += cycles
     axis.axhline(1.0, color=GREY, linewidth=0.8)
-    axis.set_xlim(0, milliseconds(profile, total))
+    axis.set_xlim(0, milliseconds(profile, left) or 1)
     axis.set_ylabel("MACs / peak")
-    axis.set_xlabel("ms that each layer adds to the run")
+    axis.set_xlabel("ms that multipliers work, layer by layer")
     axis.grid(axis="y")
     return svg_of(plots, figure)
 
