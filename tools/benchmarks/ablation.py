@@ -59,6 +59,7 @@ FEATURES = (
     Feature("softmax of 4 bits, base 2", on={"quantize": {"softmax": "log2"}}),
     Feature("attention and GELU in 16 bits", on={"quantize": {"wide": ("attention", "gelu")}}),
     Feature("weight exponents by output error", on={"pot-fold": {"exponents": "search"}}),
+    Feature("weights improved one by one", on={"pot-fold": {"weights": "learned"}}),
     Feature("biases corrected", on={"pot-fold": {"bias": "corrected"}}),
     Feature("formats refined by blocks", on={"refine": {}}),
     Feature("ranges by squared error", on={"calibrate": {"observer": "mse"}}),
