@@ -12,9 +12,28 @@
  */
 #include "vit_avx512.h"
 
-/* A run of n bytes with flipped bits. */
+/* A word of `size` bytes with flipped bits. */
+VIT_INLINE void copy_word(const uint8_t *x, size_t size, __m512i flip, uint8_t *y)
+{
+    int64_t word = 0;
+    memcpy(&word, x, size);
+    word ^= _mm_cvtsi128_si64(_mm512_castsi512_si128(flip));
+    memcpy(y, &word, size);
+}
+
+/* A run of n bytes with flipped bits; short ones as two words, which may overlap. */
 VIT_INLINE uint8_t *copy_run(const uint8_t *x, int32_t n, __m512i flip, uint8_t *y)
 {
+    if (n >= 4 && n <= 8) {
+        copy_word(x, 4, flip, y);
+        copy_word(x + n - 4, 4, flip, y + n - 4);
+        return y + n;
+    }
+    if (n > 8 && n <= 16) {
+        copy_word(x, 8, flip, y);
+        copy_word(x + n - 8, 8, flip, y + n - 8);
+        return y + n;
+    }
     for (int32_t i = 0; i < n; i += 64) {
         const __mmask64 mask = vit_first64(n - i);
         const __m512i codes = _mm512_maskz_loadu_epi8(mask, x + i);

@@ -52,11 +52,26 @@ static void copy_row(const vit_copy_shape *p, const char *x, char *y)
 /* Elements on each side of the squares in which matrices are transposed. */
 #define VIT_SQUARE 16
 
+/* Three planes of bytes, `ld` apart, pixel by pixel: images. */
+static void interleave(int32_t n, const uint8_t *restrict x, ptrdiff_t ld, uint8_t *restrict y)
+{
+    const uint8_t *x1 = x + ld, *x2 = x1 + ld;
+    for (int32_t i = 0; i < n; ++i) {
+        y[3 * i] = x[i];
+        y[3 * i + 1] = x1[i];
+        y[3 * i + 2] = x2[i];
+    }
+}
+
 /* The last two dimensions where the result runs along the one and the operand along the other. */
 static void copy_transposed(const vit_copy_shape *p, const char *x, char *y)
 {
     const int32_t column = p->rank - 1, row = column - 1;
     const ptrdiff_t size = p->size, x_ld = p->x_strides[column], y_ld = p->y_strides[row];
+    if (size == 1 && p->dims[column] == 3 && y_ld == 3) {
+        interleave(p->dims[row], (const uint8_t *)x, x_ld, (uint8_t *)y);
+        return;
+    }
     for (int32_t r0 = 0; r0 < p->dims[row]; r0 += VIT_SQUARE) {
         const int32_t rows = vit_min32(VIT_SQUARE, p->dims[row] - r0);
         for (int32_t c0 = 0; c0 < p->dims[column]; c0 += VIT_SQUARE) {
