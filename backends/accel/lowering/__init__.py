@@ -24,7 +24,9 @@ from vit_opt.backends.accel.lowering.builder import Origin
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.convolution import lower_conv2d, lower_conv_transpose2d
 from vit_opt.backends.accel.lowering.elementwise import lower_rows
+from vit_opt.backends.accel.lowering.linear import lower_linear
 from vit_opt.backends.accel.lowering.loops import roll
+from vit_opt.backends.accel.lowering.memory import CapacityError
 from vit_opt.backends.accel.lowering.movement import (
     contiguous,
     lower_concat,
@@ -33,7 +35,7 @@ from vit_opt.backends.accel.lowering.movement import (
     lower_view,
 )
 from vit_opt.backends.accel.lowering.pipelines import Pipelines, parts_of
-from vit_opt.backends.accel.lowering.products import lower_linear, lower_matmul
+from vit_opt.backends.accel.lowering.products import lower_matmul
 from vit_opt.backends.accel.lowering.reductions import (
     lower_avg_pool,
     lower_max_pool,
@@ -90,13 +92,22 @@ def lower_accel(
     """
     function = _main(module)
     body = function.body.block
-    rehearsal = _emit(Lowering(body, assets, arch, None, pipelines), function)
-    trace = rehearsal.lowering.builder.trace
-    lowering = Lowering(body, assets, arch, trace, pipelines)
-    result = _emit(lowering, function)
-    if choices is not None:
-        choices += lowering.choices
-    return result.image()
+
+    def lowered(pairs: bool) -> Image:
+        """The image; `pairs` of linear products may keep accumulators on chip."""
+        first = Lowering(body, assets, arch, None, pipelines, pairs)
+        trace = _emit(first, function).lowering.builder.trace
+        lowering = Lowering(body, assets, arch, trace, pipelines, pairs)
+        result = _emit(lowering, function)
+        if choices is not None:
+            choices.extend(lowering.choices)
+        return result.image()
+
+    try:
+        return lowered(pairs=True)
+    except CapacityError:
+        # Their room is reckoned, but where buffers lie decides in the end.
+        return lowered(pairs=False)
 
 
 def part_names(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> dict[str, str]:
@@ -184,7 +195,8 @@ def _lower(lowering: Lowering, op: Operation) -> None:
         rule(lowering, op)
     except VitError as error:
         message = str(error)
-        raise VitError(message if op.name in message else f"{where(op)}: {message}") from error
+        kind = CapacityError if isinstance(error, CapacityError) else VitError
+        raise kind(message if op.name in message else f"{where(op)}: {message}") from error
 
 
 def _names(function: FuncOp, key: str, count: int, default: str) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
+from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.arena import Region
 from vit_opt.backends.accel.lowering.builder import Builder, Origin
-from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.memory import Demand, Source
 from vit_opt.backends.accel.lowering.pipelines import Pipelines, layers_of
 from vit_opt.backends.accel.lowering.residency import Trace
 from vit_opt.backends.accel.lowering.tensors import (
@@ -56,6 +57,18 @@ def node_of(op: Operation) -> str:
     return op.name
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a product keeps its accumulators while panels of its left operand go by."""
+
+    panel: int
+    """Columns of the left operand in a panel."""
+    heights: Sequence[tuple[int, int]]
+    """Blocks of rows (first, count)."""
+    groups: Sequence[tuple[int, int]]
+    """Columns (first, count) whose accumulators are on chip together."""
+
+
 class Lowering:
     """One function being lowered. Pipelines are transparent: their results are what they yield."""
 
@@ -66,8 +79,11 @@ class Lowering:
         arch: AccelTarget,
         trace: Trace | None = None,
         pipelines: Pipelines | None = None,
+        pairs: bool = True,
     ):
-        """Without a `trace` the lowering is a rehearsal, which makes one."""
+        """Without a `trace` the lowering is a rehearsal, which makes one. `pairs` of linear products
+        may keep accumulators on chip."""
+        self.pairs = pairs
         self.pipelines = pipelines or Pipelines()
         self.builder = Builder(arch, trace)
         self.arch = arch
@@ -85,6 +101,8 @@ class Lowering:
         for op in self.order:
             for operand in op.operands:
                 self.users.setdefault(self.source(operand), []).append(op)
+        self.plans: dict[Operation, Plan] = {}
+        """How products whose left operand is made for them panel by panel go about it."""
         self.layers = layers_of(self.order, self.source)
         self.widths: dict[Region, int] = {}
         """Columns of a result that lie together on chip."""
@@ -281,7 +299,10 @@ class Lowering:
     def defer(self, source: Source, results: Sequence[Tensor], reader: Operation) -> None:
         """Let results be made as `reader`, which is lowered later, reads their rows."""
         for tensor in results:
-            self.builder.sources[tensor.region] = (source, tensor.strides[-2])
+            rows = prod(tensor.shape[:-1])
+            panel = source.panel * tensor.dtype.size
+            demand = Demand(source, tensor.strides[-2], rows, panel)
+            self.builder.sources[tensor.region] = demand
         self._deferred.setdefault(reader, []).append(source)
 
     def stream(
@@ -311,7 +332,7 @@ class Lowering:
             while source.advance():
                 pass
             sources = self.builder.sources
-            for region in [region for region, found in sources.items() if found[0] is source]:
+            for region in [region for region, found in sources.items() if found.source is source]:
                 del sources[region]
 
     def retire(self, position: int) -> None:

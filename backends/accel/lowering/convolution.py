@@ -27,11 +27,11 @@ from vit_opt.backends.accel.lowering.elementwise import (
     run_stream,
 )
 from vit_opt.backends.accel.lowering.engines import has_two
+from vit_opt.backends.accel.lowering.linear import lower_linear
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     bias_region,
-    lower_linear,
 )
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 from vit_opt.backends.accel.image import MAX_DRAM
 from vit_opt.backends.accel.lowering.arena import Arena, Region
@@ -54,8 +55,8 @@ class Memory:
         """Blocks of work so far."""
         self.pieces: dict[Region, list[Piece]] = {}
         """By the DRAM region that they are parts of."""
-        self.sources: dict[Region, tuple[Source, int]] = {}
-        """Results that are made when they are read, and bytes of their rows."""
+        self.sources: dict[Region, Demand] = {}
+        """Results that are made when they are read."""
         self.constants: set[Region] = set()
         """Regions that hold data of the image, which are never given back."""
         self.rewritten: set[Region] = set()
@@ -322,7 +323,7 @@ class Memory:
     def read(self, tensor: Region, rect: Rect) -> tuple[Piece, int, int] | None:
         """Note a read; the piece that holds all of the rectangle, pinned, if there is one, the
         offset in its buffer, and bytes between rows there."""
-        self.require(tensor, rect.end)
+        self.require(tensor, rect.end, rect)
         self.now += 1
         if self.rehearsing:
             self.trace.read_rect(tensor, rect, self.now)
@@ -342,18 +343,19 @@ class Memory:
     def note_read(self, tensor: Region, start: int, size: int) -> None:
         """Note that bytes of a DRAM region are about to be read in some order."""
         rect = Rect(start, 1, size, size)
-        self.require(tensor, rect.end)
+        self.require(tensor, rect.end, rect)
         self.now += 1
         if self.rehearsing:
             self.trace.read_rect(tensor, rect, self.now)
 
-    def require(self, tensor: Region, end: int) -> None:
-        """Have the producer of a tensor make its bytes up to `end`, if it works on demand."""
-        found = self.sources.get(tensor)
-        if found is not None:
-            source, row = found
-            # One block more than is read now, so that units behind the array work ahead of it.
-            while source.ready * row < end + source.ahead * row and source.advance():
+    def require(self, tensor: Region, end: int, rect: Rect | None = None) -> None:
+        """Have the producer of a tensor make its bytes up to `end` (of them those of `rect`), if it
+        works on demand; and one block more, so that units behind the array work ahead of it."""
+        demand = self.sources.get(tensor)
+        if demand is not None:
+            source = demand.source
+            rows = demand.rows_before(end, rect)
+            while source.ready < rows + source.ahead and source.advance():
                 pass
 
     def settle(self, tensor: Region) -> None:
@@ -366,8 +368,10 @@ class Memory:
 class Source:
     """Results that are made block by block when somebody reads them."""
 
-    def __init__(self, blocks: Generator[int]):
-        """`blocks` makes one block each time and gives the rows complete from the first on."""
+    def __init__(self, blocks: Generator[int], panel: int = 0):
+        """`blocks` makes one block each time and gives the rows complete from the first on: of the
+        result, or with a `panel` of so many columns, of one panel after the other."""
+        self.panel = panel
         self._blocks = blocks
         self.ready = 0
         self.ahead = 1
@@ -389,3 +393,23 @@ class Source:
         finally:
             self._busy = False
         return True
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A result in DRAM that a source makes: `rows` rows, `row` bytes apart; `panel` bytes of each
+    are made before the rest, all of them if 0."""
+
+    source: Source
+    row: int
+    rows: int
+    panel: int = 0
+
+    def rows_before(self, end: int, rect: Rect | None) -> int:
+        """How many rows must be complete (counted panel by panel) that a rectangle is there, or
+        all bytes up to `end`."""
+        rows = -(-end // self.row)
+        if not self.panel:
+            return rows
+        right = self.row if rect is None else min(self.row, rect.start % self.row + rect.width)
+        return (right - 1) // self.panel * self.rows + rows

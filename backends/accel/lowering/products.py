@@ -136,15 +136,19 @@ def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) 
     return found
 
 
-def lower_product(lowering: Lowering, product: Product) -> None:
-    """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
+def product_branches(lowering: Lowering, product: Product) -> list[Branch]:
+    """The chains that take the results of a product block by block, their results allocated."""
     # Blocks of whole rows are low, so that the right operand is read again and again: it must fit.
     cols, batch = product.grid.col_count, len(product.a)
     stays = cols * product.k * product.types[1].size <= on_chip(lowering.arch) // 4
     whole_rows = cols <= 4096 and (batch > 1 or stays)
     reads = (product.a[0], product.b[0])
-    branches = fork(lowering, product.op, product.grid, whole_rows, reads)
-    blocks = _blocks(lowering, product, branches)
+    return fork(lowering, product.op, product.grid, whole_rows, reads)
+
+
+def lower_product(lowering: Lowering, product: Product, branches: Sequence[Branch]) -> None:
+    """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
+    blocks = product_blocks(lowering, product, branches)
     if run_stream(lowering, blocks, product.op, branches):
         return
     reader = _reader(lowering, product, branches[0].links) if len(branches) == 1 else None
@@ -185,8 +189,14 @@ def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Oper
     return reader if not order and not walks_rows(lowering.arch, here, (1, 1)) else None
 
 
-def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) -> Generator[int]:
-    """Emit the blocks of a product one by one; gives the rows that are complete."""
+def product_blocks(
+    lowering: Lowering, product: Product, branches: Sequence[Branch], by_panels: bool = False
+) -> Generator[int]:
+    """Emit the blocks of a product one by one; gives the rows that are complete.
+
+    With `by_panels` all rows of a panel of columns are made before the next panel, lie on chip by
+    themselves, and count.
+    """
     links = [link for branch in branches for link in branch.links]
     targets = [target for branch in branches for target in branch.targets]
     ways = tile(lowering.arch, product, [branch.links for branch in branches])
@@ -195,6 +205,8 @@ def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) ->
     rows, cols = product.grid.row_count, product.grid.col_count
     heights = row_blocks(rows, height, block)
     spread = raster(lowering.arch, targets, height, cols, panel)
+    if by_panels:
+        spread = (spread[0], panel)
     lowering.widths.update((target.region, spread[1]) for target in targets)
     together = lowering.widths.get(product.a[0].region, 0)
     if 2 * lowering.arch.lanes <= together < depth and not product.k % together:
@@ -215,11 +227,14 @@ def _blocks(lowering: Lowering, product: Product, branches: Sequence[Branch]) ->
             size = (count, min(panel, cols - col))
             place = Place(product.grid, index, (row, col), size, spread)
             require_links(lowering, links, place)
-            builder.require(a.region, a.offset + (row + height) * a.strides[0])
+            if not by_panels:
+                builder.require(a.region, a.offset + (row + count) * a.strides[0])
             acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
             run_branches(lowering, branches, acc, place)
             builder.origin = outer
-            if col + size[1] == cols:
+            if by_panels:
+                done = col // panel * rows + row + count
+            elif col + size[1] == cols:
                 done = number * rows + row + count
             yield done
 
@@ -236,6 +251,15 @@ def block_order(
     return [(row, col) for row in rows for col in cols]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a reduction, from `first` to `stop`, and where it is added up."""
+
+    first: int
+    stop: int
+    sums: Block
+
+
 def accumulate_block(
     lowering: Lowering,
     product: Product,
@@ -244,15 +268,20 @@ def accumulate_block(
     first: tuple[int, int],
     size: tuple[int, int],
     depth: int,
+    part: Part | None = None,
 ) -> Block:
-    """The accumulators of one block, over all of the reduction."""
+    """The accumulators of one block, over all of the reduction or a part of it."""
     builder = lowering.builder
     m, n = size
-    region = builder.allocate(Space.OBUF, m * n * 4)
-    acc = Block(region, DType.I32, n * 4, 4)
+    if part is None:
+        part = Part(
+            0, product.k, Block(builder.allocate(Space.OBUF, m * n * 4), DType.I32, n * 4, 4)
+        )
+    acc = part.sums
+    region = acc.region
     room = lowering.arch.memory_size("bbuf") // 2
-    for k0 in range(0, product.k, depth):
-        k = min(depth, product.k - k0)
+    for k0 in range(part.first, part.stop, depth):
+        k = min(depth, part.stop - k0)
         outer = builder.mark()
         left = load_operand(lowering, a, (first[0], k0), (m, k), Space.ABUF)
         panel = max(1, min(n, room // (k * product.types[1].size)))
@@ -357,8 +386,9 @@ def _load_centred(
 # -- from operations --------------------------------------------------------------------------
 
 
-def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
-    """`vit.linear`: all leading dimensions of x are rows. So is a convolution of single pixels."""
+def linear_product(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> Product:
+    """The product of `vit.linear`: all leading dimensions of x are rows. So is a convolution of
+    single pixels."""
     weights = centred_weights(lowering, op)
     weights = weights.reshape(weights.shape[0], -1)
     bias = folded_bias(lowering, op, weights)
@@ -383,7 +413,7 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
     plane = replace(plane, format=FixedType("i8", 0))
     product = Product(op, grid, (plane,), (b,), weights.shape[1], bias, dtype is DType.I4X2, narrow)
     check_types(product)
-    lower_product(lowering, product)
+    return product
 
 
 def check_types(product: Product) -> None:
@@ -424,4 +454,4 @@ def lower_matmul(lowering: Lowering, op: ops.MatmulOp | ops.Log2MatmulOp) -> Non
         op, grid, matrices(a, transpose=False), matrices(b, transpose=not transposed), a.shape[-1]
     )
     check_types(product)
-    lower_product(lowering, product)
+    lower_product(lowering, product, product_branches(lowering, product))
