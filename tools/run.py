@@ -25,6 +25,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -161,7 +162,9 @@ def _run(args: argparse.Namespace) -> None:
         facts = _infer(args, artefact)
     record = None
     if args.on == "accel":
+        start = time.perf_counter()
         record = accel_report.record(artefact, args.gpu)
+        facts.setdefault("seconds", time.perf_counter() - start)
         facts["metrics"] = record.figures
         if args.layers and args.json:
             facts["layers"] = record.layers

@@ -25,7 +25,7 @@ import heapq
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ MAX_STEPS = 50_000_000
 MAX_CYCLES = 1 << 33
 """Cycles that an engine may work: more than the largest models take on the smallest machines."""
 
+
+_CONTROL: frozenset[type[Inst]] = frozenset(isa.CONTROL)
 
 _UNIT_ERRORS = (ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
 """What an effect raises for operands that the unit cannot work on."""
@@ -205,7 +207,7 @@ class Machine:
             raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
         if type(inst) is not isa.Wait:
             self._execute(state, index, inst)
-            if isinstance(inst, isa.Signal) and blocked:
+            if blocked and isinstance(inst, isa.Signal):
                 self._release(inst, ready, blocked)
         if self.profile is not None:
             self.profile.end(index, max(state.time, state.done))
@@ -247,8 +249,8 @@ class Machine:
 
     def _execute(self, state: _EngineState, index: int, inst: Inst) -> None:
         try:
-            if isinstance(inst, isa.UnitInst):
-                self._unit(state, index, inst)
+            if type(inst) not in _CONTROL:
+                self._unit(state, index, cast("isa.UnitInst", inst))
             elif isinstance(inst, isa.Signal):
                 self._signal(state, inst)
             else:

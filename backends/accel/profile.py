@@ -15,7 +15,7 @@ chrome://tracing read: one track for each engine, with its instructions and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Counts:
             for space, count in sorted(self.bytes.items())
         }
 
-    def add(self, inst: UnitInst, touched: dict[Space, int], times: int = 1) -> None:
+    def add(self, inst: UnitInst, touched: Mapping[Space, int], times: int = 1) -> None:
         """Count an instruction and the bytes that it touches, executed so many times."""
         self.macs += times * inst.macs()
         if inst.multiplies:

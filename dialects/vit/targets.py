@@ -166,19 +166,22 @@ class AccelTarget:
 
 _KIB = 1024
 
+
+def _buffers(*sizes: int, width: int = 64) -> tuple[MemorySpec, ...]:
+    """abuf, bbuf, cbuf, obuf and pbuf of so many KiB, in banks so many bytes wide."""
+    names = ("abuf", "bbuf", "cbuf", "obuf", "pbuf")
+    return tuple(
+        MemorySpec(name, size * _KIB, width=width) for name, size in zip(names, sizes, strict=True)
+    )
+
+
 P2VIT = AccelTarget(
     name="p2vit",
     clock_mhz=500,
     lanes=64,
     columns=8,
     int4_rate=2,
-    memories=(
-        MemorySpec("abuf", 53 * _KIB),
-        MemorySpec("bbuf", 53 * _KIB),
-        MemorySpec("cbuf", 53 * _KIB),
-        MemorySpec("obuf", 108 * _KIB),
-        MemorySpec("pbuf", 32 * _KIB),
-    ),
+    memories=_buffers(53, 53, 53, 108, 32),
     dram_bytes_per_cycle=153.6,
     dram_burst=64,
     dram_latency=50,
@@ -209,13 +212,7 @@ P2VIT_LARGE = replace(
     P2VIT,
     name="p2vit-large",
     columns=36,
-    memories=(
-        MemorySpec("abuf", 212 * _KIB),
-        MemorySpec("bbuf", 212 * _KIB),
-        MemorySpec("cbuf", 212 * _KIB),
-        MemorySpec("obuf", 432 * _KIB),
-        MemorySpec("pbuf", 64 * _KIB),
-    ),
+    memories=_buffers(212, 212, 212, 432, 64),
     dw_width=288,
     divider_width=64,
     softmax_width=64,
@@ -233,13 +230,7 @@ TRIO = replace(
     clock_mhz=200,
     columns=16,
     int4_rate=1,
-    memories=(
-        MemorySpec("abuf", 128 * _KIB, width=128),
-        MemorySpec("bbuf", 128 * _KIB, width=128),
-        MemorySpec("cbuf", 128 * _KIB, width=128),
-        MemorySpec("obuf", 256 * _KIB, width=128),
-        MemorySpec("pbuf", 32 * _KIB, width=128),
-    ),
+    memories=_buffers(128, 128, 128, 256, 32, width=128),
     dram_bytes_per_cycle=96.0,
     dram_latency=20,
     dw_width=1024,
@@ -259,13 +250,7 @@ EDGE = replace(
     clock_mhz=100,
     lanes=16,
     columns=4,
-    memories=(
-        MemorySpec("abuf", 24 * _KIB, width=16),
-        MemorySpec("bbuf", 24 * _KIB, width=16),
-        MemorySpec("cbuf", 16 * _KIB, width=16),
-        MemorySpec("obuf", 48 * _KIB, width=16),
-        MemorySpec("pbuf", 16 * _KIB, width=16),
-    ),
+    memories=_buffers(24, 24, 16, 48, 16, width=16),
     dram_bytes_per_cycle=4.0,
     dram_burst=16,
     dram_latency=20,
