@@ -73,7 +73,7 @@ def test_variants_switch_one_feature() -> None:
 
 
 def test_features_by_words() -> None:
-    assert [each.name for each in ablation.chosen("weights, PERCENTILE")] == [
+    assert [each.name for each in ablation.chosen("error-compensated, PERCENTILE")] == [
         "error-compensated weights",
         "ranges by percentile",
     ]
