@@ -48,15 +48,15 @@ MAKERS = (onnx.Conv, onnx.ConvTranspose, onnx.Add)
 class MigratePass(ModulePass):
     """Shift, scale and split off channels around convolutions, linear layers and LayerNorms.
 
-    `shift`: the channels of a LayerNorm's result are centred, their midpoints z = (max + min) / 2 go
-    from its bias into those of the linear layers behind, which gain W z (filter-wise shifting).
-    `equalize`: channels between two layers with nothing but ReLU, pooling and movement in between
-    are scaled by powers of two where that lowers the rounding noise to be expected. `channels`: a
-    depthwise convolution reads every channel on a power of two of its own (channel-wise migration):
-    its accumulators have a scale per channel anyway. `split`: where a function lies between two
-    convolutions and a few loud channels would drown the others, they go a way of their own. The
-    function is unchanged but for rounding of
-    floats; at run time nothing is added. Needs the statistics of `calibrate`, and its batches.
+    `shift`: the channels of a LayerNorm's result are centred. Their midpoints z = (max + min) / 2, or
+    a share of them, go from its bias into those of the linear layers behind, which gain W z
+    (filter-wise shifting). `equalize`: channels between two layers with nothing but ReLU, pooling and
+    movement in between are scaled by powers of two where that lowers the rounding noise to be
+    expected. `channels`: a depthwise convolution reads every channel on a power of two of its own
+    (channel-wise migration): its accumulators have a scale per channel anyway. `split`: where a
+    function lies between two convolutions and a few loud channels would drown the others, they go a
+    way of their own. The function is unchanged but for rounding of floats. Only a split adds
+    operations, and no multiplications. Needs the statistics of `calibrate`, and its batches.
 
         %n = onnx.LayerNormalization %x, %g, %b         %n = onnx.LayerNormalization %x, %g, %b - z
         %y = onnx.Linear %n, %w, %c              ->     %y = onnx.Linear %n, %w, %c + w z
@@ -66,6 +66,10 @@ class MigratePass(ModulePass):
 
     shift: bool = True
     """Centre the channels of LayerNorm results."""
+
+    share: float = 0.5
+    """Share of a midpoint that is taken off, 0 to 1. All of it makes the range smallest; but where
+    values crowd at one end it leaves a large mean, which carries rounded weights into the result."""
 
     equalize: bool = True
     """Scale channels between layers."""
@@ -84,9 +88,11 @@ class MigratePass(ModulePass):
         require_stage(op, self.name, "calibrated")
         if not 1.0 <= self.headroom < 16.0:
             raise VitError(f"migrate: headroom {self.headroom:g} is not from 1 to below 16")
+        if not 0.0 <= self.share <= 1.0:
+            raise VitError(f"migrate: share {self.share:g} is not between 0 and 1")
         constants = Constants.of(ctx)
         if self.shift:
-            shift_norms(op, constants)
+            shift_norms(op, constants, self.share)
         if self.split:
             split_convolutions(op, constants)
         if self.equalize or self.channels:
@@ -94,13 +100,13 @@ class MigratePass(ModulePass):
             scale_layers(op, constants, equalize=self.equalize, headroom=headroom)
 
 
-def shift_norms(module: ModuleOp, constants: Constants) -> int:
+def shift_norms(module: ModuleOp, constants: Constants, share: float = 0.5) -> int:
     """Centre the channels of LayerNorms; the number of them. See `MigratePass`."""
     norms = [op for op in module.walk() if isinstance(op, onnx.LayerNormalization)]
-    return sum(_shift_norm(norm, constants) for norm in norms)
+    return sum(_shift_norm(norm, constants, share) for norm in norms)
 
 
-def _shift_norm(norm: onnx.LayerNormalization, constants: Constants) -> bool:
+def _shift_norm(norm: onnx.LayerNormalization, constants: Constants, share: float) -> bool:
     statistics, bias = statistics_of(norm.y, constants.store), constants.array(norm.bias)
     readers = [use.operation for use in norm.y.uses]
     layers = [op for op in readers if isinstance(op, onnx.Linear) and op.x is norm.y]
@@ -108,7 +114,7 @@ def _shift_norm(norm: onnx.LayerNormalization, constants: Constants) -> bool:
     if statistics is None or bias is None or not layers or len(layers) < len(readers):
         return False
     channels = statistics.channels
-    offset = channel_midpoints(channels.minimum, channels.maximum)
+    offset = share * channel_midpoints(channels.minimum, channels.maximum)
     if any(weight is None or own is None for weight, own in arrays) or not offset.any():
         return False
     replace_operand(norm, 2, bias - offset, constants)

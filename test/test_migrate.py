@@ -115,10 +115,11 @@ def quality(text: str, *passes: str, **options: object) -> float:
 
 
 def test_channels_off_centre() -> None:
-    text = norm(12.0)
+    text = norm(9.0)
     plain = quality(text)
     assert quality(text, "migrate", shift=False) == plain
-    assert quality(text, "migrate") > plain + 6
+    assert quality(text, "migrate") > plain + 3
+    assert quality(text, "migrate", share=1.0) > plain + 6
 
 
 @pytest.mark.parametrize("between", ["", "Relu"])
