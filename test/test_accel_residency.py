@@ -57,7 +57,10 @@ def test_piece_finds_the_right_bytes(room: Rect, wanted: Rect, gap: int) -> None
     }
     found = piece.find(wanted)
     if found is None:
-        assert not set(places(wanted)) <= set(at) or wanted.pitch != room.pitch or wanted.rows == 1
+        # One that goes on in the next row of the room need not be found.
+        wraps = (wanted.start - room.start) % room.pitch + wanted.width > room.width
+        alike = wanted.pitch == room.pitch and wanted.rows > 1 and not wraps
+        assert not set(places(wanted)) <= set(at) or not alike
         return
     offset, step = found
     here = [
