@@ -457,21 +457,17 @@ void vit_attention_u8_avx512vnni(const vit_attention_shape *p, const void *q, co
     const vit_range range = vit_share(p->batch * blocks, 1, p->part, p->parts);
     for (int32_t i = range.first; i < range.last;) {
         const int32_t batch = i / blocks;
-        const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
-        const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
-        char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
-        const int32_t *tokens = vit_tokens_of(p, outer);
-        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, tokens, &h);
-        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head,
-                   tokens, &h);
+        const vit_head own = vit_head_of(p, batch, q, key, value, e->y);
+        pack_key(p, own.key, own.tokens, &h);
+        pack_value(p, own.value, own.tokens, &h);
         for (; i < range.last && i / blocks == batch; ++i) {
             const int32_t r0 = i % blocks * ROWS;
             const int32_t count = vit_min32(ROWS, p->m - r0);
-            copy_query(p, rows, tokens, r0, count, &h);
+            copy_query(p, own.q, own.tokens, r0, count, &h);
             all_scores(&h);
             apply_stages(p, scores, batch * p->m + r0, count, &h);
             all_exponentials(&h, p->frac - 4, &exponential, h.sum);
-            finish_rows(p, e, tokens, r0, count, &h, y);
+            finish_rows(p, e, own.tokens, r0, count, &h, own.y);
         }
     }
 }

@@ -10,10 +10,26 @@ VIT_INLINE ptrdiff_t vit_token(const int32_t *rows, int32_t token, int32_t ld)
     return (ptrdiff_t)(rows == NULL ? token : rows[token]) * ld;
 }
 
-/* The places of the tokens of a head. */
-VIT_INLINE const int32_t *vit_tokens_of(const vit_attention_shape *p, ptrdiff_t outer)
+/* The operands and the result of one head. */
+typedef struct {
+    const uint8_t *q;
+    const int8_t *key, *value;
+    char *y;
+    const int32_t *tokens; /* their places, or NULL */
+} vit_head;
+
+VIT_INLINE vit_head vit_head_of(const vit_attention_shape *p, int32_t batch, const void *q,
+                                const void *key, const void *value, void *y)
 {
-    return p->rows == NULL ? NULL : p->rows + outer * p->m;
+    const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
+    const vit_head head = {
+        .q = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head,
+        .key = (const int8_t *)key + outer * p->key_outer + inner * p->key_head,
+        .value = (const int8_t *)value + outer * p->value_outer + inner * p->value_head,
+        .y = (char *)y + outer * p->y_outer + inner * p->y_head,
+        .tokens = p->rows == NULL ? NULL : p->rows + outer * p->m,
+    };
+    return head;
 }
 
 /* A row's division by its sum of weights: (acc * reciprocal + constant) / 2^shift. */

@@ -377,18 +377,14 @@ void vit_window_attention_avx512vnni(const vit_attention_shape *p, const void *q
     const vit_range range = vit_share(p->batch * blocks, 1, p->part, p->parts);
     for (int32_t i = range.first; i < range.last;) {
         const int32_t batch = i / blocks;
-        const ptrdiff_t outer = batch / p->heads, inner = batch % p->heads;
-        const uint8_t *rows = (const uint8_t *)q + outer * p->q_outer + inner * p->q_head;
-        char *y = (char *)e->y + outer * p->y_outer + inner * p->y_head;
-        const int32_t *tokens = vit_tokens_of(p, outer);
-        pack_key(p, (const int8_t *)key + outer * p->key_outer + inner * p->key_head, tokens, h);
-        pack_value(p, (const int8_t *)value + outer * p->value_outer + inner * p->value_head,
-                   tokens, h);
+        const vit_head own = vit_head_of(p, batch, q, key, value, e->y);
+        pack_key(p, own.key, own.tokens, h);
+        pack_value(p, own.value, own.tokens, h);
         for (; i < range.last && i / blocks == batch; ++i) {
             const int32_t r0 = i % blocks * ROWS, count = vit_min32(ROWS, p->m - r0);
             const int32_t row = batch * p->m + r0;
             __m512i words[ROWS][2], sad[ROWS];
-            copy_query(p, rows, tokens, r0, count, h);
+            copy_query(p, own.q, own.tokens, r0, count, h);
             scores_of(h, &sums[0], row, count, last, words);
             for (int32_t r = 0; r < ROWS; ++r) {
                 for (int32_t s = 1; s < scores->count; ++s) {
@@ -403,7 +399,7 @@ void vit_window_attention_avx512vnni(const vit_attention_shape *p, const void *q
             uint32_t sum[ROWS];
             totals(sad, sum, 4);
             totals(sad + 4, sum + 4, 2);
-            finish_rows(p, e, tokens, r0, count, h, sum, y);
+            finish_rows(p, e, own.tokens, r0, count, h, sum, own.y);
         }
     }
 }
