@@ -101,6 +101,17 @@ def conv(groups: int, transposed: bool) -> Callable[[], Built]:
     return build
 
 
+def depthwise_by_channel() -> Built:
+    """A depthwise convolution whose input has an exponent for every channel."""
+    case = Case()
+    x = some(case, FixedType("i16", 12), *IMAGE)
+    own = case.op(ops.PotRequantOp, [x], FixedType("i8", [5, 7, 6, 4], axis=3))
+    w = weight(case, FixedType("i8", [7, 6, 8, 6], axis=0), 4, 3, 2, 1)
+    fields = {"strides": (1, 1), "pads": (1, 0, 1, 0), "groups": 4}
+    acc = case.op(ops.Conv2dOp, [own, w, []], **fields)
+    return case, case.op(ops.PotRequantOp, [acc], FixedType("i8", 4))
+
+
 def on(
     operation: type[VitOp],
     format_: QuantizedType,
@@ -154,6 +165,7 @@ CASES: dict[str, tuple[Callable[[], Built], float]] = {
     "linear of 4 bits": (linear("i4"), 1),
     "convolution": (conv(1, False), 1),
     "depthwise": (conv(4, False), 1),
+    "depthwise by channel": (depthwise_by_channel, 1),
     "transposed": (conv(1, True), 1),
     "transposed in groups": (conv(2, True), 1),
     "sum": (two(ops.AddOp, I16), 1),
