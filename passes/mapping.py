@@ -235,14 +235,13 @@ class Mapping:
 
     @property
     def displaced(self) -> int:
-        """Cycles to store and load what the blocks in work leave no room for; none if operands and
-        results stay anyway."""
+        """Cycles to store and load what the blocks in work leave no room for, of operands and
+        results."""
         rows, cols, depth = self.problem.size
         left, right = self._items
         all_of_it = rows * depth * left + cols * depth * right + rows * cols * RESULT
-        if all_of_it + self.held <= on_chip(self.arch):
-            return 0
-        return round(DISPLACED * self.held / self.arch.dram_bytes_per_cycle)
+        excess = min(self.held, all_of_it + self.held - on_chip(self.arch))
+        return max(0, round(DISPLACED * excess / self.arch.dram_bytes_per_cycle))
 
     @property
     def cycles(self) -> int:
