@@ -141,7 +141,7 @@ def test_against_scalesim(array: str, flow: str, gemm: Gemm, theirs: int) -> Non
     assert closed_form(gemm, arch.lanes, arch.columns, flow) == theirs
     skew = arch.lanes + arch.columns - 2 + (arch.lanes if flow != "os" else 0)
     overhead = arch.array_fill + arch.array_drain
-    banks = P2VIT.memories[0].banks * P2VIT.memories[0].width
+    banks = arch.memories[0].banks * arch.memories[0].width
     operands = (gemm.m * gemm.k, gemm.n * gemm.k, 4 * gemm.m * gemm.n)
     cycles = theirs + 1 - found["folds"] * skew + overhead
     assert found["preset"] == max(cycles, ceil(max(operands) / banks))

@@ -206,13 +206,13 @@ nearest public configuration (ViTCoD): 512 int8 MACs as 64 lanes x 8, 500 MHz, 7
 three 53 KB buffers for inputs and weights and 108 KB for accumulators and outputs.  Softmax and
 LayerNorm units take 16 elements a cycle, the table unit 32, the 64 shifters drain one lane row a
 cycle.  The 32 KB parameter buffer (biases, shifts, tables), the latencies and the banks are ours:
-one bank an engine, as wide as a lane row of bytes."""
+one bank an engine, as wide as lanes or row units, whichever are more."""
 
 P2VIT_LARGE = replace(
     P2VIT,
     name="p2vit-large",
     columns=36,
-    memories=_buffers(212, 212, 212, 432, 64),
+    memories=_buffers(212, 212, 212, 432, 64, width=128),
     dw_width=288,
     divider_width=64,
     softmax_width=64,
