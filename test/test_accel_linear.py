@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,9 @@ from accel_net import compare, random_codes
 from accel_vit import CODES, Size, VitNet
 
 from vit_opt.backends.accel.lowering import linear
+from vit_opt.backends.accel.lowering.context import Lowering, Plan
+from vit_opt.backends.accel.lowering.elementwise import Branch
+from vit_opt.backends.accel.lowering.products import Product
 from vit_opt.dialects.vit.targets import P2VIT, AccelTarget, MemorySpec
 from vit_opt.dialects.vit_accel import isa
 
@@ -38,18 +42,24 @@ def test_hidden_layer_goes_by(
     net = VitNet(size)
     codes = random_codes(np.random.default_rng(2), (1, 3, size.image, size.image), CODES)
     found: list[int] = []
-    plan = linear.sum_panels
-    monkeypatch.setattr(
-        linear, "sum_panels", lambda *a: (found.append(len(a[-1].groups)), plan(*a))[1]
-    )
+    emit = linear.sum_panels
+
+    def noted(lowering: Lowering, product: Product, branches: Sequence[Branch], plan: Plan) -> None:
+        found.append(len(plan.groups))
+        emit(lowering, product, branches, plan)
+
+    def alone(lowering: Lowering, product: Product, branches: Sequence[Branch]) -> None:
+        """No product has a partner."""
+
+    monkeypatch.setattr(linear, "sum_panels", noted)
     image, ran = compare(net, [net.result], [codes], arch)
     assert set(found) == ({groups} if groups else set())
-    monkeypatch.setattr(linear, "_pair", lambda *_: None)
+    monkeypatch.setattr(linear, "find_pair", alone)
     net = VitNet(size)
-    _, alone = compare(net, [net.result], [codes], arch)
+    _, apart = compare(net, [net.result], [codes], arch)
     if groups:
         assert any(isinstance(inst, isa.Matmul) and inst.accumulate for inst in image.code)
     if groups == 1:
-        assert ran.stats.dram_bytes < alone.stats.dram_bytes
+        assert ran.stats.dram_bytes < apart.stats.dram_bytes
     if groups == 0:
-        assert ran.stats == alone.stats
+        assert ran.stats == apart.stats

@@ -100,6 +100,10 @@ class Builder(Memory):
         """Whether a region holds data of the image, which is never given back."""
         return region in self.constants
 
+    def working_on(self) -> str:
+        """The operation that is being lowered."""
+        return self.origin.name
+
     def write_back(self, piece: Piece) -> None:
         """Store what is valid of a piece to DRAM."""
         valid = piece.valid

@@ -56,7 +56,7 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
     if plan is not None:
         sum_panels(lowering, product, branches, plan)
         return
-    pair = _pair(lowering, product, branches)
+    pair = find_pair(lowering, product, branches)
     if pair is None:
         lower_product(lowering, product, branches)
         return
@@ -67,7 +67,7 @@ def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
     lowering.stream(Source(blocks, plan.panel), branches[0].targets, members, reader)
 
 
-def _pair(
+def find_pair(
     lowering: Lowering, product: Product, branches: Sequence[Branch]
 ) -> tuple[Operation, Plan] | None:
     """The linear product that uses up what this one makes, and its plan; None if there is none, or

@@ -72,6 +72,10 @@ class Memory:
     def write_back(self, piece: Piece) -> None:
         """Store what is valid of a piece to DRAM."""
 
+    @abstractmethod
+    def working_on(self) -> str:
+        """The operation that is being lowered."""
+
     def next_number(self) -> int:
         """The number of the next region of DRAM."""
         self._numbers += 1
@@ -332,7 +336,10 @@ class Memory:
         if found is not None:
             self.pin(found[0])
         elif any(touching(lost, rect) for lost in self._lost.get(tensor, ())):
-            raise AssertionError("a result was dropped before its last reader")
+            raise AssertionError(
+                f"{self.working_on()} reads {rect} of DRAM tensor {tensor.number}, which was dropped: "
+                "the rehearsal did not see this read"
+            )
         return found
 
     def spill(self) -> None:
