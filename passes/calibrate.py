@@ -109,7 +109,7 @@ class CalibratePass(ModulePass):
 
     augment: str = "none"
     """Altered copies of images to calibrate on as well: "flip" (left to right), "flips" (also
-    upside down, and both), or "crops" (four corners, enlarged)."""
+    upside down, and both), or "crops" (four corners, enlarged), or "few": crops of up to 8 inputs."""
 
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
@@ -151,7 +151,7 @@ def calibrate(
             watch.window(op, args[0])
         return evaluate(op, args, store)
 
-    copies = copies_of(augment)
+    copies = copies_of(augment, len(store.batches))
     with progress_bar("calibrate", len(store.batches) * len(copies)) as advance:
         for batch in store.batches:
             for copy in copies:
@@ -163,15 +163,18 @@ def calibrate(
     set_stage(module, "calibrated")
 
 
-def copies_of(augment: str) -> Sequence[Callable[[Array], Array]]:
-    """What makes the altered copies of an input, the unaltered one first.
+def copies_of(augment: str, inputs: int) -> Sequence[Callable[[Array], Array]]:
+    """What makes the altered copies of an input, one of so many, the unaltered one first.
 
     Raises VitError for an unknown name.
     """
-    from vit_opt.passes.algorithms.copies import AUGMENTS
+    from vit_opt.passes.algorithms.copies import AUGMENTS, FEW
 
+    if augment == "few":
+        augment = "crops" if inputs <= FEW else "none"
     if augment not in AUGMENTS:
-        raise VitError(f"calibrate: augment '{augment}' is not one of {', '.join(AUGMENTS)}")
+        known = ", ".join((*AUGMENTS, "few"))
+        raise VitError(f"calibrate: augment '{augment}' is not one of {known}")
     return AUGMENTS[augment]
 
 

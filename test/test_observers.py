@@ -151,7 +151,7 @@ def test_the_choice_is_recorded_beside_the_range() -> None:
         ({"grid": "log"}, "grid 'log' is not one of pot, real"),
         ({"fraction": 0.0}, "fraction 0 is not above 0"),
         ({"power": -1.0}, "power -1 is not above 0"),
-        ({"augment": "rotate"}, "augment 'rotate' is not one of none, flip, flips, crops"),
+        ({"augment": "rotate"}, "augment 'rotate' is not one of none, flip, flips, crops, few"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:

@@ -14,6 +14,7 @@ from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit import ops
 from vit_opt.frontends.onnx_import import import_onnx
 from vit_opt.passes.algorithms.copies import AUGMENTS, CORNERS, HELD_OUT, cropped
+from vit_opt.passes.calibrate import copies_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.pipelines import RAISE
 from vit_opt.passes.quantization.retype import ImpossibleFormatError, Retyper
@@ -112,6 +113,11 @@ def test_enlarged_corners() -> None:
     assert len(AUGMENTS["crops"]) == 5
     assert held_out([{"x": tokens}], 4) == []
     assert len(held_out([{"x": ramp}] * 5, 4)) == 4
+
+
+def test_crops_of_few_inputs_only() -> None:
+    assert copies_of("few", 8) == AUGMENTS["crops"]
+    assert copies_of("few", 9) == AUGMENTS["none"]
 
 
 def test_wrong_options_are_refused() -> None:

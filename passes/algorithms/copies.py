@@ -51,6 +51,9 @@ AUGMENTS: dict[str, list[Copy]] = {
 }
 """What makes the copies of an image, by the name of the choice; the unaltered one first."""
 
+FEW = 8
+"""Inputs up to which `few` takes crops."""
+
 HELD_OUT: tuple[Copy, ...] = (
     partial(cropped, CORNERS[0]),
     partial(flipped, (3,)),
