@@ -109,7 +109,9 @@ def _instruction(cls: type[Inst]) -> Iterator[str]:
         yield rest
         yield "```"
     yield ""
-    yield f"Opcode {cls.opcode:#04x}, {-(-form.head // 8)} to {form.size} bytes."
+    least = -(-form.head // 8)
+    size = f"{form.size}" if least == form.size else f"{least} to {form.size}"
+    yield f"Opcode {cls.opcode:#04x}, {size} bytes."
     yield ""
     yield "| field | bits | kind | default | meaning |"
     yield "|---|---|---|---|---|"
