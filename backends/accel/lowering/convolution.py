@@ -17,9 +17,9 @@ from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
-    Grid,
     Place,
     bytes_per_element,
+    find_stream,
     fork,
     raster,
     require_links,
@@ -28,7 +28,9 @@ from vit_opt.backends.accel.lowering.elementwise import (
 )
 from vit_opt.backends.accel.lowering.engines import has_two
 from vit_opt.backends.accel.lowering.linear import lower_linear
+from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     bias_region,
@@ -48,7 +50,7 @@ from vit_opt.backends.accel.lowering.windows import (
     choose_pixels,
     load_patch,
     pixel_blocks,
-    require_rows,
+    require_patch,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -178,18 +180,21 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
         tiling = replace(tiling, pixels=(rows, tiling.pixels[1]))
     lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
     blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
+    stream = find_stream(lowering, conv.op, branches)
+    by_columns = stream is not None and stream.by_columns
     # Weights that fit stay on chip; otherwise each panel is loaded once.
-    if conv.weights.size <= lowering.arch.memory_size("bbuf") * 3 // 4:
+    if not by_columns and conv.weights.size <= lowering.arch.memory_size("bbuf") * 3 // 4:
         order = [(panel, block) for block in blocks for panel in tiling.panels]
     else:
         order = [(panel, block) for panel in tiling.panels for block in blocks]
     pixels = tiling.pixels[0] * tiling.pixels[1]
     width = max(panel.count for panel in tiling.panels)
     spread = raster(lowering.arch, targets, pixels, shape[3], width)
-    made = _blocks(lowering, conv, branches, (grid, spread), order, tiling.depth)
-    if not run_stream(lowering, made, conv.op, branches):
-        for _ in made:
-            pass
+    if stream is not None and stream.panels_apart:
+        spread = spread[0], width
+    made = _blocks(lowering, conv, branches, (grid, spread), order, tiling.depth, by_columns)
+    source = Source(made, width, shape[1] * shape[2]) if by_columns else Source(made)
+    run_stream(lowering, source, conv.op, branches, stream)
 
 
 def _blocks(
@@ -199,8 +204,9 @@ def _blocks(
     layout: tuple[Grid, Pair],
     order: Sequence[tuple[Panel, tuple[Pair, Pair]]],
     depth: int,
+    by_columns: bool,
 ) -> Generator[int]:
-    """Emit the blocks of a convolution one by one; gives the pixels that are complete."""
+    """Emit the blocks of a convolution one by one; gives the pixels, or channels, complete."""
     builder, s = lowering.builder, conv.sliding
     name = lowering.origin_of(conv.op)
     grid, spread = layout
@@ -212,12 +218,16 @@ def _blocks(
             builder.next_turn()
             outer, builder.origin = builder.origin, name
             require_links(lowering, [link for branch in branches for link in branch.links], place)
-            require_rows(builder, s, image, first, size)
+            require_patch(builder, s, image, first, size, (panel.chan, panel.chans))
             acc = _accumulate(lowering, conv, panel, image, first, size, depth)
             run_branches(lowering, branches, acc, place)
             builder.origin = outer
-            whole_rows = panel.first + panel.count == grid.col_count
-            yield image * height * width + start[0] + (size[0] * size[1] if whole_rows else 0)
+            end = start[0] + size[0] * size[1]
+            if by_columns:
+                yield panel.first // order[0][0].count * height * width + end
+            else:
+                last = panel.first + panel.count == grid.col_count
+                yield image * height * width + (end if last else start[0])
 
 
 def _accumulate(

@@ -6,24 +6,22 @@ accumulators pass through it block by block and only the last result is stored.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from itertools import product as cartesian
-from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.planes import Grid, channel_axis, grid_for
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
-from vit_opt.backends.accel.lowering.streams import stream_reader
+from vit_opt.backends.accel.lowering.streams import panel_reader, stream_reader
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
-    Shape,
     Tensor,
     load_block,
+    span_of,
     store_block,
     value_format,
     value_shape,
@@ -32,100 +30,6 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.passes.mapping import block_rows, image_rows, is_image, row_blocks
-
-# -- planes -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How the leading dimensions of a result become outer loops and the rows of blocks."""
-
-    shape: Shape
-    outer: tuple[int, ...]
-    rows: tuple[int, ...]
-    channel_axis: int | None = None
-
-    @property
-    def row_count(self) -> int:
-        """Rows of one plane."""
-        return prod(self.shape[i] for i in self.rows)
-
-    @property
-    def col_count(self) -> int:
-        """Columns."""
-        return self.shape[-1]
-
-    def indices(self) -> Iterator[tuple[int, ...]]:
-        """Every position of the outer loops."""
-        return cartesian(*(range(self.shape[i]) for i in self.outer))
-
-    def channel(self, index: tuple[int, ...]) -> int | None:
-        """The channel at a position, where parameters vary along an outer axis."""
-        if self.channel_axis is None:
-            return None
-        return index[self.outer.index(self.channel_axis)]
-
-    def plane(self, tensor: Tensor, index: tuple[int, ...]) -> Tensor | None:
-        """The rows x columns of an operand at a position; None if its rows have no one stride."""
-        strides = broadcast_strides(tensor, self.shape)
-        step = _joint_stride([(self.shape[i], strides[i]) for i in self.rows])
-        if step is None:
-            return None
-        offset = sum(i * strides[axis] for i, axis in zip(index, self.outer, strict=True))
-        return Tensor(
-            tensor.region,
-            tensor.dtype,
-            tensor.format,
-            (self.row_count, self.col_count),
-            (step, strides[-1]),
-            tensor.offset + offset,
-        )
-
-
-def broadcast_strides(tensor: Tensor, shape: Shape) -> Shape:
-    """Strides of a tensor over a larger shape, 0 where it repeats (numpy's rule)."""
-    missing = len(shape) - len(tensor.shape)
-    return (0,) * missing + tuple(
-        0 if size == 1 else stride
-        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
-    )
-
-
-def _joint_stride(dims: Sequence[tuple[int, int]]) -> int | None:
-    """The one stride that walks through nested dimensions, or None."""
-    dims = [dim for dim in dims if dim[0] > 1]
-    if not dims:
-        return 0
-    for (_, outer), (size, inner) in pairwise(dims):
-        if outer != size * inner:
-            return None
-    return dims[-1][1]
-
-
-def channel_axis(op: Operation) -> int | None:
-    """The axis along which formats of an operation vary, if it is not the last one."""
-    for value in (*op.operands, *op.results):
-        format_ = value_format(value)[1]
-        axis = format_.channel_axis
-        if axis is not None and axis != len(value_shape(value)) - 1:
-            return axis
-    return None
-
-
-def grid_for(op: Operation, tensors: Sequence[Tensor], shape: Shape) -> Grid:
-    """The grid with the longest rows that all operands allow."""
-    barrier = channel_axis(op)
-    leading = list(range(len(shape) - 1))
-    rows: list[int] = []
-    while leading and leading[-1] != barrier:
-        candidate = [leading[-1], *rows]
-        strides = [broadcast_strides(tensor, shape) for tensor in tensors]
-        joint = [_joint_stride([(shape[i], s[i]) for i in candidate]) for s in strides]
-        if None in joint:
-            break
-        rows = candidate
-        leading.pop()
-    return Grid(shape, tuple(leading), tuple(rows), barrier)
 
 
 @dataclass(frozen=True)
@@ -145,6 +49,10 @@ class Place:
         plane = Grid(shape, self.grid.outer, self.grid.rows).plane(target, self.index)
         assert plane is not None, "a fresh result is contiguous"
         return plane
+
+    def start_of(self, plane: Tensor) -> int:
+        """First byte of the block within a plane."""
+        return self.first[0] * plane.strides[0] + self.first[1] * plane.strides[1]
 
     def part(self, target: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """First row and column and size of the block within a result, which may be a column."""
@@ -338,22 +246,51 @@ def run_branches(
         run_links(lowering, branch.links, block, place, branch.targets, keep)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """How a result is made as it is read."""
+
+    reader: Operation
+    """Who reads it last."""
+    by_columns: bool
+    """Whether in panels of channels, not in rows."""
+
+    @property
+    def panels_apart(self) -> bool:
+        """Whether panels lie apart on chip, so that who reads one waits for no other."""
+        grouped = isinstance(self.reader, ops.Conv2dOp) and self.reader.groups.value.data > 1
+        return self.by_columns and grouped
+
+
+def find_stream(lowering: Lowering, head: Operation, branches: Sequence[Branch]) -> Stream | None:
+    """Whether the results behind `head` can be made as they are read; None if at once."""
+    sources = lowering.builder.sources
+    if any(target.region in sources for branch in branches for target in branch.targets):
+        return None
+    values = [(branch.links[-1].op if branch.links else head).results[0] for branch in branches]
+    by_row = [stream_reader(lowering, value) for value in values]
+    by_panel = [panel_reader(lowering, value) for value in values]
+    found = [each for each in (by_panel if None in by_row else by_row) if each is not None]
+    if not found:
+        return None
+    return Stream(max(found, key=lambda op: lowering.position[op]), None in by_row)
+
+
 def run_stream(
-    lowering: Lowering, blocks: Generator[int], head: Operation, branches: Sequence[Branch]
-) -> bool:
-    """Leave the blocks of images that are read in rows to their readers; whether they are."""
-    readers: list[Operation] = []
-    for branch in branches:
-        last = branch.links[-1].op if branch.links else head
-        reader = stream_reader(lowering, last.results[0])
-        if reader is None:
-            return False
-        readers.append(reader)
+    lowering: Lowering,
+    source: Source,
+    head: Operation,
+    branches: Sequence[Branch],
+    stream: Stream | None,
+) -> None:
+    """Make all blocks of what is behind `head`, or leave them to their readers."""
+    if stream is None:
+        while source.advance():
+            pass
+        return
     targets = [target for branch in branches for target in branch.targets]
     members = [head, *(link.op for branch in branches for link in branch.links)]
-    final = max(readers, key=lambda op: lowering.position[op])
-    lowering.stream(Source(blocks), targets, members, final)
-    return True
+    lowering.stream(source, targets, members, stream.reader)
 
 
 def require_links(lowering: Lowering, links: Sequence[Link], place: Place) -> None:
@@ -364,7 +301,9 @@ def require_links(lowering: Lowering, links: Sequence[Link], place: Place) -> No
                 plane = place.grid.plane(tensor, place.index)
                 assert plane is not None, "follow() and grid_for() admit only such operands"
                 last = place.first[0] + place.size[0]
-                lowering.builder.require(tensor.region, plane.offset + last * plane.strides[0])
+                rect = span_of(plane, place.start_of(plane), *place.size)
+                end = plane.offset + last * plane.strides[0]
+                lowering.builder.require(tensor.region, end, rect)
 
 
 def _parameter_block(
@@ -449,7 +388,10 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     count = max(1, min(spread[0], limit // cols))
     heights = row_blocks(grid.row_count, spread[0], count)
     blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
-    if image and run_stream(lowering, blocks, op, [Branch(tuple(links), tuple(targets))]):
+    branches = [Branch(tuple(links), tuple(targets))]
+    stream = find_stream(lowering, op, branches) if image else None
+    if stream is not None:
+        run_stream(lowering, Source(blocks), op, branches, stream)
         return
     reader = _first_product(lowering, links)
     if reader is None:

@@ -29,6 +29,8 @@ DRAM_ALIGN = 64
 TURNS = 2
 """Blocks of work for which an address rests before it is used again, so that engines may overlap:
 while one block is worked on, the one before is still being read."""
+STREAMING_TURNS = 4
+"""The same where blocks of several layers follow each other."""
 
 DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
 
@@ -53,6 +55,10 @@ class Memory:
         """Reads so far: the time by which `Trace` tells."""
         self.turn = 0
         """Blocks of work so far."""
+        self.usual_turns = TURNS * (2 if arch.peak == "both" else 1)
+        """Two engines work on two blocks at a time."""
+        self.turns = self.usual_turns
+        """Blocks of work for which an address rests now."""
         self.pieces: dict[Region, list[Piece]] = {}
         """By the DRAM region that they are parts of."""
         self.sources: dict[Region, Demand] = {}
@@ -109,12 +115,12 @@ class Memory:
                 return self.arenas[other].place(start, size, lasting=lasting)
         return self._make_room(size, order)
 
-    def release(self, region: Region, turns: int = TURNS) -> None:
+    def release(self, region: Region, turns: int | None = None) -> None:
         """Give a buffer back; what is still to read from it has been emitted already."""
         if region.space is Space.DRAM:
             self.arenas[region.space].release(region)
         elif not self.rehearsing:
-            self._resting.append((self.turn + turns, region))
+            self._resting.append((self.turn + (self.turns if turns is None else turns), region))
 
     def next_turn(self) -> None:
         """Begin another block of work: what was given back two blocks ago may be used again."""
@@ -168,7 +174,7 @@ class Memory:
             for index in range(first, len(live)):
                 region = live[index]
                 held = self._held.get(region)
-                if held is None or held.pins or (rested and held.turn > self.turn - TURNS):
+                if held is None or held.pins or (rested and held.turn > self.turn - self.turns):
                     break
                 use = held.next_use(self.now)
                 soonest = min(soonest, use)
@@ -195,7 +201,7 @@ class Memory:
             del self._copies[held.key]
         del self._held[held.region]
         if rest:
-            self.release(held.region, 1 if isinstance(held, Piece) else TURNS)
+            self.release(held.region, 1 if isinstance(held, Piece) else None)
         else:
             self.arenas[held.region.space].release(held.region)
 
@@ -375,14 +381,14 @@ class Memory:
 class Source:
     """Results that are made block by block when somebody reads them."""
 
-    def __init__(self, blocks: Generator[int], panel: int = 0):
+    def __init__(self, blocks: Generator[int], panel: int = 0, ahead: int = 1):
         """`blocks` makes one block each time and gives the rows complete from the first on: of the
         result, or with a `panel` of so many columns, of one panel after the other."""
         self.panel = panel
         self._blocks = blocks
         self.ready = 0
-        self.ahead = 1
-        """Rows of the largest block so far."""
+        self.ahead = ahead
+        """Rows made ahead of what is read: those of the largest block so far, at least."""
         self._busy = False
 
     def advance(self) -> bool:

@@ -23,19 +23,20 @@ from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
-    Grid,
     Link,
     Place,
     bytes_per_element,
+    find_stream,
     fork,
     raster,
     require_links,
     run_branches,
     run_stream,
 )
-from vit_opt.backends.accel.lowering.engines import emit_matmul
+from vit_opt.backends.accel.lowering.engines import emit_matmul, has_two
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -148,8 +149,15 @@ def product_branches(lowering: Lowering, product: Product) -> list[Branch]:
 
 def lower_product(lowering: Lowering, product: Product, branches: Sequence[Branch]) -> None:
     """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
-    blocks = product_blocks(lowering, product, branches)
-    if run_stream(lowering, blocks, product.op, branches):
+    stream = find_stream(lowering, product.op, branches)
+    by_panels = stream is not None and stream.by_columns
+    blocks = product_blocks(lowering, product, branches, by_panels)
+    if stream is not None:
+        source = Source(blocks)
+        if by_panels:
+            ways = tile(lowering.arch, product, [branch.links for branch in branches])
+            source = Source(blocks, ways[0].block[1], product.grid.row_count)
+        run_stream(lowering, source, product.op, branches, stream)
         return
     reader = _reader(lowering, product, branches[0].links) if len(branches) == 1 else None
     if reader is None:
@@ -212,7 +220,7 @@ def product_blocks(
     if 2 * lowering.arch.lanes <= together < depth and not product.k % together:
         depth = together
     builder.macs += rows * cols * product.k * len(product.a)
-    order = block_order(lowering.arch, product, heights, range(0, cols, panel))
+    order = block_order(lowering.arch, product, heights, range(0, cols, panel), by_panels)
     down = len(order) > 1 and order[0][1] == order[1][1]
     kind, batch = product.op.name, len(product.a)
     lowering.choices.append(ProductChoice(node_of(product.op), kind, batch, ways, down))
@@ -221,8 +229,12 @@ def product_blocks(
     for number, (index, a, b) in enumerate(
         zip(product.grid.indices(), product.a, product.b, strict=True)
     ):
+        panels = list(range(0, cols, panel)) if builder.is_constant(b.region) else []
         for (row, count), col in order:
             builder.next_turn()
+            if by_panels and has_two(lowering.arch):
+                after = panels[col // panel + 1 :][:1]
+                prefetch(lowering, product, b, after, panel, depth)
             outer, builder.origin = builder.origin, name
             size = (count, min(panel, cols - col))
             place = Place(product.grid, index, (row, col), size, spread)
@@ -240,13 +252,18 @@ def product_blocks(
 
 
 def block_order(
-    arch: AccelTarget, product: Product, rows: Sequence[tuple[int, int]], cols: range
+    arch: AccelTarget,
+    product: Product,
+    rows: Sequence[tuple[int, int]],
+    cols: range,
+    by_columns: bool,
 ) -> list[tuple[tuple[int, int], int]]:
     """Rows (first, count) and first column of each block, in order."""
     size = (product.grid.row_count, product.grid.col_count, product.k)
     items = (product.types[0].size, product.types[1].size)
     streams = is_image(value_shape(product.op.results[0]))
-    if not streams and walks_rows(arch, size, items) and len(cols) > 1:
+    down = by_columns or (not streams and walks_rows(arch, size, items))
+    if down and len(cols) > 1:
         return [(row, col) for col in cols for row in rows]
     return [(row, col) for row in rows for col in cols]
 
@@ -288,16 +305,7 @@ def accumulate_block(
         for n0 in range(0, n, panel):
             mark = builder.mark()
             width = min(panel, n - n0)
-            if product.b_narrow is not None:
-                region_b = product.b_narrow.load(builder, (first[1] + n0, k0), (width, k))
-                right = Block(region_b, DType.I8, k, 1)
-            elif product.b_packed:
-                right = load_block(
-                    builder, b, (first[1] + n0, k0 // 2), (width, (k + 1) // 2), Space.BBUF
-                )
-                right = replace(right, dtype=DType.I4X2)
-            else:
-                right = load_operand(lowering, b, (first[1] + n0, k0), (width, k), Space.BBUF)
+            right = load_right(lowering, product, b, (first[1] + n0, k0), (width, k))
             bias = None
             if k0 == 0:
                 bias = bias_region(builder, product.bias, first[1] + n0, width)
@@ -328,6 +336,37 @@ def accumulate_block(
             builder.unpin(mark)
         builder.unpin(outer)
     return acc
+
+
+def load_right(
+    lowering: Lowering, product: Product, b: Tensor, first: tuple[int, int], size: tuple[int, int]
+) -> Block:
+    """Columns of the right operand and a part of the reduction; pinned."""
+    builder = lowering.builder
+    if product.b_narrow is not None:
+        return Block(product.b_narrow.load(builder, first, size), DType.I8, size[1], 1)
+    if product.b_packed:
+        (col, k0), (width, k) = first, size
+        block = load_block(builder, b, (col, k0 // 2), (width, (k + 1) // 2), Space.BBUF)
+        return replace(block, dtype=DType.I4X2)
+    return load_operand(lowering, b, first, size, Space.BBUF)
+
+
+def prefetch(
+    lowering: Lowering, product: Product, b: Tensor, cols: Sequence[int], width: int, depth: int
+) -> None:
+    """Load panels of weights ahead of the rows that they meet, which are still to be made."""
+    builder = lowering.builder
+    room = on_chip(lowering.arch) // 6
+    mark = builder.mark()
+    for col in cols:
+        count = min(width, product.grid.col_count - col)
+        room -= count * product.k
+        if room < 0:
+            break
+        for k0 in range(0, product.k, depth):
+            load_right(lowering, product, b, (col, k0), (count, min(depth, product.k - k0)))
+    builder.unpin(mark)
 
 
 def load_operand(

@@ -12,8 +12,9 @@ import numpy as np
 
 from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.elementwise import MAX_COLS, Grid
+from vit_opt.backends.accel.lowering.elementwise import MAX_COLS
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import (
     Block,

@@ -1,4 +1,4 @@
-"""Images that flow through several layers in rows, so that only a few rows exist at a time.
+"""Images that flow through several layers in parts, so that only a few exist at a time.
 
 A convolution, or a function of single pixels, needs a few rows of its input for a row of its
 result. Where all readers of an image are such, it is made as they read it: the last layer of the
@@ -6,6 +6,9 @@ chain asks for rows, its input for rows of its own input, and so on up to the fi
 tensor of an inverted bottleneck never exists as a whole, depthwise convolutions run beside the
 pointwise ones of neighbouring rows, and a layer that the tables delay overlaps with one that the
 multipliers delay, many layers further on.
+
+An image of a few rows is not cut so. It flows in panels of channels, as far as its readers take
+groups of channels.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from xdsl.ir import Operation, SSAValue
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.tensors import value_shape
 from vit_opt.dialects.vit import ops
-from vit_opt.passes.mapping import is_image
+from vit_opt.passes.mapping import LEAST_HEIGHT, is_image
 
 ROWWISE = (
     ops.Conv2dOp,
@@ -37,6 +40,24 @@ def stream_reader(lowering: Lowering, value: SSAValue) -> Operation | None:
     if not readers or not all(_takes_rows(lowering, reader, value) for reader in readers):
         return None
     return max(readers, key=lambda reader: lowering.position[reader])
+
+
+def panel_reader(lowering: Lowering, value: SSAValue) -> Operation | None:
+    """The last reader of a small image if all its readers are convolutions, of groups of channels
+    or such as load their weights while the image is made; else None."""
+    shape = value_shape(value)
+    small = len(shape) == 4 and shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
+    if not lowering.pipelines.inter or not small:
+        return None
+    readers = lowering.users.get(value, [])
+    if not readers or not all(_convolves(lowering, reader, value) for reader in readers):
+        return None
+    return max(readers, key=lambda reader: lowering.position[reader])
+
+
+def _convolves(lowering: Lowering, reader: Operation, value: SSAValue) -> bool:
+    """Whether an operation convolves an image."""
+    return isinstance(reader, ops.Conv2dOp) and lowering.source(reader.x) is value
 
 
 def _takes_rows(lowering: Lowering, reader: Operation, value: SSAValue) -> bool:

@@ -157,13 +157,18 @@ def _fill_around(
             builder.emit(inst, [], [Use(region, start, end)])
 
 
-def require_rows(builder: Builder, s: Sliding, image: int, first: Pair, count: Pair) -> None:
-    """Have the rows of the image made that lie under a block of output pixels."""
+def require_patch(
+    builder: Builder, s: Sliding, image: int, first: Pair, count: Pair, chans: Pair
+) -> None:
+    """Have the rows of some channels made that lie under a block of output pixels."""
     if s.x.region in builder.sources:
         height = s.extent(count)[0]
-        y, rows, _ = _inside(first[0] * s.strides[0] - s.pads[0], height, s.x.shape[1], s.spread[0])
-        end = s.x.offset + image * s.x.strides[0] + (y + rows) * s.x.strides[1]
-        builder.require(s.x.region, end)
+        top = first[0] * s.strides[0] - s.pads[0]
+        y, rows, _ = _inside(top, height, s.x.shape[1], s.spread[0])
+        n, sy, sx, sc = s.x.strides
+        start = s.x.offset + image * n + chans[0] * sc
+        rect = Rect(start + (y + rows) * sy - sx, 1, sx, chans[1] * sc)
+        builder.require(s.x.region, s.x.offset + image * n + (y + rows) * sy, rect)
 
 
 def _in_place(
