@@ -107,9 +107,9 @@ class CalibratePass(ModulePass):
     grid: str = "pot"
     """Scales that "mse" and "entropy" choose among: powers of two ("pot"), or any ("real")."""
 
-    augment: str = "none"
-    """Altered copies of images to calibrate on as well: "flip" (left to right), "flips" (also
-    upside down, and both), or "crops" (four corners, enlarged), or "few": crops of up to 8 inputs."""
+    augment: str = "few"
+    """Altered copies of images to calibrate on as well: "none", "flip" (left to right), "flips" (also
+    upside down, and both), "crops" (four corners, enlarged), or "few": crops of fewer than 8 inputs."""
 
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
@@ -138,6 +138,7 @@ def calibrate(
     Raises VitError if there are no batches, or if a value is not finite on one of them.
     """
     from vit_opt.dialects.onnx.semantics import evaluate
+    from vit_opt.passes.algorithms.copies import is_image
 
     require_stage(module, "calibrate", "float")
     if not store.batches:
@@ -152,6 +153,8 @@ def calibrate(
         return evaluate(op, args, store)
 
     copies = copies_of(augment, len(store.batches))
+    if not any(is_image(array) for array in store.batches[0].values()):
+        copies = copies[:1]
     with progress_bar("calibrate", len(store.batches) * len(copies)) as advance:
         for batch in store.batches:
             for copy in copies:

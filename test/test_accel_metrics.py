@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,11 @@ def test_by_hand() -> None:
     .dram 0x1000
     mac.matmul acc=obuf[0] a=abuf[0] b=bbuf[0] m=64 n=64 k=8 acc_row=256 a_row=8 b_row=8 map=nm
     """
-    stats = time_accel(assemble(program))
+    image = assemble(program)
+    stats = time_accel(image)
     cycles, macs = 8 * 8 + 16, 64 * 64 * 8
     assert stats.cycles == cycles
-    found = metrics(stats, P2VIT, macs)
+    found = metrics(stats, P2VIT, replace(image, macs=macs))
     assert found["latency_ms"] == pytest.approx(cycles / 500e3)
     assert found["fps"] == pytest.approx(500e6 / cycles)
     assert found["gops"] == pytest.approx(2 * macs / (cycles / 500e6) / 1e9)
@@ -52,14 +54,14 @@ def test_against_a_gpu() -> None:
     """A GPU twice as slow at 10 W, as stated."""
     image = assemble(".arch p2vit\n.dram 0x1000\nld.copy dst=abuf[0] src=dram[0] run=1536")
     stats = time_accel(image)
-    alone = metrics(stats, P2VIT, 0)
+    alone = metrics(stats, P2VIT, image)
     assert "gpu" not in alone
     gpu = GpuFigure(2 * alone["latency_ms"], 10.0)
-    found = metrics(stats, P2VIT, 0, gpu)["gpu"]
+    found = metrics(stats, P2VIT, image, gpu)["gpu"]
     assert found["speed_up"] == pytest.approx(2)
     energy = 1536 * (TABLE.dram_byte + TABLE.sram_byte) * 1e-12
     assert found["energy_ratio"] == pytest.approx(10 * gpu.latency_ms * 1e-3 / energy)
-    assert "2.00 times as fast" in metrics_lines(metrics(stats, P2VIT, 0, gpu))[-1]
+    assert "2.00 times as fast" in metrics_lines(metrics(stats, P2VIT, image, gpu))[-1]
 
 
 @pytest.mark.parametrize("text", ["", "3", "3,", "3,4,5", "a,b", "0,1", "1,-1", "nan,1", "inf,1"])
@@ -73,10 +75,14 @@ def test_parts_add_up() -> None:
     image = lower_accel(net.module(net.result), net.store, TRIO)
     codes = random_codes(np.random.default_rng(1), (1, 3, 32, 32), CODES)
     stats = run_accel(image, {"arg0": codes}, TRIO).stats
-    found = metrics(stats, TRIO, image.macs)
+    found = metrics(stats, TRIO, image)
     assert found["energy_uj"] == pytest.approx(
         sum(found["engine_uj"].values()) + sum(found["memory_uj"].values())
     )
+    data = sum(len(segment.data) for segment in image.segments)
+    assert found["compulsory_bytes"] == data + 3 * 32 * 32 + image.outputs[0].size
+    assert found["dram_bytes"] >= found["compulsory_bytes"]
+    assert any("times constants" in line for line in metrics_lines(found))
     assert {"mac", "shift", "softmax", "norm"} <= set(found["engine_uj"])
     assert found["gops_per_mac"] == pytest.approx(stats.utilisation * 2 * TRIO.clock_mhz / 1e3)
 

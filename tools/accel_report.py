@@ -42,7 +42,7 @@ def record(artefact: Artefact, gpu: str | None = None) -> Record:
 
     figure = None if gpu is None else GpuFigure.parse(gpu)
     profile, stats = Accelerator(artefact).profile()
-    return Record(profile, metrics(stats, profile.arch, profile.image.macs, figure))
+    return Record(profile, metrics(stats, profile.arch, profile.image, figure))
 
 
 def array_waits(facts: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -57,6 +57,6 @@ def build_accel(
     profile = Profile(image, target)
     return facts | {
         "image_bytes": (folder / IMAGE).stat().st_size,
-        "metrics": metrics(time_accel(image, target, profile), target, image.macs),
+        "metrics": metrics(time_accel(image, target, profile), target, image),
         "layers": [layer.facts(target) for layer in profile.layers()],
     }

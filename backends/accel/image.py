@@ -168,6 +168,12 @@ class Image:
         if not self.arch_digest:
             object.__setattr__(self, "arch_digest", accel_target(self.arch).digest())
 
+    @property
+    def compulsory_bytes(self) -> int:
+        """DRAM bytes that an inference cannot do without: constants once, inputs and outputs."""
+        ports = sum(port.size for port in (*self.inputs, *self.outputs))
+        return ports + sum(len(segment.data) for segment in self.segments)
+
     def check_target(self, arch: AccelTarget) -> None:
         """ImageError if the image was made for another machine than `arch`."""
         if (self.arch, self.arch_digest) != (arch.name, arch.digest()):

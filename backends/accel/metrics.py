@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vit_opt.backends.accel.emulator import Stats
+from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 
@@ -41,9 +42,10 @@ class GpuFigure:
 
 
 def metrics(
-    stats: Stats, arch: AccelTarget, macs: int, gpu: GpuFigure | None = None
+    stats: Stats, arch: AccelTarget, image: Image, gpu: GpuFigure | None = None
 ) -> dict[str, Any]:
-    """The figures of one inference of a model with so many MACs, and against a GPU if given."""
+    """The figures of one inference of a program, and against a GPU if given."""
+    macs = image.macs
     seconds = stats.cycles / (arch.clock_mhz * 1e6)
     joules = stats.energy_uj * 1e-6
     gops = 2 * macs / seconds / 1e9
@@ -64,6 +66,7 @@ def metrics(
         "engine_uj": {name: value * 1e-6 for name, value in stats.engine_pj.items()},
         "memory_uj": {name: value * 1e-6 for name, value in stats.memory_pj.items()},
         "dram_bytes": stats.dram_bytes,
+        "compulsory_bytes": image.compulsory_bytes,
         "sram_bytes": stats.sram_bytes,
     }
     if gpu is not None:
@@ -85,6 +88,7 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
         f"({found['macs_per_cycle']} units), utilisation {found['utilisation']:.1%}",
         f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W "
         f"(energies: {found['energy_source']})",
+        f"{found['dram_bytes']:,} bytes of DRAM traffic, {_times_compulsory(found)}",
         "energy by engine: " + _shares(found["engine_uj"], found["energy_uj"]),
         "energy by memory: " + _shares(found["memory_uj"], found["energy_uj"]),
     ]
@@ -95,6 +99,12 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
             f"{gpu['speed_up']:.2f} times as fast, {gpu['energy_ratio']:.2f} times less energy"
         )
     return lines
+
+
+def _times_compulsory(found: dict[str, Any]) -> str:
+    compulsory = found["compulsory_bytes"]
+    ratio = found["dram_bytes"] / compulsory if compulsory else 0.0
+    return f"{ratio:.2f} times constants, inputs and outputs once"
 
 
 def _shares(parts: dict[str, float], total: float) -> str:

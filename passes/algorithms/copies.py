@@ -21,16 +21,21 @@ CROP = 0.6
 """Height and width of an enlarged part, as a share of the image's."""
 
 
+def is_image(array: Array) -> bool:
+    """Whether there are altered copies of an input: a float array [1, C, H, W]."""
+    return array.ndim == 4 and array.dtype.kind == "f"
+
+
 def flipped(axes: tuple[int, ...], array: Array) -> Array:
     """The image mirrored along some axes."""
-    if array.ndim != 4 or array.dtype.kind != "f" or not axes:
+    if not axes or not is_image(array):
         return array
     return np.ascontiguousarray(np.flip(array, axes))
 
 
 def cropped(corner: tuple[float, float], array: Array) -> Array:
     """A part of the image, enlarged to its size by linear interpolation between pixels."""
-    if array.ndim != 4 or array.dtype.kind != "f":
+    if not is_image(array):
         return array
     for axis, place in zip((2, 3), corner, strict=True):
         size = array.shape[axis]
@@ -51,7 +56,7 @@ AUGMENTS: dict[str, list[Copy]] = {
 }
 """What makes the copies of an image, by the name of the choice; the unaltered one first."""
 
-FEW = 8
+FEW = 7
 """Inputs up to which `few` takes crops."""
 
 HELD_OUT: tuple[Copy, ...] = (

@@ -40,6 +40,7 @@ class Feature:
 
 
 FEATURES = (
+    Feature("enlarged corners of few images", off={"calibrate": {"augment": "none"}}),
     Feature("LayerNorm channels centred", off={"migrate": {"shift": False}}),
     Feature("channels scaled between convolutions", off={"migrate": {"equalize": False}}),
     Feature("depthwise inputs by channel", off={"migrate": {"channels": False}}),

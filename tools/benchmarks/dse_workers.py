@@ -107,7 +107,7 @@ def evaluate(prepared: PreparedModel, arch: AccelTarget) -> Evaluated:
     try:
         tile(module, arch)
         image = lower_accel(module, context.assets, arch)
-        figures = metrics(time_accel(image, arch), arch, image.macs)
+        figures = metrics(time_accel(image, arch), arch, image)
     except VitError as error:
         return Evaluated(error=str(error))
     return Evaluated(figures | {"instructions": len(image.code)}, time.perf_counter() - start)
