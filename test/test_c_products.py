@@ -210,6 +210,24 @@ def test_conv_transpose2d(seed, data):
     case.check(case.op(ops.PotRequantOp, [acc], FixedType("i16", 6)))
 
 
+@pytest.mark.parametrize(("kernel", "pad"), [(2, 0), (3, 0), (4, 1), (5, 2)])
+def test_transposed_convolution_by_phases(kernel: int, pad: int) -> None:
+    """Each phase is an ordinary convolution with what follows; sizes that do not divide stay."""
+    rng = np.random.default_rng(kernel)
+    case, eight = Case(), FixedType("i8", 5, zp=-3)
+    x = case.input(eight, codes(rng, eight, (2, 5, 4, 24)))
+    w, w_format = weights(rng, case, (40, kernel, kernel, 24), "i8", True)
+    b = bias(rng, case, eight, w_format, 40)
+    fields = {"strides": (2, 2), "pads": (pad,) * 4, "output_padding": (0, 0), "groups": 1}
+    acc = case.op(ops.ConvTranspose2dOp, [x, w, [b]], shape=(1, 1, 1, 1), **fields)
+    y = case.op(ops.PotRequantOp, [acc], FixedType("ui8", 2, zp=9))
+    y = case.op(ops.LutOp, [y, case.constant(eight, rng.integers(-128, 128, 256))], eight)
+    found = [call.kernel for call in case.check(y).calls]
+    whole = kernel in (3, 5)
+    assert (found == ["vit_conv2d_s16"]) == whole
+    assert (found.count("vit_conv2d_s16") == 4) != whole
+
+
 @EXAMPLES
 @given(
     SEEDS, st.sampled_from([1, 2, 7, 33, 197]), st.sampled_from([1, 5, 16, 33]), st.booleans(),

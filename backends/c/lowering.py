@@ -22,6 +22,7 @@ from vit_opt.backends.c.levels import PORTABLE, Level
 from vit_opt.backends.c.linear_attention import lower_linear_attention
 from vit_opt.backends.c.memory import Memory, Weights, size_of, type_text
 from vit_opt.backends.c.packed import reads_planar
+from vit_opt.backends.c.phases import split_transposed_convolutions
 from vit_opt.backends.c.planner import plan
 from vit_opt.backends.c.rearrange import (
     average_before_transposes,
@@ -95,6 +96,7 @@ def lower(
     """
     function = function.clone()
     dissolve_pipelines(function)
+    split_transposed_convolutions(function, store)
     concatenate_before_transposes(function)
     average_before_transposes(function)
     if level.variant("vit_linear_u8") is not None and level.layout.direct:
