@@ -61,7 +61,7 @@ def convolution(kind: str, seed: int = 0) -> tuple[VitContext, ModuleOp, list[np
   }}
 }}"""
     module = parse(ctx, text)
-    apply(ctx, module, "calibrate")
+    apply(ctx, module, "calibrate", augment="none")
     return ctx, module, images
 
 
