@@ -116,8 +116,8 @@ def test_enlarged_corners() -> None:
 
 
 def test_crops_of_few_inputs_only() -> None:
-    assert copies_of("few", 8) == AUGMENTS["crops"]
-    assert copies_of("few", 9) == AUGMENTS["none"]
+    assert copies_of("few", 7) == AUGMENTS["crops"]
+    assert copies_of("few", 8) == AUGMENTS["none"]
 
 
 def test_wrong_options_are_refused() -> None:
