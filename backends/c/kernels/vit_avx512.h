@@ -59,4 +59,21 @@ VIT_INLINE __m512i vit_lookup(const vit_bytes256 *t, __m512i index)
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
 }
 
+/* Words of a table of 257 at indices 0 to 256: four permutes of 64 words, of which one counts. */
+VIT_INLINE __m512i vit_words_at(const int16_t *table, __m512i index)
+{
+    __m512i part[4];
+    for (int32_t i = 0; i < 4; ++i) {
+        part[i] = _mm512_permutex2var_epi16(_mm512_loadu_si512(table + 64 * i), index,
+                                            _mm512_loadu_si512(table + 64 * i + 32));
+    }
+    const __mmask32 bit6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
+    const __mmask32 bit7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
+    const __mmask32 bit8 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(256));
+    const __m512i low = _mm512_mask_blend_epi16(bit6, part[0], part[1]);
+    const __m512i high = _mm512_mask_blend_epi16(bit6, part[2], part[3]);
+    const __m512i found = _mm512_mask_blend_epi16(bit7, low, high);
+    return _mm512_mask_blend_epi16(bit8, found, _mm512_set1_epi16(table[256]));
+}
+
 #endif

@@ -260,23 +260,6 @@ VIT_INLINE __m512i look_up(const step *s, __m512i v)
                                           : _mm512_srai_epi32(_mm512_slli_epi32(found, 24), 24);
 }
 
-/* Words of a table of 257 at indices 0 to 256: four permutes of 64 words, of which one counts. */
-VIT_INLINE __m512i words_at(const int16_t *table, __m512i index)
-{
-    __m512i part[4];
-    for (int32_t i = 0; i < 4; ++i) {
-        part[i] = _mm512_permutex2var_epi16(_mm512_loadu_si512(table + 64 * i), index,
-                                            _mm512_loadu_si512(table + 64 * i + 32));
-    }
-    const __mmask32 bit6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
-    const __mmask32 bit7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
-    const __mmask32 bit8 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(256));
-    const __m512i low = _mm512_mask_blend_epi16(bit6, part[0], part[1]);
-    const __m512i high = _mm512_mask_blend_epi16(bit6, part[2], part[3]);
-    const __m512i found = _mm512_mask_blend_epi16(bit7, low, high);
-    return _mm512_mask_blend_epi16(bit8, found, _mm512_set1_epi16(table[256]));
-}
-
 /* Interpolation: an entry in the lower half of a lane, the next one in the upper half. */
 VIT_INLINE __m512i interpolate(const step *s, __m512i v)
 {
@@ -284,7 +267,7 @@ VIT_INLINE __m512i interpolate(const step *s, __m512i v)
     const __m512i code = _mm512_sub_epi32(v, _mm512_set1_epi32(s->stage->lut_min));
     const __m512i index = _mm512_and_si512(_mm512_srli_epi32(code, 8), low);
     const __m512i next = _mm512_slli_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(1)), 16);
-    const __m512i pair = words_at((const int16_t *)s->stage->table, _mm512_or_si512(index, next));
+    const __m512i pair = vit_words_at((const int16_t *)s->stage->table, _mm512_or_si512(index, next));
     const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pair, 16), 16);
     const __m512i slope = _mm512_sub_epi32(_mm512_srai_epi32(pair, 16), first);
     const __m512i part = _mm512_mullo_epi32(slope, _mm512_and_si512(code, low));

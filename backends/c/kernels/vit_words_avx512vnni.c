@@ -100,23 +100,6 @@ void vit_plan_words_avx512vnni(const vit_epilogue *e, int32_t row, int32_t col, 
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* Words of a table of 257 at indices 0 to 256: four permutes of 64 words, of which one counts. */
-VIT_INLINE __m512i words_at(const int16_t *table, __m512i index)
-{
-    __m512i part[4];
-    for (int32_t i = 0; i < 4; ++i) {
-        part[i] = _mm512_permutex2var_epi16(_mm512_loadu_si512(table + 64 * i), index,
-                                            _mm512_loadu_si512(table + 64 * i + 32));
-    }
-    const __mmask32 bit6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
-    const __mmask32 bit7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
-    const __mmask32 bit8 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(256));
-    const __m512i low = _mm512_mask_blend_epi16(bit6, part[0], part[1]);
-    const __m512i high = _mm512_mask_blend_epi16(bit6, part[2], part[3]);
-    const __m512i found = _mm512_mask_blend_epi16(bit7, low, high);
-    return _mm512_mask_blend_epi16(bit8, found, _mm512_set1_epi16(table[256]));
-}
-
 /* (v * a.low + o * a.high + b) >> shift in 32 bits, saturated; a holds a pair of factors. */
 VIT_INLINE __m512i weighted(__m512i v, __m512i o, __m512i a_low, __m512i a_high, __m512i b,
                             __m128i shift)
@@ -132,8 +115,8 @@ VIT_INLINE __m512i interpolate(const int16_t *table, __m512i v)
 {
     const __m512i code = _mm512_xor_si512(v, _mm512_set1_epi16(INT16_MIN));
     const __m512i index = _mm512_srli_epi16(code, 8);
-    const __m512i first = words_at(table, index);
-    const __m512i next = words_at(table, _mm512_add_epi16(index, _mm512_set1_epi16(1)));
+    const __m512i first = vit_words_at(table, index);
+    const __m512i next = vit_words_at(table, _mm512_add_epi16(index, _mm512_set1_epi16(1)));
     const __m512i part = _mm512_and_si512(code, _mm512_set1_epi16(255));
     const __m512i rest = _mm512_sub_epi16(_mm512_set1_epi16(256), part);
     return weighted(first, next, _mm512_unpacklo_epi16(rest, part),
