@@ -1,6 +1,7 @@
 """Instructions that move data: queues `ld` and `st`."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -35,9 +36,9 @@ class TransferInst(UnitInst):
     dst: Dst
     src: Src
 
+    @abstractmethod
     def dram_bytes(self, arch: AccelTarget) -> int:
         """Bytes moved on the DRAM bus, whole bursts."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
