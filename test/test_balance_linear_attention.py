@@ -150,6 +150,23 @@ def test_channels_that_something_else_reads_stay() -> None:
     assert not webs_of(module, Constants.of(ctx)).free(np.array([1]))
 
 
+def test_attentions_that_share_keys_stay() -> None:
+    """The factors of both would meet in the shared channels, and neither's state would be even."""
+    again = [
+        f"%a2 = onnx.LinearAttention %v, %k, %q {{eps = 1.0e-15}} : "
+        f"({PART}, {PART}, {PART}) -> {PART}",
+        f"%t2 = onnx.Transpose %a2 {{perm = array<i64: 0, 1, 3, 2>}} : ({PART}) -> {BACK}",
+        f"%m2 = onnx.Reshape %t2 : ({BACK}) -> {MERGED}",
+        f"%y2 = onnx.Conv %m2, %wo : ({MERGED}, {of(weights()['wo'])}) -> {IMAGE}",
+        f"%s = onnx.Add %y, %y2 : ({IMAGE}, {IMAGE}) -> {IMAGE}",
+        f"func.return %s : {IMAGE}",
+    ]
+    ctx, module = calibrated(attention(weights(), "\n".join(again)))
+    before = str(module)
+    apply(ctx, module, "fold-scales")
+    assert str(module) == before
+
+
 def test_headroom_is_checked() -> None:
     ctx, module = calibrated(attention(weights()))
     with pytest.raises(VitError, match=r"headroom 0\.5 is not from 1"):

@@ -11,7 +11,7 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import format_of
-from vit_opt.passes.calibrate import range_of, statistics_of
+from vit_opt.passes.calibrate import clip_of, range_of, statistics_of
 
 WIDTH, SIDE, TOKENS = 16, 6, 24
 FUNCTIONS = ("Gelu", "HardSwish")
@@ -153,6 +153,19 @@ def test_gelu_is_no_way_through() -> None:
     before = str(module)
     apply(ctx, module, "migrate")
     assert str(module) == before
+
+
+def test_a_split_leaves_no_clip_of_all_channels_behind() -> None:
+    """The quiet branch has the range of its own channels, also where an observer clips."""
+    text = convolutions(1000.0, "Gelu")
+    ctx = context([feeds(text, seed) for seed in range(6)])
+    module = parse(ctx, text)
+    apply(ctx, module, "calibrate", observer="percentile")
+    apply(ctx, module, "migrate")
+    functions = [op for op in module.walk() if isinstance(op, onnx.Gelu)]
+    clips = [clip_of(op.y) for op in functions]
+    loud, quiet = sorted((clip for clip in clips if clip), key=lambda ends: ends[1], reverse=True)
+    assert loud[1] > 100 * quiet[1]
 
 
 @pytest.mark.parametrize("text", [norm(12.0), convolutions(64.0, "Relu")])

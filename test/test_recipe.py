@@ -82,6 +82,9 @@ def test_other_data_and_other_version_are_noted(tmp_path: Path) -> None:
         ("shapes: {x: 3}", "shapes: x: expected a list"),
         ("[1]", "expected keys with values"),
         ("a: [", "not YAML"),
+        ("seed: !!bool x", "not YAML: a value is not of the type that its tag says"),
+        ("seed: !!int x", "not YAML"),
+        ("calibration: !!timestamp x", "not YAML: a value is not of the type that its tag says"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, message: str) -> None:

@@ -50,5 +50,7 @@ def _yaml(text: str) -> Any:
 
     try:
         return yaml.load(text, Loader)
+    except (AttributeError, LookupError, TypeError) as error:  # so PyYAML fails on `!!bool x`
+        raise ValueError("a value is not of the type that its tag says") from error
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error

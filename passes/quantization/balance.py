@@ -39,9 +39,12 @@ def attention_factors(
     import numpy as np
 
     parts = (attention.q, attention.k, attention.v)
-    channels = np.concatenate([part.ravel() for part in parts])
+    channels = attention.channels
     state, total = seen.states[attention.op]
     if not webs.free(channels) or np.unique(channels).size < channels.size or not state.any():
+        return None
+    others = [each.channels for each in webs.attentions if each is not attention]
+    if any(np.isin(channels, other).any() for other in others):  # shared keys, say
         return None
     (q, q_whole), (k, k_whole), (_, v) = (
         [seen.magnitude(webs, operand, rectified=sign)[part] for sign in (True, False)]

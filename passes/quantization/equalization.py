@@ -47,8 +47,7 @@ def equalizing_factors(webs: Webs, seen: Seen) -> Reals:
 
 def joined(webs: Webs) -> list[list[tuple[Layer, Ints]]]:
     """Layers that read the same free channels, which no others read; with these channels."""
-    taken = [part for each in webs.attentions for part in (each.q, each.k, each.v)]
-    kept = webs.held.union(*(part.ravel().tolist() for part in taken))
+    kept = webs.held.union(*(each.channels.tolist() for each in webs.attentions))
     groups: dict[bytes, list[tuple[Layer, Ints]]] = {}
     for layer, channels in webs.readers:
         if not is_depthwise(layer):

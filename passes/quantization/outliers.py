@@ -20,7 +20,7 @@ from vit_opt.dialects import onnx
 from vit_opt.dialects.evaluation import main_function, run_main
 from vit_opt.dialects.onnx.base import integer, integers, shape_of
 from vit_opt.passes.algorithms.exponents import covering_asymmetric
-from vit_opt.passes.calibrate import RANGE, set_range
+from vit_opt.passes.calibrate import CLIP, RANGE, set_range
 from vit_opt.passes.float_graph import Constants, label, result_type
 from vit_opt.passes.quantization.webs import Seen, by_weight, is_depthwise
 
@@ -130,7 +130,8 @@ def _branch(op: onnx.Conv, channels: Ints, constants: Constants, role: str) -> S
     turned = function.clone()
     turned.operands[0] = made
     Rewriter.replace_value_with_new_type(turned.y, result_type(turned.y, shape_of(made)))
-    turned.attributes.pop(RANGE, None)
+    for name in (RANGE, CLIP):  # those of all channels
+        turned.attributes.pop(name, None)
     Rewriter.insert_op(turned, InsertPoint.before(op))
     outputs = channels if is_depthwise(op) else None
     keep = None if is_depthwise(op) else channels

@@ -79,6 +79,13 @@ class AttentionChannels:
     v: Ints
     """[heads, E]"""
 
+    @property
+    def channels(self) -> Ints:
+        """All of them, one after the other."""
+        import numpy as np
+
+        return np.concatenate([part.ravel() for part in (self.q, self.k, self.v)])
+
 
 @dataclass
 class Webs:
