@@ -211,6 +211,8 @@ def _blocks(
     name = lowering.origin_of(conv.op)
     grid, spread = layout
     height, width = grid.shape[1:3]
+    widest = max(panel.count for panel, _ in order)
+    blockwise = len(order) < 2 or order[0][1] == order[1][1]
     for image in range(grid.shape[0]):
         for panel, (first, size) in order:
             start = (first[0] * width + first[1], panel.first)
@@ -223,11 +225,16 @@ def _blocks(
             run_branches(lowering, branches, acc, place)
             builder.origin = outer
             end = start[0] + size[0] * size[1]
+            made = panel.first + panel.count
             if by_columns:
-                yield panel.first // order[0][0].count * height * width + end
+                # Panels do not cross groups, so that several may be needed for one of full width.
+                panels = panel.first // widest
+                last = made >= min((panels + 1) * widest, grid.col_count)
+                yield panels * height * width + (end if last else 0)
             else:
-                last = panel.first + panel.count == grid.col_count
-                yield image * height * width + (end if last else start[0])
+                last = made == grid.col_count
+                before = start[0] if blockwise else 0
+                yield image * height * width + (end if last else before)
 
 
 def _accumulate(
