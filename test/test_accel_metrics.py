@@ -106,9 +106,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert facts["metrics"]["energy_uj"] == pytest.approx(stats.energy_uj)
     assert sum(layer["cycles"] for layer in facts["layers"]) == stats.cycles
     assert facts["metrics"]["gpu"]["watts"] == 400
+    assert sum(work["macs"] for work in facts["work"]) == stats.macs
     assert run.run(options) == 0
     text = capsys.readouterr().out
-    assert "GOPS per MAC unit" in text and "s on the host" in text
+    assert "GOPS per MAC unit" in text and "% used meanwhile" in text and "s on the host" in text
     for wrong, message in (
         (["--gpu", "3"], "MS,WATTS"),
         (["--output", "x.npz"], "computes no data"),

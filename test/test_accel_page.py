@@ -108,6 +108,7 @@ def test_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outline.feed(text)
     assert "<h1>&lt;tiny&gt;.onnx on p2vit</h1>" in text
     assert outline.tags["svg"] == outline.tags["figure"] == 9
+    assert outline.tags["li"] == 2
     layers = len({name for name, _ in image.origins.runs})
     assert outline.tags["tr"] == layers + 1
     assert all(link.startswith("data:image/png;base64,") for link in outline.outside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vit_opt.backends.accel.profile import Profile
 from vit_opt.backends.accel.run import run_accel
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
-from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, AccelTarget
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, TRIO, AccelTarget
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.tools import compile, run
 
@@ -57,6 +58,10 @@ def test_layers_add_up(profiled: tuple[Profile, Stats]) -> None:
         stalls = [sum(layer["stalled"].get(engine, {}).values()) for layer in facts]
         assert sum(stalls) == stats.stalled[engine]
     assert all(layer["utilisation"] is None or 0 < layer["utilisation"] <= 1 for layer in facts)
+    assert sum(work.macs for work in profile.work()) == stats.macs
+    for engine in ("mac", "dw"):
+        assert sum(work.busy.get(engine, 0) for work in profile.work()) == stats.busy[engine]
+    assert all(max(work.busy.values()) <= work.cycles <= stats.cycles for work in profile.work())
     working = {layer["name"] for layer in facts if layer["macs"]}
     assert working == {"vit.conv2d", "vit.linear", "vit.matmul"}
 
@@ -102,8 +107,10 @@ def test_layers_by_hand() -> None:
     profile = Profile(image, P2VIT)
     assert Machine(image, P2VIT, profile=profile).run().cycles == 11 + 1 + 10 + P2VIT.shift_latency
     fill, scale = profile.layers()
-    assert (fill.name, fill.cycles, fill.busy) == ("fill", 11, {"ld": 10})
-    assert scale.cycles == 11 + P2VIT.shift_latency and scale.stalled == {"shift": {"ld": 11}}
+    assert (fill.name, fill.path, fill.busy) == ("fill", {"ld": 11}, {"ld": 10})
+    assert scale.path == {"shift": 11 + P2VIT.shift_latency} and scale.stalled == {
+        "shift": {"ld": 11}
+    }
     trace = profile.trace()["traceEvents"]
     work = [(e["tid"], e["name"], e["args"]["cycle"]) for e in trace if e["ph"] == "X"]
     shifters = int(Engine.SHIFT)
@@ -112,6 +119,40 @@ def test_layers_by_hand() -> None:
         (shifters, "waits for ld", 0),
         (shifters, "shift.requant", 12),
     ]
+
+
+PARALLEL = """
+.arch trio
+.dram 0x1000
+ld.copy dst=abuf[0x0] src=dram[0x0] run=1024
+ld.signal sem=0 count=2
+mac.wait sem=0
+mac.matmul acc=obuf[0x0] a=abuf[0x0] b=abuf[0x200] m=16 n=64 k=8 acc_row=256 a_row=8 b_row=8
+mac.conv acc=obuf[0x2000] src=abuf[0x0] w=abuf[0x200] oh=1 ow=16 oc=64 kh=1 kw=2 ic=4 acc_row=4096 \
+acc_pix=256 src_row=64 src_pix=4 w_row=8
+dw.wait sem=0
+dw.matmul acc=obuf[0x1000] a=abuf[0x0] b=abuf[0x200] m=16 n=64 k=16 acc_row=256 a_row=16 b_row=0
+"""
+
+
+def test_the_critical_path_and_kinds_of_work_by_hand() -> None:
+    """What is loaded in 11 cycles and 20 of latency feeds two engines; the array works longer."""
+    image = assemble(PARALLEL.replace("\\\n", ""))
+    names = ["load", "load", "array", "array", "window", "beside", "beside"]
+    image = replace(image, origins=Origins.from_names(names))
+    profile = Profile(image, TRIO)
+    matmul, window, beside = 8 + 8 + 8, 8 + 8 + 8, 8 + 16 + 8
+    loaded = 11 + TRIO.dram_latency
+    total = loaded + 1 + matmul + window
+    assert Machine(image, TRIO, profile=profile).run().cycles == total
+    paths = {layer.name: layer.path for layer in profile.layers()}
+    assert paths["load"] == {"ld": loaded} and paths["beside"] == {}
+    assert paths["array"] == {"mac": 1 + matmul} and paths["window"] == {"mac": window}
+    products, windows = profile.work()
+    assert products.macs == 16 * 64 * (8 + 16) and windows.macs == 16 * 64 * 8
+    assert products.busy == {"mac": matmul, "dw": beside} and products.cycles == beside
+    assert windows.busy == {"mac": window} and windows.cycles == window
+    assert products.utilisation(TRIO) == pytest.approx(24 / (matmul + beside))
 
 
 def test_stalls_for_the_bus() -> None:

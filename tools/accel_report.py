@@ -27,11 +27,16 @@ class Record:
         """The operations of the model as plain data."""
         return [layer.facts(self.profile.arch) for layer in self.profile.layers()]
 
+    @cached_property
+    def work(self) -> list[dict[str, Any]]:
+        """What the multipliers did by kind of work, as plain data."""
+        return [work.facts(self.profile.arch) for work in self.profile.work()]
+
     def print(self, *, layers: bool) -> None:
         """Show the figures, and the table of layers if asked for."""
-        from vit_opt.backends.accel.metrics import metrics_lines
+        from vit_opt.backends.accel.metrics import metrics_lines, work_lines
 
-        print("\n".join(metrics_lines(self.figures)))
+        print("\n".join([*metrics_lines(self.figures), *work_lines(self.work)]))
         if layers:
             print_layers(self.layers)
 
@@ -48,6 +53,11 @@ def record(artefact: Artefact, gpu: str | None = None) -> Record:
 def array_waits(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What the array waits for on a layer, and how many cycles, the longest first."""
     return sorted(facts["stalled"].get("mac", {}).items(), key=lambda item: -item[1])
+
+
+def bounds(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The engines that a layer's cycles are due to, those of most cycles first."""
+    return sorted(facts["path"].items(), key=lambda item: -item[1])
 
 
 def energy_uj(facts: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -75,6 +85,7 @@ def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
                 facts["name"],
                 f"{facts['cycles']:,}",
                 f"{facts['cycles'] / total:.1%}",
+                ", ".join(f"{engine} {cycles:,}" for engine, cycles in bounds(facts)[:2]),
                 "" if used is None else f"{used:.1%}",
                 f"{facts['busy'].get('mac', 0):,}",
                 ", ".join(f"{cause} {cycles:,}" for cause, cycles in array_waits(facts)),
@@ -82,9 +93,9 @@ def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
             ]
         )
     array = sum(facts["busy"].get("mac", 0) for facts in layers)
-    rows.append(["all", f"{total:,}", "", "", f"{array:,}", "", *_texts(sums)])
-    header = ("layer", "cycles", "share", "used", "array", "array waits for", "DRAM kB", "SRAM kB")
-    print_table((*header, "uJ operations", "SRAM", "DRAM", "all"), rows)
+    rows.append(["all", f"{total:,}", "", "", "", f"{array:,}", "", *_texts(sums)])
+    header = ("layer", "cycles", "share", "bound by", "used", "array", "array waits for")
+    print_table((*header, "DRAM kB", "SRAM kB", "uJ operations", "SRAM", "DRAM", "all"), rows)
 
 
 def _amounts(facts: Mapping[str, Any]) -> list[float]:

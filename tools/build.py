@@ -58,5 +58,6 @@ def build_accel(
     return facts | {
         "image_bytes": (folder / IMAGE).stat().st_size,
         "metrics": metrics(time_accel(image, target, profile), target, image),
+        "work": [work.facts(target) for work in profile.work()],
         "layers": [layer.facts(target) for layer in profile.layers()],
     }

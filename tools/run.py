@@ -165,7 +165,7 @@ def _run(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         record = accel_report.record(artefact, args.gpu)
         facts.setdefault("seconds", time.perf_counter() - start)
-        facts["metrics"] = record.figures
+        facts["metrics"], facts["work"] = record.figures, record.work
         if args.layers and args.json:
             facts["layers"] = record.layers
         if args.trace:

@@ -33,9 +33,10 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from vit_opt.backends.accel.assembler import instruction_text
 from vit_opt.backends.accel.banks import Banks, Demand, demand_of
+from vit_opt.backends.accel.events import BUS, Event
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
-from vit_opt.backends.accel.profile import BUS, Counts, Event, Profile
+from vit_opt.backends.accel.profile import Counts, Profile
 from vit_opt.backends.accel.sequencer import Sequencer, fill_queues
 from vit_opt.backends.accel.units import EFFECTS
 from vit_opt.backends.accel.units import Port as UnitPort

@@ -13,6 +13,7 @@ memory accesses; leakage and the clock tree are not modelled. Batch size 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,17 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
             f"{gpu['speed_up']:.2f} times as fast, {gpu['energy_ratio']:.2f} times less energy"
         )
     return lines
+
+
+def work_lines(work: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the multipliers did by kind of work, to read."""
+    return [
+        f"{each['kind']}: {each['macs']:,} MACs, at work in {each['cycles']:,} cycles ("
+        + ", ".join(f"{engine} {cycles:,}" for engine, cycles in sorted(each["busy"].items()))
+        + ")"
+        + ("" if each["utilisation"] is None else f", {each['utilisation']:.1%} used meanwhile")
+        for each in work
+    ]
 
 
 def _times_compulsory(found: dict[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """Where the cycles, bytes and picojoules of a run went: a record of every instruction executed.
 
 By layer. The lowering notes of which operation each instruction is a part (`Origins`). Engines work
-on several layers at once, so a layer's `cycles` are those by which it moved the end of the program:
-with E(n) the latest completion among all instructions of the first n layers, in the order in which
-the program first has them,
+on several layers at once, so a layer's `cycles` are those of the critical path (`critical`) that
+belong to its instructions, by the engine whose instructions they are; over all layers they add up
+to the cycles of the run. `busy` and `stalled` are cycles of single engines.
 
-    cycles(n) = E(n) - E(n - 1)
-
-which add up to the cycles of the run. `busy` and `stalled` are cycles of single engines.
+By kind of work. Products (matrix products, and convolutions of single pixels, grouped or not) can
+fill the multipliers; convolutions with a window, depthwise ones above all, need other shapes; pooling
+and divisions have no MACs. `Profile.work` tells how much of the multipliers each kind used while it
+was at work.
 
 As a trace. `trace` gives the Chrome trace event format, which Perfetto (ui.perfetto.dev) and
 chrome://tracing read: one track for each engine, with its instructions and its stalls.
@@ -17,17 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from vit_opt.backends.accel.critical import critical_path
+from vit_opt.backends.accel.events import Event
 from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable
+from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
-from vit_opt.dialects.vit_accel.fields import Addr, Space
+from vit_opt.dialects.vit_accel.fields import Inst, Space
 from vit_opt.dialects.vit_accel.isa_base import UnitInst
-
-BUS = "dram"
-"""The cause of a stall for the DRAM bus; otherwise it is the engine that was waited for, or the
-memory on chip whose banks were."""
 
 
 @dataclass
@@ -88,32 +88,24 @@ class Counts:
             self.bytes[space] = self.bytes.get(space, 0) + count
 
 
-class Event(NamedTuple):
-    """An instruction at work, or a stall before it (`cause`), in cycles."""
-
-    engine: Engine
-    place: int
-    """Its place in the program."""
-    start: int
-    cycles: int
-    cause: str | None = None
-    places: tuple[tuple[Addr, int], ...] = ()
-    """Where its operands begin, and how many bytes it touches there."""
-
-
 @dataclass
 class Layer:
     """What one operation of the model cost."""
 
     name: str
-    cycles: int = 0
-    """By how much it moved the end of the program; see above."""
+    path: dict[str, int] = field(default_factory=dict[str, int])
+    """Cycles of the critical path by engine."""
     busy: dict[str, int] = field(default_factory=dict[str, int])
     """Cycles of work by engine."""
     stalled: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """Cycles that an engine stalled before its instructions, by what it waited for."""
     engines: dict[Engine, Counts] = field(default_factory=dict[Engine, Counts])
     """What each engine did."""
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of the critical path."""
+        return sum(self.path.values())
 
     @property
     def counts(self) -> Counts:
@@ -128,9 +120,7 @@ class Layer:
 
         int4 weights count as MACs too, so that up to `int4_rate` is possible.
         """
-        room = self.busy.get("mac", 0) * arch.lanes * arch.columns
-        room += self.busy.get("dw", 0) * arch.dw_width
-        return self.counts.macs / room if self.counts.macs and room else None
+        return _used(self.counts.macs, self.busy, arch)
 
     def facts(self, arch: AccelTarget) -> dict[str, Any]:
         """The layer as plain data: cycles, bytes, picojoules."""
@@ -138,6 +128,7 @@ class Layer:
         return {
             "name": self.name,
             "cycles": self.cycles,
+            "path": self.path,
             "utilisation": self.utilisation(arch),
             "macs": counts.macs,
             "busy": self.busy,
@@ -150,6 +141,51 @@ class Layer:
             },
             "memory_pj": counts.memory_pj(table),
         }
+
+
+@dataclass
+class Work:
+    """What the multipliers did of one kind of work."""
+
+    kind: str
+    macs: int = 0
+    busy: dict[str, int] = field(default_factory=dict[str, int])
+    """Cycles of work by engine."""
+    cycles: int = 0
+    """Cycles in which at least one engine was at work on it."""
+
+    def utilisation(self, arch: AccelTarget) -> float | None:
+        """MACs / (cycles of work * multipliers), over both engines; None without MACs."""
+        return _used(self.macs, self.busy, arch)
+
+    def facts(self, arch: AccelTarget) -> dict[str, Any]:
+        """The kind of work as plain data."""
+        return {
+            "kind": self.kind,
+            "macs": self.macs,
+            "cycles": self.cycles,
+            "busy": self.busy,
+            "utilisation": self.utilisation(arch),
+        }
+
+
+PRODUCTS, WINDOWS, REST = "products", "windows", "rest"
+"""Kinds of work of the multipliers."""
+
+
+def kind_of(inst: Inst) -> str | None:
+    """The kind of work that an instruction is; None where it is none of the multipliers."""
+    if not isinstance(inst, UnitInst) or inst.engine not in (Engine.MAC, Engine.DW):
+        return None
+    if isinstance(inst, isa.Matmul) or (isinstance(inst, isa.Conv) and inst.kh * inst.kw == 1):
+        return PRODUCTS
+    return WINDOWS if isinstance(inst, isa.Conv | isa.DepthwiseConv) else REST
+
+
+def _used(macs: int, busy: Mapping[str, int], arch: AccelTarget) -> float | None:
+    """Share of the multipliers used while their engines work; None without MACs."""
+    room = busy.get("mac", 0) * arch.lanes * arch.columns + busy.get("dw", 0) * arch.dw_width
+    return macs / room if macs and room else None
 
 
 class Profile:
@@ -176,16 +212,10 @@ class Profile:
     def layers(self) -> list[Layer]:
         """The layers of the program, in its order; instructions of unknown origin are 'program'."""
         origins = self.image.origins
-        layers: dict[str, Layer] = {}
-        ends: dict[str, int] = {}
-        for index in range(len(self.image.code)):
-            name = origins.of(index)
-            layers.setdefault(name, Layer(name))
-            ends[name] = max(ends.get(name, 0), self.ends.get(index, 0))
-        frontier = 0
-        for name, layer in layers.items():
-            layer.cycles = max(0, ends[name] - frontier)
-            frontier += layer.cycles
+        layers = {name: Layer(name) for name in map(origins.of, range(len(self.image.code)))}
+        for piece in critical_path(self.image, self.events, self.ends, self.arch):
+            path, engine = layers[origins.of(piece.place)].path, piece.engine.name.lower()
+            path[engine] = path.get(engine, 0) + piece.cycles
         for index, counts in self.counts.items():
             inst = self.image.code[index]
             assert isinstance(inst, UnitInst), "only units are counted"
@@ -198,6 +228,25 @@ class Profile:
             key = event.cause or engine
             into[key] = into.get(key, 0) + event.cycles
         return list(layers.values())
+
+    def work(self) -> list[Work]:
+        """What the multipliers did, by kind of work."""
+        kinds = [kind_of(inst) for inst in self.image.code]
+        found = {kind: Work(kind) for kind in (PRODUCTS, WINDOWS, REST)}
+        for index, counts in self.counts.items():
+            kind = kinds[index]
+            if kind is not None:
+                found[kind].macs += counts.macs
+        until = dict.fromkeys(found, 0)
+        for event in sorted(self.events, key=lambda event: event.start):
+            kind = kinds[event.place]
+            if kind is None or event.cause is not None:
+                continue
+            work, engine, end = found[kind], event.engine.name.lower(), event.start + event.cycles
+            work.busy[engine] = work.busy.get(engine, 0) + event.cycles
+            work.cycles += max(0, end - max(event.start, until[kind]))
+            until[kind] = max(until[kind], end)
+        return [work for work in found.values() if work.cycles]
 
     def trace(self) -> dict[str, Any]:
         """The run in the Chrome trace event format; times in microseconds of the accelerator."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_opt.tools.accel_report import array_waits, energy_uj
+from vit_opt.tools.accel_report import array_waits, bounds, energy_uj
 from vit_opt.tools.command import write_text
 from vit_opt.tools.report import plots
 from vit_opt.tools.report.page import SCRIPT, STYLE
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 COLUMNS = (
     ("layer", "Node of the imported model"),
     ("order", "Place in the program"),
-    ("cycles", "By how much it moves the end of the program"),
+    ("cycles", "Of the critical path: the run is as long as these together"),
     ("share", "Of all cycles"),
+    ("bound by", "The engines whose instructions these cycles are"),
     ("used", "MACs of the model / multipliers, while the engine works"),
     ("array", "Cycles that the array works"),
     ("array waits", "Cycles that the array waits, by what for"),
@@ -51,6 +52,7 @@ def page(record: Record, name: str) -> str:
         f"{len(record.profile.image.code):,} instructions. One inference, batch 1, from the input "
         "in DRAM to the output in DRAM.</p>",
         _cards(figures),
+        _work(record.work),
         *_sections(record),
         _table(record),
         f"<script>{SCRIPT}</script></html>\n",
@@ -157,6 +159,18 @@ def _sections(record: Record) -> list[str]:
     ]
 
 
+def _work(work: Sequence[Mapping[str, Any]]) -> str:
+    """What the multipliers did by kind of work."""
+    from vit_opt.backends.accel.metrics import work_lines
+
+    lines = "".join(f"<li>{escape(line)}</li>" for line in work_lines(work))
+    return (
+        "<h2>Kinds of work of the multipliers</h2><p>Products are matrix products and convolutions "
+        "of single pixels; windows are other convolutions; the rest is pooling and divisions. Cycles "
+        f"overlap where two engines are at work.</p><ul>{lines}</ul>"
+    )
+
+
 def _table(record: Record) -> str:
     head = "".join(f"<th title='{escape(tip)}'>{name}</th>" for name, tip in COLUMNS)
     total = max(1, record.figures["cycles"])
@@ -170,7 +184,7 @@ def _table(record: Record) -> str:
 
 def _line(place: int, facts: Mapping[str, Any], total: int) -> str:
     name, used = escape(facts["name"]), facts["utilisation"]
-    stalls = array_waits(facts)
+    stalls, engines = array_waits(facts), bounds(facts)
     kind = "" if used is None else "good" if used >= 0.85 else "fair" if used >= 0.5 else "bad"
     dram = facts["bytes"].get("dram", 0)
     sram = sum(facts["bytes"].values()) - dram
@@ -181,6 +195,7 @@ def _line(place: int, facts: Mapping[str, Any], total: int) -> str:
         (place, str(place), "dim"),
         (facts["cycles"], f"{facts['cycles']:,}", ""),
         (facts["cycles"], f"{facts['cycles'] / total:.1%}", "dim"),
+        (engines[0][1] if engines else 0, ", ".join(f"{e} {n:,}" for e, n in engines), ""),
         (used, "" if used is None else f"{used:.1%}", kind),
         (facts["busy"].get("mac", 0), f"{facts['busy'].get('mac', 0):,}", ""),
         (sum(n for _, n in stalls), ", ".join(f"{c} {n:,}" for c, n in stalls), ""),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_opt.backends.accel.profile import BUS, Event, Layer, Profile
+from vit_opt.backends.accel.events import BUS, Event
+from vit_opt.backends.accel.profile import Layer, Profile
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.tools.report.plots import BLUE, GREEN, ORANGE, RED, short, svg_of
