@@ -228,6 +228,22 @@ def test_transposed_convolution_by_phases(kernel: int, pad: int) -> None:
     assert (found.count("vit_conv2d_s16") == 4) != whole
 
 
+def test_transposed_convolution_to_one_channel_with_its_own_scale() -> None:
+    """The accumulators themselves are the result, as at the end of a model for depth or masks."""
+    rng = np.random.default_rng(0)
+    case, eight = Case(), FixedType("i8", 5)
+    x = case.input(eight, codes(rng, eight, (1, 3, 4, 8)))
+    w, w_format = weights(rng, case, (1, 2, 2, 8), "i8", True)
+    fields = {"strides": (2, 2), "pads": (0,) * 4, "output_padding": (0, 0), "groups": 1}
+    acc = case.op(
+        ops.ConvTranspose2dOp,
+        [x, w, [bias(rng, case, eight, w_format, 1)]],
+        shape=(1, 1, 1, 1),
+        **fields,
+    )
+    assert case.check(acc).calls
+
+
 @EXAMPLES
 @given(
     SEEDS, st.sampled_from([1, 2, 7, 33, 197]), st.sampled_from([1, 5, 16, 33]), st.booleans(),

@@ -25,7 +25,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from vit_opt.dialects.assets import AssetStore, attribute_array
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import QuantizedType
-from vit_opt.dialects.vit.ops.base import integers, shape_of, tensor_type
+from vit_opt.dialects.vit.ops.base import format_of, integers, shape_of, tensor_type
 
 Array: TypeAlias = NDArray[Any]
 
@@ -78,6 +78,8 @@ def _split(
 ) -> None:
     chain = list(_followers(op.result))
     last = chain[-1].results[0] if chain else op.result
+    if shape_of(last)[-1] == 1 and format_of(last).is_per_channel:
+        return  # its axis would be taken for one of those along which phases are joined
     format_ = tensor_type(op.weight).get_element_type()
     assert isinstance(format_, QuantizedType)
     parts: list[SSAValue] = []
