@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from accel_net import ARCHITECTURES, Net, compare, random_codes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -267,3 +268,23 @@ def test_depthwise_of_planes() -> None:
         groups=6,
     )
     compare(net, [y], [random_codes(rng, (1, 6, 9, 9), x)])
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda arch: arch.name)
+def test_depthwise_with_more_results_than_lanes(arch: AccelTarget) -> None:
+    """A channel that makes 70 results: they are cut into panels, each with the group's one input."""
+    rng = np.random.default_rng(0)
+    x, w, acc = FixedType("i8", 5), FixedType("i8", 6), FixedType("i32", 11)
+    net = Net(((1, 5, 4, 2), x))
+    weight = net.constant(random_codes(rng, (140, 3, 3, 1), w), w)
+    bias = net.constant(rng.integers(-9999, 9999, 140), acc)
+    (y,) = net.add(
+        ops.Conv2dOp,
+        [net.args[0], weight, bias],
+        ((1, 5, 4, 140), acc),
+        strides=[1, 1],
+        pads=[1] * 4,
+        dilations=[1, 1],
+        groups=2,
+    )
+    compare(net, [y], [random_codes(rng, (1, 5, 4, 2), x)], arch)

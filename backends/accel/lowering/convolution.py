@@ -357,7 +357,7 @@ def _depthwise(
     """A panel of a depthwise convolution, one instruction per channel multiple."""
     builder, s = lowering.builder, conv.sliding
     mark = builder.mark()
-    multiple = conv.out_per_group
+    multiple = panel.count // panel.chans
     patch = load_patch(builder, s, image, first, size, (panel.chan, panel.chans))
     taps = s.kernel[0] * s.kernel[1]
     source = builder.constant(conv.weights.astype(np.int8))
