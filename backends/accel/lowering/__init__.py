@@ -129,7 +129,7 @@ class _Result:
         """The image."""
         builder, arch = self.lowering.builder, self.lowering.arch
         peak = builder.arenas[Space.DRAM].peak
-        code, origins = roll(builder.program(), builder.origins())
+        code, origins = roll(*builder.program())
         return Image(
             arch.name,
             code,
