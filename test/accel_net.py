@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from accel_races import OrderedMachine
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import (
     DenseArrayBase,
@@ -21,6 +23,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
+from vit_opt.backends.accel import run
 from vit_opt.backends.accel.image import Image
 from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.run import AccelResult, run_accel
@@ -147,12 +150,16 @@ def reference(module: ModuleOp, store: AssetStore, inputs: Sequence[Array]) -> l
 def compare(
     net: Net, results: Sequence[SSAValue], inputs: Sequence[Array], arch: AccelTarget = P2VIT
 ) -> tuple[Image, AccelResult]:
-    """Lower, load the image back from its bytes, run it, and require the reference's bits."""
+    """Lower, load the image back from its bytes, run it, and require the reference's bits.
+
+    Semaphores must order all accesses to the same bytes.
+    """
     module = net.module(*results)
     expected = reference(module, net.store, inputs)
     image = lower_accel(module, net.store, arch)
     assert arch is SMALL or Image.from_bytes(image.to_bytes()) == image
-    ran = run_accel(image, {f"arg{i}": array for i, array in enumerate(inputs)}, arch)
+    with patch.object(run, "Machine", OrderedMachine):
+        ran = run_accel(image, {f"arg{i}": array for i, array in enumerate(inputs)}, arch)
     for index, want in enumerate(expected):
         got = ran.codes[f"result{index}"]
         assert got.shape == want.shape

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +30,28 @@ class RandomGraph:
     steps: int = 14
     store: AssetStore = field(default_factory=AssetStore)
 
+    most: ClassVar[int] = 4096
+    """Elements of the largest tensor."""
+
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        types = [TensorType(BYTES[0], (1, 6, 8)), TensorType(WORDS[0], (1, 6, 8))]
+        types = self.arguments()
         self.block = Block(arg_types=types)
         self.values: list[SSAValue] = list(self.block.args)
         while len(self.values) < self.steps:
             self.grow()
         count = int(self.rng.integers(2))
-        picked = self.rng.choice(len(self.values) - 4, count) + 4
+        first = min(4, len(self.values) - 1)
+        picked = self.rng.choice(len(self.values) - first, count) + first
         results = [self.values[-1], *(self.values[i] for i in picked)]
         self.block.add_op(ReturnOp(*results))
         type_ = FunctionType.from_lists(types, [value.type for value in results])
         self.module = ModuleOp([FuncOp("main", type_, Region(self.block))])
         self.module.verify()
+
+    def arguments(self) -> list[TensorType[FixedType]]:
+        """The types of the arguments."""
+        return [TensorType(BYTES[0], (1, 6, 8)), TensorType(WORDS[0], (1, 6, 8))]
 
     def inputs(self, extreme: bool = False) -> dict[str, Array]:
         """Codes for the arguments: anything, or only the largest and smallest."""
@@ -88,7 +97,14 @@ class RandomGraph:
 
     def grow(self) -> None:
         """One more random step; a step that does not fit its operands is left out."""
-        steps = (
+        steps = self.menu()
+        value = steps[int(self.rng.integers(len(steps)))]()
+        if value is not None and np.prod(shape_of(value)) <= self.most:
+            self.values.append(value)
+
+    def menu(self) -> Sequence[Callable[[], SSAValue | None]]:
+        """The steps, each as often as it is likely."""
+        return (
             *(self.linear, self.requant, self.add, self.attention, self.layernorm) * 2,
             self.mul,
             self.table,
@@ -101,9 +117,6 @@ class RandomGraph:
             self.heads,
             self.mean,
         )
-        value = steps[int(self.rng.integers(len(steps)))]()
-        if value is not None and np.prod(shape_of(value)) <= 4096:
-            self.values.append(value)
 
     def linear(self) -> SSAValue:
         x, n = self.pick(8), int(self.rng.integers(1, 9))
