@@ -17,8 +17,8 @@ from vit_opt.dialects.vit_accel.fields import Addr, Space
 BUFFER = Region(Space.ABUF, 64, 64)
 
 
-def fill(count=64):
-    return isa.Fill(Addr(Space.ABUF, 0), count, 0, DType.I8)
+def fill() -> isa.Fill:
+    return isa.Fill(Addr(Space.ABUF, 0), 64, 0, DType.I8)
 
 
 def test_only_common_bytes_bind():
@@ -45,7 +45,7 @@ def test_barriers_and_chains_bind():
     assert [task.needs for task in tasks.all] == [(), (), (0,), (1, 2)]
 
 
-def product(m=64):
+def product(m: int = 64) -> tuple[isa.Matmul, isa.EngineMatmul]:
     fields = (Addr(Space.OBUF, 0), Addr(Space.ABUF, 0), Addr(Space.BBUF, 0), m, 64, 64, 256, 64, 64)
     return isa.Matmul(*fields), isa.EngineMatmul(*fields)
 
@@ -88,11 +88,12 @@ def test_two_engines_share_products():
         max_size=40,
     )
 )
-def test_every_order_is_valid(draws):
+def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]):
     """Each task comes after what it needs, the queues end without deadlock, and about when said."""
     places = [Region(Space.ABUF, 64 * index, 64) for index in range(8)]
     tasks = Tasks()
     for kind, source, target, size in draws:
+        inst: isa.UnitInst
         inst, instead = product(size)
         if kind == "load":
             inst = isa.Load(Addr(Space.ABUF, 0), Addr(Space.DRAM, 0), size)
@@ -106,7 +107,7 @@ def test_every_order_is_valid(draws):
         tasks.add(inst, instead if kind == "either" else None, kind, *uses)
     found = schedule(tasks.all, TRIO)
     assert sorted(number for number, _ in found.steps) == list(range(len(draws)))
-    seen = set()
+    seen: set[int] = set()
     for number, inst in found.steps:
         assert seen.issuperset(tasks.all[number].needs)
         assert inst in (tasks.all[number].inst, tasks.all[number].instead)
