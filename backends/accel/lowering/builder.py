@@ -186,7 +186,9 @@ class Builder(Memory):
     def _earliest(
         self, inst: isa.UnitInst, instead: isa.UnitInst | None, needs: Clock
     ) -> tuple[isa.UnitInst, int]:
-        """The one of two instructions that is complete first, and when."""
+        """The one of two instructions that is complete first, and when: 0 where none has two."""
+        if self.arch.peak != "both":
+            return inst, 0
         ready = max(self._ends[engine][seq] for engine, seq in enumerate(needs))
         end = max(ready, self._ends[inst.engine][-1]) + inst.cycles(self.arch)
         if instead is not None:
