@@ -55,7 +55,9 @@ def small_of_class(cls: type[Inst]) -> st.SearchStrategy[Inst]:
             low, high = slot.field.bounds()
             parts[slot.name] = st.integers(max(low, -2), min(high, 9))
         elif isinstance(slot.field, AddrField):
-            parts[slot.name] = st.builds(Addr, st.sampled_from(SPACES), st.integers(0, 999))
+            parts[slot.name] = st.builds(
+                Addr, st.sampled_from(SPACES), st.integers(0, 999), st.just(0)
+            )
         else:
             parts[slot.name] = values(slot.field)
     return st.builds(cls, **parts)

@@ -16,11 +16,23 @@ does not follow is as in the last instruction of the same opcode, or at its defa
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
 from enum import IntEnum
 from functools import cache
-from typing import Annotated, Any, ClassVar, Protocol, Self, get_args, get_origin, get_type_hints
+from operator import attrgetter
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
@@ -46,8 +58,7 @@ _OFFSET_BITS, _AREG_BITS, _SPACE_BITS = 33, 4, 3
 _ADDR_TEXT = re.compile(r"([a-z]+)\[(?:a(\d+)\+)?(0x[0-9a-f]+|\d+)\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Addr:
+class Addr(NamedTuple):
     """A byte address: `abuf[0x40]`, or `abuf[a3+0x40]` relative to address register 3.
 
     Register 0 reads as zero. The effective offset is `offset + base + sum_d index_d * stride_d`
@@ -235,6 +246,10 @@ class Format:
     """Bits of the opcode and of the marks that say which fields follow."""
     size: int
     """Bytes if every field follows."""
+    values: Callable[[Any], tuple[Any, ...]]
+    """The fields of an instruction, in order."""
+    bounds: tuple[tuple[int, int] | None, ...]
+    """Smallest and largest value of every field that is an integer."""
 
 
 OPCODE_BITS = 8
@@ -248,9 +263,12 @@ class Inst(ABC):
     mnemonic: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for slot in layout(type(self)).slots:
+        form = layout(type(self))
+        for slot, bounds, value in zip(form.slots, form.bounds, form.values(self), strict=True):
+            if bounds is not None and bounds[0] <= value <= bounds[1]:
+                continue
             try:
-                slot.field.to_raw(getattr(self, slot.name))
+                slot.field.to_raw(value)
             except FieldError as error:
                 raise FieldError(f"{self.mnemonic}: field '{slot.name}': {error}") from None
 
@@ -262,9 +280,13 @@ class Inst(ABC):
         """The instruction's bytes behind `previous`, the last one of its opcode in the stream."""
         form = layout(type(self))
         word, low = self.opcode, form.head
-        for index, slot in enumerate(form.slots):
-            value = getattr(self, slot.name)
-            if value != (slot.default if previous is None else getattr(previous, slot.name)):
+        before: Iterable[Any] = (slot.default for slot in form.slots)
+        if previous is not None:
+            before = form.values(previous)
+        for index, (slot, value, old) in enumerate(
+            zip(form.slots, form.values(self), before, strict=True)
+        ):
+            if value != old:
                 word |= 1 << OPCODE_BITS + index | slot.field.to_raw(value) << low
                 low += slot.field.bits
         return word.to_bytes(-(-low // 8), "little")
@@ -325,4 +347,13 @@ def layout(cls: type[Inst]) -> Format:
         slots.append(Slot(item.name, field, item.default))
     head = OPCODE_BITS + len(slots)
     bits = head + sum(slot.field.bits for slot in slots)
-    return Format(tuple(slots), head, -(-bits // 8))
+    bounds = [s.field.bounds() if isinstance(s.field, IntField) else None for s in slots]
+    return Format(tuple(slots), head, -(-bits // 8), _getter(slots), tuple(bounds))
+
+
+def _getter(slots: Sequence[Slot]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives the fields of an instruction as a tuple."""
+    names = [slot.name for slot in slots]
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda inst: tuple(getattr(inst, name) for name in names)

@@ -10,7 +10,9 @@ how the sequential emission becomes overlapping queues, `loops` for how those be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -103,11 +105,24 @@ def lower_accel(
             choices.extend(lowering.choices)
         return result.image()
 
+    with _without_collection():
+        try:
+            return lowered(pairs=True)
+        except CapacityError:
+            # Their room is reckoned, but where buffers lie decides in the end.
+            return lowered(pairs=False)
+
+
+@contextmanager
+def _without_collection() -> Generator[None]:
+    """Without the search for circles of garbage: a program is many small objects that all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        return lowered(pairs=True)
-    except CapacityError:
-        # Their room is reckoned, but where buffers lie decides in the end.
-        return lowered(pairs=False)
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def part_names(module: ModuleOp, assets: AssetStore, arch: AccelTarget) -> dict[str, str]:

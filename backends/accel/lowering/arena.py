@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Addr, Space
@@ -31,8 +32,7 @@ class Region:
         return self.start + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Bytes `low` to `high` of a region, as read or written by an instruction."""
 
     region: Region

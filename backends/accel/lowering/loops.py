@@ -54,7 +54,7 @@ _FACTORS = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Node:
     """An instruction or a loop."""
 
@@ -160,7 +160,7 @@ def _leaves(queue: Sequence[tuple[int, Inst]], origins: Origins, ids: Ids) -> li
     latest: dict[type[Inst], Inst] = {}
     nodes: list[_Node] = []
     for place, inst in queue:
-        values = [getattr(inst, slot.name) for slot in layout(type(inst)).slots]
+        values = layout(type(inst)).values(inst)
         offsets = tuple(value.offset for value in values if type(value) is Addr)
         same = [value.space if type(value) is Addr else value for value in values]
         key = ids.setdefault((type(inst), origins.of(place), *same), len(ids))
@@ -339,7 +339,7 @@ def _relative(inst: Inst, aregs: Sequence[int]) -> Inst:
     values = {slot.name: getattr(inst, slot.name) for slot in layout(type(inst)).slots}
     names = [name for name, value in values.items() if type(value) is Addr]
     moved = {
-        name: replace(values[name], areg=areg)
+        name: values[name]._replace(areg=areg)
         for name, areg in zip(names, aregs, strict=True)
         if areg
     }

@@ -19,10 +19,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vit_opt.backends.accel.lowering.arena import Region
 
 CacheKey = tuple[object, ...]
 """Names a copy: the DRAM region that it comes from, then what part of it."""
+
+Ints = NDArray[np.int64]
 
 NEVER = 1 << 60
 """A time later than any."""
@@ -66,6 +71,9 @@ class Trace:
         default_factory=dict[int, list[tuple[int, Rect]]]
     )
 
+    _spans: dict[int, tuple[Ints, Ints]] = field(default_factory=dict[int, tuple[Ints, Ints]])
+    """First bytes and ends of the rectangles of a region."""
+
     def read_copy(self, key: CacheKey, now: int) -> None:
         """Note that the copy `key` is read."""
         self.keys.setdefault(_plain(key), []).append(now)
@@ -80,8 +88,15 @@ class Trace:
 
     def uses_of_rect(self, region: Region, rect: Rect) -> list[int]:
         """When bytes of a rectangle are read."""
-        reads = self.rects.get(region.number, ())
-        return [now for now, other in reads if touching(other, rect)]
+        reads = self.rects.get(region.number)
+        if reads is None:
+            return []
+        spans = self._spans.get(region.number)
+        if spans is None or len(spans[0]) < len(reads):
+            spans = np.array([(rect.start, rect.end) for _, rect in reads]).T
+            self._spans[region.number] = spans[0], spans[1]
+        near = np.flatnonzero((spans[0] < rect.end) & (spans[1] > rect.start))
+        return [reads[i][0] for i in near.tolist() if touching(reads[i][1], rect)]
 
 
 def _plain(key: CacheKey) -> CacheKey:
