@@ -82,6 +82,9 @@ class AssignBitsPass(ModulePass):
     trials: int = 24
     """How often the error of a whole choice is measured to refine it; 0: additive errors only."""
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
@@ -97,7 +100,6 @@ def assign_bits(
     calibration batches.
     """
     options = options or AssignBitsPass()
-    _check(options)
     if options.bits == 8 and options.budget >= 1.0:
         return 0
     layers, fixed = layers_of(module, constants)
@@ -131,6 +133,11 @@ def _check(options: AssignBitsPass) -> None:
     for name, value, known in (("cost", options.cost, COSTS), ("form", options.form, FORMS)):
         if value not in known:
             raise VitError(f"assign-bits: {name} '{value}' is not one of {', '.join(known)}")
+    for name, count in (("batches", options.batches), ("trials", options.trials)):
+        if count < 0:
+            raise VitError(f"assign-bits: {name} {count} is negative")
+    if options.cost == "cycles":
+        accel_target(options.arch)
     if options.cost == "cycles" and options.form == "group":
         raise VitError("assign-bits: groups save bytes, no cycles; use form=channel")
 

@@ -114,15 +114,22 @@ class CalibratePass(ModulePass):
     moments: bool = True
     """Whether to gather the second moments that error-compensated weight rounding needs."""
 
-    @reproducible
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
+    def __post_init__(self) -> None:
+        self.chosen()
+        copies_of(self.augment, 1)
+
+    def chosen(self) -> Observer:
+        """The observer that the options describe; raises VitError for values that make no sense."""
         from vit_opt.passes.algorithms.ranges import Observer
 
         try:
-            observer = Observer(self.observer, self.fraction, self.power, self.grid)
+            return Observer(self.observer, self.fraction, self.power, self.grid)
         except ValueError as error:
             raise VitError(f"calibrate: {error}") from error
-        calibrate(op, assets_of(ctx), observer, augment=self.augment, moments=self.moments)
+
+    @reproducible
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        calibrate(op, assets_of(ctx), self.chosen(), augment=self.augment, moments=self.moments)
 
 
 def calibrate(

@@ -70,11 +70,13 @@ class FillGridsPass(ModulePass):
     """How far beyond the calibrated range the codes shall reach, below 2: a few images do not show
     the largest values of others."""
 
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.headroom < 2.0:
+            raise VitError(f"fill-grids: headroom {self.headroom:g} is not at least 1 and below 2")
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        if not 1.0 <= self.headroom < 2.0:
-            raise VitError(f"fill-grids: headroom {self.headroom:g} is not at least 1 and below 2")
         fill_grids(op, Constants.of(ctx), self.headroom)
 
 

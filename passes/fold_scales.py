@@ -69,13 +69,15 @@ class FoldScalesPass(ModulePass):
     headroom: float = 1.5
     """How far beyond what calibration saw the state of linear attention may go before it saturates."""
 
-    @reproducible
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        require_stage(op, self.name, "calibrated")
+    def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise VitError(f"fold-scales: alpha {self.alpha:g} is not between 0 and 1")
         if not 1.0 <= self.headroom < 16.0:
             raise VitError(f"fold-scales: headroom {self.headroom:g} is not from 1 to below 16")
+
+    @reproducible
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        require_stage(op, self.name, "calibrated")
         fold_scales(op, Constants.of(ctx), self.alpha, self.headroom)
 
 

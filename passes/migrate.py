@@ -83,13 +83,15 @@ class MigratePass(ModulePass):
     headroom: float = 1.3
     """How far beyond its calibrated range a channel with a power of two of its own shall reach."""
 
-    @reproducible
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        require_stage(op, self.name, "calibrated")
+    def __post_init__(self) -> None:
         if not 1.0 <= self.headroom < 16.0:
             raise VitError(f"migrate: headroom {self.headroom:g} is not from 1 to below 16")
         if not 0.0 <= self.share <= 1.0:
             raise VitError(f"migrate: share {self.share:g} is not between 0 and 1")
+
+    @reproducible
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        require_stage(op, self.name, "calibrated")
         constants = Constants.of(ctx)
         if self.shift:
             shift_norms(op, constants, self.share)

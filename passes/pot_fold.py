@@ -70,6 +70,9 @@ class PotFoldPass(ModulePass):
     """"corrected" takes what rounded weights add to the mean result off the bias of a linear layer
     (Nagel et al., 2019), by the mean inputs of the calibration; "plain" leaves it."""
 
+    def __post_init__(self) -> None:
+        _check(self.weights, self.exponents, self.rounding, self.bias)
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         pot_fold(
@@ -80,6 +83,17 @@ class PotFoldPass(ModulePass):
             rounding=self.rounding,
             bias=self.bias,
         )
+
+
+def _check(weights: str, exponents: str, rounding: str, bias: str) -> None:
+    for name, value, allowed in (
+        ("weights", weights, WEIGHTS),
+        ("exponents", exponents, EXPONENTS),
+        ("rounding", rounding, ROUNDINGS),
+        ("bias", bias, BIASES),
+    ):
+        if value not in allowed:
+            raise VitError(f"pot-fold: {name} '{value}' is not one of {', '.join(allowed)}")
 
 
 def pot_fold(
@@ -96,14 +110,7 @@ def pot_fold(
     Raises VitError for an unknown option, or a table that does not say which function it holds.
     """
     require_stage(module, "pot-fold", "quantized")
-    for name, value, allowed in (
-        ("weights", weights, WEIGHTS),
-        ("exponents", exponents, EXPONENTS),
-        ("rounding", rounding, ROUNDINGS),
-        ("bias", bias, BIASES),
-    ):
-        if value not in allowed:
-            raise VitError(f"pot-fold: {name} '{value}' is not one of {', '.join(allowed)}")
+    _check(weights, exponents, rounding, bias)
     block = main_function(module).body.block
     folded = [op for op in block.ops if isinstance(op, VitOp)]
     folder = _Folder(constants, weights, exponents, rounding, bias)

@@ -54,12 +54,18 @@ class QuantizePass(ModulePass):
     wide: tuple[str, ...] = ()
     """Places whose values products read in 16 bits: any of input, norm, attention, gelu."""
 
-    @reproducible
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        options = QuantizeOptions(
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> QuantizeOptions:
+        """The same as the function takes them; raises VitError for a value that is not known."""
+        return QuantizeOptions(
             self.residual, self.softmax, self.gelu, self.divisor, tuple(self.wide)
         )
-        quantize(op, Constants.of(ctx), options)
+
+    @reproducible
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        quantize(op, Constants.of(ctx), self.options())
 
 
 def quantize(

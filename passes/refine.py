@@ -70,16 +70,18 @@ class RefinePass(ModulePass):
     """How many calibration batches are looked at."""
 
     held: int = 6
-    """How many altered copies of them have to gain, too; 0: none."""
+    """How many altered copies of them, one of each at most, have to gain, too; 0: none."""
 
-    @reproducible
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        require_stage(op, self.name, "pot")
+    def __post_init__(self) -> None:
         for name, value in (("sweeps", self.sweeps), ("batches", self.batches)):
             if value < 1:
                 raise VitError(f"refine: {name} {value} is not at least 1")
         if self.held < 0:
             raise VitError(f"refine: held {self.held} is negative")
+
+    @reproducible
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        require_stage(op, self.name, "pot")
         refine(op, Constants.of(ctx), self.sweeps, self.batches, self.held)
 
 

@@ -49,11 +49,13 @@ class SmoothPass(ModulePass):
     """Choose alpha for each LayerNorm by the expected rounding noise of the products behind it,
     instead of the one given."""
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise VitError(f"smooth: alpha {self.alpha:g} is not between 0 and 1")
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise VitError(f"smooth: alpha {self.alpha:g} is not between 0 and 1")
         smooth(op, Constants.of(ctx), None if self.search else self.alpha)
 
 

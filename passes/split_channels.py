@@ -65,13 +65,15 @@ class SplitChannelsPass(ModulePass):
     parts: int = 2
     """Most parts of a layer."""
 
+    def __post_init__(self) -> None:
+        if not self.gain >= 0:
+            raise VitError(f"split-channels: gain {self.gain:g} is not 0 or more")
+        if self.parts < 1:
+            raise VitError(f"split-channels: {self.parts} parts; expected 1 or more")
+
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        if self.gain < 0:
-            raise VitError(f"split-channels: gain {self.gain:g} is negative")
-        if self.parts < 1:
-            raise VitError(f"split-channels: {self.parts} parts; expected 1 or more")
         split_channels(op, Constants.of(ctx), self.gain, self.parts)
 
 

@@ -139,6 +139,16 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
             "division by zero",
         ),
         (
+            "shift.requant rows=1 cols=1 dst=obuf[0] src=obuf[8] dst_row=1 src_row=4 src_type=i32 "
+            "dst_type=i8 low=3 high=2",
+            "limits 3..2 leave no code",
+        ),
+        (
+            "shift.requant rows=1 cols=1 dst=obuf[0] src=obuf[8] dst_row=1 src_row=4 src_type=i32 "
+            "dst_type=i8 low=128",
+            "leave no code of the element type",
+        ),
+        (
             "table.gather dst=obuf[0] src=obuf[0] index=none count=1 run=1 dst_row=1 src_row=1",
             "none",
         ),

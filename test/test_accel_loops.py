@@ -172,7 +172,7 @@ def test_a_model_gives_equal_bits_cycles_and_layers(arch: AccelTarget) -> None:
 
 
 def test_text_of_loops_is_indented_and_names_operations() -> None:
-    image = vit_image(P2VIT)
+    image = vit_image(EDGE)
     text = disassemble(image)
     assert "\n# vit.layernorm" in text
     body = text[text.index(".loop count=") :].splitlines()

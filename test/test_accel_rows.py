@@ -13,6 +13,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, Log2Type
 from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
+from vit_opt.dialects.vit_accel import isa
 
 seeds = st.integers(0, 2**32 - 1)
 architectures = st.sampled_from(ARCHITECTURES)
@@ -109,6 +110,38 @@ def test_clamp(seed: int, arch: AccelTarget, shape: tuple[int, ...], storage: st
     f = FixedType(storage, 3)
     low, high = f.bounds
     unary(ops.ClampOp, seed, shape, f, f, arch, min=max(low, -3), max=min(high, 10**6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seeds,
+    architectures,
+    shapes,
+    st.sampled_from(["i8", "ui8", "i16", "i32", "i64"]),
+    st.lists(st.tuples(st.integers(-40, 300), st.integers(0, 100)), min_size=1, max_size=3),
+    st.sampled_from([ops.PotRequantOp, ops.AddOp]),
+)
+def test_clamps_behind_the_shifters_are_theirs(
+    seed: int,
+    arch: AccelTarget,
+    shape: tuple[int, ...],
+    storage: str,
+    limits: list[tuple[int, int]],
+    cls: type[Operation],
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = FixedType("i16", 4), FixedType(storage, 2)
+    count = 2 if cls is ops.AddOp else 1
+    net = Net(*((shape, x) for _ in range(count)))
+    (result,) = net.add(cls, net.args, (shape, y))
+    low, high = y.bounds
+    for smallest, span in limits:
+        smallest = min(max(smallest, low), high)
+        properties = {"min": smallest, "max": min(smallest + span, high)}
+        (result,) = net.add(ops.ClampOp, [result], (shape, y), **properties)
+    image, _ = compare(net, [result], [random_codes(rng, shape, x) for _ in range(count)], arch)
+    apart = storage == "i64"
+    assert any(isinstance(inst, isa.Clamp) for inst in image.code) == apart
 
 
 @settings(max_examples=30, deadline=None)

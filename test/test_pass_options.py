@@ -7,6 +7,7 @@ import argparse
 import pytest
 from xdsl.passes import PassPipeline
 
+from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.tools.command import UsageError
 from vit_opt.tools.pass_options import checked_pipeline
@@ -55,3 +56,28 @@ def test_budgets_that_are_no_share(budget: float) -> None:
     )
     with pytest.raises(UsageError, match=r"--weight-budget: .* is not above 0 and at most 1"):
         weight_passes(args)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("migrate", {"share": 2.0}, "migrate: share 2 is not between 0 and 1"),
+        ("migrate", {"headroom": 0.0}, "migrate: headroom 0 is not from 1 to below 16"),
+        ("fold-scales", {"headroom": 99.0}, "fold-scales: headroom 99 is not from 1 to below 16"),
+        ("smooth", {"alpha": -1.0}, "smooth: alpha -1 is not between 0 and 1"),
+        ("split-channels", {"gain": float("nan")}, "split-channels: gain nan is not 0 or more"),
+        ("calibrate", {"augment": "x"}, "calibrate: augment 'x' is not one of none, flip, flips,"),
+        ("calibrate", {"grid": "x"}, "calibrate: grid 'x' is not one of pot, real"),
+        ("assign-bits", {"batches": -1}, "assign-bits: batches -1 is negative"),
+        ("assign-bits", {"cost": "cycles", "arch": "x"}, "unknown architecture 'x'; known: edge"),
+        ("quantize", {"gelu": "x"}, "quantize: gelu 'x' is not one of table"),
+        ("pot-fold", {"bias": "x"}, "pot-fold: bias 'x' is not one of plain"),
+        ("refine", {"held": -1}, "refine: held -1 is negative"),
+    ],
+)
+def test_values_out_of_range_are_named_before_anything_runs(
+    name: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(VitError) as caught:
+        PASSES[name]()(**options)
+    assert str(caught.value).startswith(message)

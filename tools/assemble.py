@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.artefact import ORIGINS
-from vit_opt.tools.command import replacing, require_folder, run_command, write_text
+from vit_opt.tools.command import command_line, replacing, require_folder, run_command, write_text
 
 if TYPE_CHECKING:
     from vit_opt.backends.accel.image import Image
@@ -141,7 +141,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="vit-as", description=DESCRIPTION)
+    result = command_line("vit-as", DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("assemble", help="assembly text to a binary image")
     command.add_argument("input", metavar="IN.asm")

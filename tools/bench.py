@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.command import run_command
+from vit_opt.tools.command import command_line, run_command
 from vit_opt.tools.tables import print_table
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
         scalesim,
     )
 
-    result = argparse.ArgumentParser(prog="vit-bench", description=DESCRIPTION)
+    result = command_line("vit-bench", DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     digits.add_command(commands)
     command = commands.add_parser("road", help="time, memory and bits from ONNX to the backends")

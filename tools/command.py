@@ -6,6 +6,7 @@ Any other exception is a bug of ours and keeps its traceback. Files appear whole
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError
@@ -22,6 +24,24 @@ from vit_opt.dialects.errors import VitError
 
 class UsageError(VitError):
     """A command that was called in a wrong way: exit code 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        complain(self, message)
+
+
+def command_line(tool: str, description: str) -> argparse.ArgumentParser:
+    """An empty command line, to which options are added."""
+    return _Parser(prog=tool, description=description)
+
+
+def complain(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """End with one line on stderr and exit code 2."""
+    parser.exit(2, f"{parser.prog}: error: {_one_line(message)}; --help lists all options\n")
 
 
 def run_command(tool: str, body: Callable[[], None]) -> int:
@@ -36,7 +56,7 @@ def run_command(tool: str, body: Callable[[], None]) -> int:
         print(f"{tool}: error: {describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except ArgSpecParseError as error:
-        print(f"{tool}: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"{tool}: error: {_pipeline_mistake(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{tool}: interrupted", file=sys.stderr)
@@ -75,6 +95,15 @@ def _failing_operation(error: Exception) -> str:
             node = re.search(r'node_name = "([^"]*)"', found[1])
             return f"{name[1]} ({node[1]}): " if node else f"{name[1]}: "
     return ""
+
+
+def _pipeline_mistake(text: str) -> str:
+    """What xDSL's parser of pipelines says, in one line: its place, then what it expects."""
+    place = re.search(r"pass-pipeline:\d+:(\d+)$", text, re.MULTILINE)
+    if place is None:
+        return _one_line(text)
+    said = text.strip().splitlines()[-1].strip()
+    return f"the pipeline cannot be read from column {place[1]} on: {said}"
 
 
 def _one_line(text: str) -> str:

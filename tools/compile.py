@@ -24,6 +24,7 @@ from vit_opt.tools.artefact import EXPLANATION, new_artefact
 from vit_opt.tools.build import build_accel, build_c
 from vit_opt.tools.command import (
     UsageError,
+    command_line,
     require_writable,
     run_command,
     write_text,
@@ -410,7 +411,7 @@ def parser() -> argparse.ArgumentParser:
     from vit_opt.tools.opt import add_model_arguments
     from vit_opt.tools.weight_options import add_weight_arguments
 
-    result = argparse.ArgumentParser(prog="vit-compile", description=DESCRIPTION)
+    result = command_line("vit-compile", DESCRIPTION)
     result.add_argument("model", metavar="MODEL.onnx")
     result.add_argument("-o", dest="output", metavar="DIR", required=True, help="output folder")
     add_model_arguments(result)

@@ -10,6 +10,7 @@ to its end where `-p` has not done so.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.passes import get_all_passes
 from vit_opt.tools.command import (
     UsageError,
+    complain,
     describe,
     require_writable,
     run_command,
@@ -111,6 +113,7 @@ class VitOptMain(xDSLOptMain):
 
         super().register_all_arguments(arg_parser)
         arg_parser.prog, arg_parser.usage = "vit-opt", USAGE
+        arg_parser.error = functools.partial(complain, arg_parser)
         group = arg_parser.add_argument_group("models and weights")
         add_model_arguments(group)
         add_weight_arguments(group)
@@ -337,7 +340,7 @@ def add_model_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParser
         metavar="N",
         help=f"most calibration inputs to take (default: {IMAGES})",
     )
-    group.add_argument("--seed", type=int, metavar="N", help="of synthetic images (default: 0)")
+    group.add_argument("--seed", type=natural, metavar="N", help="of synthetic images (default: 0)")
     group.add_argument(
         "--recipe",
         metavar="FILE",
@@ -358,6 +361,13 @@ def positive(text: str) -> int:
     """A positive number on the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Zero or a positive number on the command line."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or a positive number")
     return int(text)
 
 

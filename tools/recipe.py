@@ -299,6 +299,8 @@ def _pass(name: str, options: Mapping[str, Any], where: str) -> ModulePass:
         [built] = PassPipeline.parse_spec(get_all_passes(), text).passes
     except UsageError as error:
         raise VitError(str(error)) from error
+    except VitError as error:
+        raise VitError(f"{where}: {error}") from error
     except Exception as error:  # xDSL's parser and dataclasses raise many kinds
         raise VitError(f"{where}: {name}: {' '.join(str(error).split())}") from error
     return built

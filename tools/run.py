@@ -33,7 +33,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from vit_opt.dialects.npz import read_npz
 from vit_opt.tools import accel_report
 from vit_opt.tools.artefact import Artefact
-from vit_opt.tools.command import UsageError, replacing, require_writable, run_command, write_text
+from vit_opt.tools.command import (
+    UsageError,
+    command_line,
+    replacing,
+    require_writable,
+    run_command,
+    write_text,
+)
 from vit_opt.tools.execution import BACKENDS, RunResult, run_batch, split_batch
 from vit_opt.tools.progress import progress
 
@@ -201,7 +208,7 @@ def _infer(args: argparse.Namespace, artefact: Artefact) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="vit-run", description=DESCRIPTION)
+    result = command_line("vit-run", DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
     result.add_argument("--on", choices=BACKENDS, default="c", help="backend (default: c)")
     result.add_argument("--input", metavar="IN.npz", help="arrays by input name, any batch")

@@ -6,7 +6,6 @@ import argparse
 
 from xdsl.passes import ModulePass, PassPipeline
 
-from vit_opt.dialects.vit.targets import ACCEL_TARGETS
 from vit_opt.tools.command import UsageError
 
 
@@ -40,9 +39,9 @@ def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParse
 def weight_passes(args: argparse.Namespace) -> str:
     """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
 
-    Raises UsageError for groups without anything that makes weights narrow, with dyadic scales or
-    with a budget of cycles, for a budget that is no share, and for more than one of a number of bits
-    and the budgets.
+    Raises UsageError for groups without anything that makes weights narrow, for groups or a budget of
+    cycles with dyadic scales, for groups with a budget of cycles, for a budget that is no share, and
+    for more than one of a number of bits and the budgets.
     """
     given = _budget(args)
     if args.weight_bits is not None:
@@ -58,6 +57,8 @@ def weight_passes(args: argparse.Namespace) -> str:
 
 def _budget(args: argparse.Namespace) -> list[str]:
     """The options of the pass that say what weights may cost."""
+    from vit_opt.dialects.vit.targets import ACCEL_TARGETS
+
     budgets = {"--weight-budget": args.weight_budget, "--cycle-budget": args.cycle_budget}
     shares = {name: share for name, share in budgets.items() if share is not None}
     for name, share in shares.items():
@@ -69,6 +70,8 @@ def _budget(args: argparse.Namespace) -> list[str]:
         raise UsageError("--weight-budget and --cycle-budget: one of the two, not both")
     if args.cycle_budget is None:
         return [f"budget={share!r}" for share in shares.values()]
+    if getattr(args, "scales", "pot") == "dyadic":
+        raise UsageError("--cycle-budget needs scales that are powers of two: the accelerator does")
     arch = getattr(args, "arch", "p2vit")
     if arch not in ACCEL_TARGETS:
         raise UsageError(

@@ -29,6 +29,7 @@ from vit_opt.dialects.vit.semantics import (
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, PoolMode, Rounding
 from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
 
 Ints = NDArray[np.integer[Any]]
 Resolve = Callable[[Addr], Addr]
@@ -263,11 +264,23 @@ def _divide(port: Port, inst: isa.Divide) -> None:
 # -- shift ------------------------------------------------------------------------------------
 
 
+def limits_of(inst: isa.Requant | isa.Add) -> tuple[int, int]:
+    """Smallest and largest code of a result."""
+    low, high = inst.dst_type.bounds
+    if inst.low != UNLIMITED[0]:
+        low = max(low, inst.low)
+    if inst.high != UNLIMITED[1]:
+        high = min(high, inst.high)
+    if low > high:
+        raise AccessError(f"limits {inst.low}..{inst.high} leave no code of the element type")
+    return low, high
+
+
 @effect(isa.Requant)
 def _requant(port: Port, inst: isa.Requant) -> None:
     x = port.block(inst.src, inst.src_type, inst.rows, inst.cols, inst.src_row)
     shift = port.shifts(inst.shifts, inst.shift, inst.cols)
-    low, high = inst.dst_type.bounds
+    low, high = limits_of(inst)
     y = requant.pot_requant(x, shift, low, high, inst.zp_in, inst.zp_out, rounding_of(inst))
     port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
 
@@ -287,7 +300,7 @@ def _add(port: Port, inst: isa.Add) -> None:
     if inst.shifts.space is not Space.NONE:
         vectors = port.block(inst.shifts, DType.I8, 3, inst.cols, inst.cols).astype(np.int64)
         gap_a, gap_b, shift = vectors
-    low, high = inst.dst_type.bounds
+    low, high = limits_of(inst)
     # On the common grid (frac 0) the operands have fracs -gap and the result -shift.
     y = requant.add(
         a,

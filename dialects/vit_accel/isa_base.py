@@ -17,6 +17,13 @@ Src = Annotated[Addr, address("operand")]
 OptVector = Annotated[Addr, address("int8 shift per column, or none: use the immediate")]
 
 
+UNLIMITED = (-(1 << 32), (1 << 32) - 1)
+"""Limits that leave the element type's own."""
+
+Low = Annotated[int, signed(33, "smallest code of the result, if above the element type's")]
+High = Annotated[int, signed(33, "largest code of the result, if below the element type's")]
+
+
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below a / b."""
     return -(-a // b)

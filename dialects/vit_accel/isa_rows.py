@@ -19,9 +19,12 @@ from vit_opt.dialects.vit_accel.fields import (
     unsigned,
 )
 from vit_opt.dialects.vit_accel.isa_base import (
+    UNLIMITED,
     Binary,
     Block,
     Dst,
+    High,
+    Low,
     OptVector,
     Round,
     RowMap,
@@ -40,6 +43,9 @@ class Requant(RowMap):
 
     for i < rows, j < cols, s = shifts is none ? shift : shifts[j]:
         dst[i*dst_row][j] = sat(round(src[i*src_row][j] - zp_in, s) + zp_out)
+
+    Saturation is to the codes of `dst_type` from `low` to `high`: ReLU and Clip on the way. It
+    traps where there are none.
     """
 
     opcode: ClassVar[int] = 0x30
@@ -50,6 +56,8 @@ class Requant(RowMap):
     zp_in: ZeroPoint = 0
     zp_out: ZeroPoint = 0
     rounding: Round = Rounding.RHU
+    low: Low = UNLIMITED[0]
+    high: High = UNLIMITED[1]
 
     def cycles(self, arch: AccelTarget) -> int:
         return ceil_div(self.rows * self.cols, arch.shift_width) + arch.shift_latency
@@ -63,7 +71,8 @@ class Add(Binary):
         t = ((a[i*a_row + j*a_col] - zp_a) << la) + ((b[i*b_row + j*b_col] - zp_b) << lb)
         dst[i*dst_row][j] = sat(round(t, s) + zp_out)
 
-    A stride of 0 repeats a row or a column; `shifts` holds three rows of `cols` int8.
+    A stride of 0 repeats a row or a column; `shifts` holds three rows of `cols` int8. Saturation is
+    that of `shift.requant`.
     """
 
     opcode: ClassVar[int] = 0x31
@@ -77,6 +86,8 @@ class Add(Binary):
     zp_b: ZeroPoint = 0
     zp_out: ZeroPoint = 0
     rounding: Round = Rounding.RHU
+    low: Low = UNLIMITED[0]
+    high: High = UNLIMITED[1]
 
     def cycles(self, arch: AccelTarget) -> int:
         return ceil_div(self.rows * self.cols, arch.shift_width) + arch.shift_latency

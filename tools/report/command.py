@@ -16,7 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_opt.tools.artefact import Artefact
-from vit_opt.tools.command import UsageError, require_writable, run_command, write_text
+from vit_opt.tools.command import (
+    UsageError,
+    command_line,
+    require_writable,
+    run_command,
+    write_text,
+)
 
 DESCRIPTION = "Show what quantisation did to a compiled model."
 
@@ -70,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     from vit_opt.tools.execution import BACKENDS
     from vit_opt.tools.opt import positive
 
-    result = argparse.ArgumentParser(prog="vit-report", description=DESCRIPTION)
+    result = command_line("vit-report", DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
     result.add_argument("--eval", metavar="DATA.npz", help="measure on inputs by name, any batch")
     result.add_argument(

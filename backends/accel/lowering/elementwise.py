@@ -15,7 +15,15 @@ from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.planes import Grid, channel_axis, grid_for
 from vit_opt.backends.accel.lowering.residency import Rect
-from vit_opt.backends.accel.lowering.steps import PARAMETERS, STEPS, WHOLE_ROWS, Emit, Window
+from vit_opt.backends.accel.lowering.steps import (
+    CLAMPED,
+    PARAMETERS,
+    STEPS,
+    WHOLE_ROWS,
+    Emit,
+    Window,
+    clamp_limits,
+)
 from vit_opt.backends.accel.lowering.streams import panel_reader, stream_reader
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
@@ -29,6 +37,7 @@ from vit_opt.backends.accel.lowering.tensors import (
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
 from vit_opt.passes.mapping import block_rows, image_rows, is_image, row_blocks
 
 
@@ -98,6 +107,29 @@ class Link:
 
     op: Operation
     tensors: tuple[Tensor | None, ...]
+
+
+def _limits_result(op: Operation) -> bool:
+    """Whether an operation's instruction can clamp its result: limits have 33 bits."""
+    return isinstance(op, CLAMPED) and value_format(op.results[0])[0].size <= 4
+
+
+def _instructions(links: Sequence[Link]) -> list[tuple[Link, tuple[int, int]]]:
+    """The links of a chain that have an instruction, and the limits of its result: a clamp behind
+    the shifters is theirs. A change of the real value alone has none either."""
+    found: list[tuple[Link, tuple[int, int]]] = []
+    for link in links:
+        if isinstance(link.op, ops.ReinterpretOp):
+            continue
+        op = link.op
+        if found and isinstance(op, ops.ClampOp) and _limits_result(found[-1][0].op):
+            before, (low, high) = found.pop()
+            smallest, largest = clamp_limits(op)
+            limits = min(max(low, smallest), largest), min(max(high, smallest), largest)
+            found.append((before, limits))
+        else:
+            found.append((link, UNLIMITED))
+    return found
 
 
 def follow(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) -> list[Link]:
@@ -205,12 +237,11 @@ def run_links(
     window = Window(size[0], size[1], col, grid.channel(index))
     current = [] if block is None else [block]
     outer = builder.origin
-    for link in links:
-        if isinstance(link.op, ops.ReinterpretOp):
-            continue
+    instructions = _instructions(links)
+    for number, (link, limits) in enumerate(instructions, 1):
         builder.origin = lowering.origin_of(link.op)
         mark = builder.mark()
-        emit = Emit(lowering, window)
+        emit = Emit(lowering, window, limits=limits)
         parameters = PARAMETERS.get(type(link.op), ())
         args: list[Block] = []
         for position, tensor in enumerate(link.tensors):
@@ -223,7 +254,7 @@ def run_links(
                 assert plane is not None, "follow() and grid_for() admit only such operands"
                 space = Space.ABUF if position == 0 else Space.CBUF
                 args.append(load_block(builder, plane, (row, col), size, space))
-        if link is links[-1]:
+        if number == len(instructions):
             emit.into = [place.home(lowering, target) for target in targets]
         results = STEPS[type(link.op)](emit, link.op, args)
         for old in current:
@@ -356,7 +387,8 @@ def chain_results(
 
 def bytes_per_element(links: Sequence[Link]) -> int:
     """Bytes of output buffer that an element of a chain needs at most at one time."""
-    sizes = [value_format(result)[0].size for link in links for result in link.op.results[:1]]
+    made = [link.op.results[0] for link, _ in _instructions(links)]
+    sizes = [value_format(result)[0].size for result in made]
     return max((a + b for a, b in zip([4, *sizes], [*sizes, 0], strict=True)), default=8)
 
 

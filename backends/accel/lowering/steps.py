@@ -23,6 +23,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Rounding
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
+from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
 
 RowMapFields = tuple[int, int, Addr, Addr, int, int, DType, DType]
 BinaryFields = tuple[int, int, Addr, Addr, Addr, int, int, int, int, int, DType, DType, DType]
@@ -48,6 +49,8 @@ class Emit:
     reads: list[Use] = field(default_factory=list[Use])
     into: list[Block] = field(default_factory=list[Block])
     """Where results are to be written, in their order; by default to new buffers."""
+    limits: tuple[int, int] = UNLIMITED
+    """Smallest and largest code of the result, where a clamp behind the step is a part of it."""
 
     def vector(self, values: Ints) -> tuple[int, Addr]:
         """Shifts as an immediate, or as a vector in the parameter buffer: (immediate, address)."""
@@ -119,6 +122,7 @@ def _requant(e: Emit, op: ops.PotRequantOp, args: Sequence[Block]) -> list[Block
         source.zero_point,
         target.zero_point,
         rounding(op),
+        *e.limits,
     )
     return e.emit(inst, y)
 
@@ -148,6 +152,7 @@ def _add(e: Emit, op: ops.AddOp, args: Sequence[Block]) -> list[Block]:
         zb,
         zo,
         rounding(op),
+        *e.limits,
     )
     return e.emit(inst, y)
 
@@ -172,13 +177,16 @@ def _mul(e: Emit, op: ops.MulOp, args: Sequence[Block]) -> list[Block]:
 
 def _clamp(e: Emit, op: ops.ClampOp, args: Sequence[Block]) -> list[Block]:
     x, y = e.read(args[0]), e.result(op.result)
-    low, high = y.dtype.bounds
-    limits = (
-        min(max(op.min.value.data, low), high),
-        min(max(op.max.value.data, low), high),
-    )
+    limits = clamp_limits(op)
     inst = isa.Clamp(e.window.rows, e.window.cols, y.addr, x.addr, y.row, x.row, y.dtype, *limits)
     return e.emit(inst, y)
+
+
+def clamp_limits(op: ops.ClampOp) -> tuple[int, int]:
+    """Smallest and largest code that a clamp leaves, within its element type."""
+    low, high = value_format(op.result)[0].bounds
+    smallest, largest = op.min.value.data, op.max.value.data
+    return min(max(smallest, low), high), min(max(largest, low), high)
 
 
 def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
@@ -321,6 +329,9 @@ STEPS: dict[type[Operation], Step] = {
     ops.LayerNormOp: _layernorm,
 }
 """The instruction behind each operation that works on blocks of rows."""
+
+CLAMPED = (ops.PotRequantOp, ops.AddOp)
+"""Operations whose instruction can clamp its result."""
 
 WHOLE_ROWS = (ops.SoftmaxExpOp, ops.ShiftmaxOp, ops.Log2SoftmaxOp, ops.LayerNormOp)
 """Operations that need all columns of a row at once."""

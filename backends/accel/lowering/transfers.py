@@ -83,12 +83,23 @@ def _fetch(
         _split(builder, tensor, source, dims, run, region, offset, store=False)
         return
     if not dims:
+        # Whole rows of parts: as rows again, so that neighbouring rows go together.
+        pitch = max(piece.valid.pitch for piece in pieces)
+        rows = run // pitch
+        if rows > 1 and _fetch_bands(
+            builder, tensor, source, (rows, pitch, pitch), pitch, region, offset, pieces
+        ):
+            source, run, offset = source + rows * pitch, run % pitch, offset + rows * pitch
         _fetch_run(builder, tensor, source, run, region, offset, pieces)
         return
     head = _common_run(pieces, source, run)
     if head < run and _is_uniform(pieces, source, dims, head):
         _fetch(builder, tensor, source, dims, head, region, offset)
         _fetch(builder, tensor, source + head, dims, run - head, region, offset + head)
+        return
+    if len(dims) == 1 and _fetch_bands(
+        builder, tensor, source, dims[0], run, region, offset, pieces
+    ):
         return
     count, far, near = dims[0]
     inner = dims[1:]
@@ -114,6 +125,45 @@ def _fetch(
             for index in steps:
                 place, here = source + index * far, offset + index * near
                 _fetch(builder, tensor, place, inner, run, region, here)
+
+
+def _fetch_bands(
+    builder: Builder,
+    tensor: Region,
+    source: int,
+    dim: Dim,
+    run: int,
+    region: Region,
+    offset: int,
+    pieces: Sequence[Piece],
+) -> bool:
+    """Load rows that several pieces share by columns: neighbouring rows that are cut alike together,
+    a transfer for each part. False if there is nothing to gain."""
+    count, far, near = dim
+    cuts = [_cuts(pieces, source + index * far, run) for index in range(count)]
+    bands = [list(group) for _, group in groupby(range(count), lambda index: cuts[index])]
+    if len(bands) == count or max(map(len, cuts)) == 1:
+        return False
+    for band in bands:
+        done = 0
+        for _, head in cuts[band[0]]:
+            place, here = source + band[0] * far + done, offset + band[0] * near + done
+            part: list[Dim] = [(len(band), far, near)] if len(band) > 1 else []
+            _fetch(builder, tensor, place, part, head, region, here)
+            done += head
+    return True
+
+
+def _cuts(pieces: Sequence[Piece], source: int, run: int) -> tuple[tuple[int, int], ...]:
+    """The parts of contiguous bytes: the piece that each lies in (-1: none), and its length."""
+    found: list[tuple[int, int]] = []
+    done = 0
+    while done < run:
+        head = _common_run(pieces, source + done, run - done)
+        inside = (_within(piece, source + done, (), head) is not None for piece in pieces)
+        found.append((next((i for i, there in enumerate(inside) if there), -1), head))
+        done += head
+    return tuple(found)
 
 
 def _is_uniform(pieces: Sequence[Piece], source: int, dims: Sequence[Dim], run: int) -> bool:

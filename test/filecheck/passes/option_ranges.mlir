@@ -1,6 +1,9 @@
 // Options of the accuracy passes that make no sense are one line, and nothing is written.
 
 // RUN: rm -f %t.mlir
+// RUN: not vit-opt %s -p 'calibrate,migrate{headroom=0}' -o %t.mlir 2>&1 | filecheck %s --check-prefix=FIRST
+// FIRST-NOT: warning
+// FIRST: vit-opt: error: migrate: headroom 0 is not from 1 to below 16
 // RUN: not vit-opt %s -p 'calibrate,fill-grids{headroom=0}' -o %t.mlir 2>&1 | filecheck %s --check-prefix=HEADROOM
 // HEADROOM: vit-opt: error: fill-grids: headroom 0 is not at least 1 and below 2
 // RUN: not vit-opt %s -p 'calibrate,fill-grids{headroom=nan}' -o %t.mlir 2>&1 | filecheck %s --check-prefix=NAN
