@@ -21,6 +21,8 @@ class Region:
     size: int
     number: int = -1
     """Counts the regions of DRAM, in the order in which they are first placed."""
+    gone: bool = False
+    """Whether its space may hold other buffers by now."""
 
     def addr(self, offset: int = 0) -> Addr:
         """The address `offset` bytes into the region."""
@@ -100,3 +102,4 @@ class Arena:
     def release(self, region: Region) -> None:
         """Give a region's space back."""
         self.live.remove(region)
+        region.gone = True

@@ -118,6 +118,9 @@ class Builder(Memory):
         """Append an instruction that reads and writes the given bytes; `instead` does the same on
         another engine."""
         if not self.rehearsing:
+            reads, writes = list(reads), list(writes)
+            if any(use.region.gone for use in (*reads, *writes)):
+                raise AssertionError(f"{self.working_on()}: '{inst.text()}' uses space given back")
             chain = self.origin.layer if self.origin.serial else None
             # Nobody writes constants, so reading them binds nobody.
             moving = [use for use in reads if use.region not in self.constants]
