@@ -115,7 +115,8 @@ def test_targets() -> None:
     assert P2VIT.clock_mhz == 500 and P2VIT.dram_bytes_per_cycle * P2VIT.clock_mhz == 76800
     assert all(accel_target(name).name == name for name in ACCEL_TARGETS)
     with pytest.raises(
-        VitError, match="unknown architecture 'nope'; known: edge, p2vit, p2vit-large, trio"
+        VitError,
+        match="unknown architecture 'nope'; known: edge, p2vit, p2vit-large, trio, trio-large",
     ):
         accel_target("nope")
     with pytest.raises(VitError, match="no memory 'zbuf'"):

@@ -56,7 +56,8 @@ def test_tiling_is_deterministic() -> None:
 
 def test_unknown_targets_are_named() -> None:
     with pytest.raises(
-        VitError, match="unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio"
+        VitError,
+        match="unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio, trio-large",
     ):
         tile(RandomGraph(0).module, "abacus")
 

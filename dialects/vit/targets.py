@@ -244,6 +244,21 @@ is measured against all 2048. Multipliers take 8 bits and are not split for int4
 DRAM of 19.2 GB/s (64 bits of DDR4-2400), 672 KB of buffers, well within what such a board has, banks
 as wide as the 64 + 64 lanes, row units as wide as `p2vit`'s, and the latencies."""
 
+TRIO_LARGE = replace(
+    TRIO,
+    name="trio-large",
+    dram_bytes_per_cycle=384.0,
+    shift_width=128,
+    softmax_width=64,
+    norm_width=64,
+    table_width=128,
+)
+"""`trio` with everything around its multipliers grown as they are. They are 2048, four times
+`p2vit`'s, and so are its row units (softmax, LayerNorm, tables; the dividers are on `trio` already),
+as on `p2vit-large`. Shifters take what both engines drain, 64 + 64 lanes a cycle. DRAM is the 76.8
+GB/s of `p2vit`, 384 bytes at 200 MHz. Multipliers, clock, buffers and latencies are `trio`'s. These
+figures were written down before anything was measured on them."""
+
 EDGE = replace(
     P2VIT,
     name="edge",
@@ -272,7 +287,7 @@ have 32 to 256), 128 KB of memory on chip, and an external memory on eight data 
 both edges: 400 MB/s in bursts of 16 bytes. Row units are an eighth of `p2vit`'s, as the array is;
 shifters drain one lane row a cycle."""
 
-ACCEL_TARGETS = {target.name: target for target in (P2VIT, P2VIT_LARGE, TRIO, EDGE)}
+ACCEL_TARGETS = {target.name: target for target in (P2VIT, P2VIT_LARGE, TRIO, TRIO_LARGE, EDGE)}
 """The presets by name."""
 
 

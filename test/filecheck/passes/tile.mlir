@@ -3,7 +3,7 @@
 // RUN: vit-opt %s -p tile,tile --split-input-file | filecheck %s
 // RUN: not vit-opt %s -p 'tile{target="abacus"}' --split-input-file 2>&1 | filecheck %s --check-prefix UNKNOWN
 
-// UNKNOWN: vit-opt: error: unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio
+// UNKNOWN: vit-opt: error: unknown target 'abacus'; known: c, edge, p2vit, p2vit-large, trio, trio-large
 
 // LayerNorm and the three products that read it are one chain; all that others read is yielded.
 // Blocks of 40 rows leave no remainder but in the last one, and 192 is a multiple of 64 lanes. The
