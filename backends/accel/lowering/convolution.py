@@ -192,6 +192,7 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     spread = raster(lowering.arch, targets, pixels, shape[3], width)
     if stream is not None and stream.panels_apart:
         spread = spread[0], width
+    lowering.widths.update((target.region, spread[1]) for target in targets)
     made = _blocks(lowering, conv, branches, (grid, spread), order, tiling.depth, by_columns)
     source = Source(made, width, shape[1] * shape[2]) if by_columns else Source(made)
     run_stream(lowering, source, conv.op, branches, stream)
