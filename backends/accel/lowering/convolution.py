@@ -17,11 +17,9 @@ from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
-    Place,
     bytes_per_element,
     find_stream,
     fork,
-    raster,
     require_links,
     run_branches,
     run_stream,
@@ -30,6 +28,7 @@ from vit_opt.backends.accel.lowering.engines import has_two
 from vit_opt.backends.accel.lowering.linear import lower_linear
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.places import Place, raster
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
@@ -172,8 +171,8 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     shape = value_shape(conv.op.result)
     grid = Grid(shape, (0,), (1, 2))
     branches = fork(lowering, conv.op, grid, whole_rows=False, reads=(conv.sliding.x,))
-    targets = [target for branch in branches for target in branch.targets]
-    width = max(bytes_per_element(branch.links) for branch in branches)
+    targets = [target for branch in branches for target in branch.all_targets]
+    width = max(bytes_per_element(branch.all_links) for branch in branches)
     tiling = _tile(lowering.arch, conv, width)
     if is_image(shape):
         rows = min(tiling.pixels[0], image_rows(lowering.arch, shape) // shape[2])
@@ -220,7 +219,9 @@ def _blocks(
             place = Place(grid, (image,), start, (size[0] * size[1], panel.count), spread)
             builder.next_turn()
             outer, builder.origin = builder.origin, name
-            require_links(lowering, [link for branch in branches for link in branch.links], place)
+            require_links(
+                lowering, [link for branch in branches for link in branch.all_links], place
+            )
             require_patch(builder, s, image, first, size, (panel.chan, panel.chans))
             acc = _accumulate(lowering, conv, panel, image, first, size, depth)
             run_branches(lowering, branches, acc, place)

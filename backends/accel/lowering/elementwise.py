@@ -13,8 +13,8 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.places import Place, raster
 from vit_opt.backends.accel.lowering.planes import Grid, channel_axis, grid_for
-from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import (
     CLAMPED,
     PARAMETERS,
@@ -35,68 +35,9 @@ from vit_opt.backends.accel.lowering.tensors import (
     value_shape,
 )
 from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
 from vit_opt.passes.mapping import block_rows, image_rows, is_image, row_blocks
-
-
-@dataclass(frozen=True)
-class Place:
-    """A block of a result: outer position, first row and column, size, and the blocks' raster."""
-
-    grid: Grid
-    index: tuple[int, ...]
-    first: tuple[int, int]
-    size: tuple[int, int]
-    raster: tuple[int, int]
-    """Rows and columns that lie together on chip."""
-
-    def plane(self, target: Tensor) -> Tensor:
-        """The rows x columns of a result at the outer position."""
-        shape = (*self.grid.shape[:-1], target.shape[-1])
-        plane = Grid(shape, self.grid.outer, self.grid.rows).plane(target, self.index)
-        assert plane is not None, "a fresh result is contiguous"
-        return plane
-
-    def start_of(self, plane: Tensor) -> int:
-        """First byte of the block within a plane."""
-        return self.first[0] * plane.strides[0] + self.first[1] * plane.strides[1]
-
-    def part(self, target: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First row and column and size of the block within a result, which may be a column."""
-        if target.shape[-1] != self.grid.col_count:
-            return (self.first[0], 0), (self.size[0], 1)
-        return self.first, self.size
-
-    def home(self, lowering: Lowering, target: Tensor) -> Block:
-        """Where the block of a result is to be written; pinned."""
-        plane = self.plane(target)
-        (row, col), (rows, cols) = self.part(target)
-        item = target.dtype.size
-        below = min(plane.shape[0], (row // self.raster[0] + 1) * self.raster[0])
-        right = min(plane.shape[1], (col // self.raster[1] + 1) * self.raster[1])
-        start = plane.offset + row * plane.strides[0] + col * item
-        pitch = max(plane.strides[0], (right - col) * item)
-        rect = Rect(start, rows, pitch, cols * item)
-        room = Rect(start, max(rows, below - row), pitch, max(cols, right - col) * item)
-        found = lowering.builder.place_for(target.region, rect, room, Space.OBUF)
-        return Block(found[0], target.dtype, found[2], item, found[1])
-
-
-def raster(
-    arch: AccelTarget, targets: Sequence[Tensor], rows: int, cols: int, panel: int
-) -> tuple[int, int]:
-    """Rows and columns of a result that lie together on chip, three eighths of a buffer at most.
-
-    `rows` of a block and `panel` columns are the least unless that is too much.
-    """
-    room = arch.memory_size("abuf") * 3 // 8
-    item = max(target.dtype.size for target in targets)
-    parts = -(-cols * rows * item // room)
-    wide = -(-cols // parts // panel) * panel if parts * panel <= cols else panel
-    return max(1, min(rows, room // (min(panel, cols) * item))), min(cols, wide)
-
 
 # -- chains -----------------------------------------------------------------------------------
 
@@ -154,6 +95,23 @@ class Branch:
 
     links: tuple[Link, ...]
     targets: tuple[Tensor, ...]
+    behind: tuple[Branch, ...] = ()
+    """Chains that take the result of this one, which others read too, as it is made."""
+
+    @property
+    def all_links(self) -> list[Link]:
+        """The operations of this chain and of those behind it."""
+        return [*self.links, *(link for branch in self.behind for link in branch.all_links)]
+
+    @property
+    def all_targets(self) -> list[Tensor]:
+        """The results of this chain and of those behind it."""
+        return [*self.targets, *(target for branch in self.behind for target in branch.all_targets)]
+
+    def ends(self, head: Operation) -> list[Operation]:
+        """What makes the results of this chain behind `head`, and of those behind it."""
+        last = self.links[-1].op if self.links else head
+        return [last, *(end for branch in self.behind for end in branch.ends(last))]
 
 
 def fork(
@@ -164,7 +122,8 @@ def fork(
     reads: Sequence[Tensor],
 ) -> list[Branch]:
     """The chains that take the result of `op` block by block, their results allocated: one, or one
-    for each of its readers if all of them rescale. For the rest see `chain_results`."""
+    for each of its readers if all of them rescale; and behind each those that rescale what it ends
+    with, where others read that too. For the rest see `chain_results`."""
     value = op.results[0]
     readers = lowering.users.get(value, [])
     chains = [follow(lowering, value, grid, whole_rows)]
@@ -176,10 +135,30 @@ def fork(
                 for head in heads
                 if head is not None
             ]
-    return [
-        Branch(tuple(links), tuple(chain_results(lowering, op, links, grid, reads)))
-        for links in chains
-    ]
+    return [_branch(lowering, op, links, grid, whole_rows, reads) for links in chains]
+
+
+def _branch(
+    lowering: Lowering,
+    op: Operation,
+    links: Sequence[Link],
+    grid: Grid,
+    whole_rows: bool,
+    reads: Sequence[Tensor],
+) -> Branch:
+    """A chain behind `op`, its results allocated, with the chains behind it."""
+    targets = chain_results(lowering, op, links, grid, reads)
+    last = links[-1].op if links else op
+    behind: list[Branch] = []
+    if links and len(last.results) == 1 and len(lowering.users.get(last.results[0], [])) > 1:
+        value = last.results[0]
+        for reader in lowering.users[value]:
+            if isinstance(reader, ops.PotRequantOp):
+                head = _link(lowering, value, reader, grid, whole_rows)
+                if head is not None:
+                    chain = [head, *follow(lowering, reader.result, grid, whole_rows)]
+                    behind.append(_branch(lowering, last, chain, grid, whole_rows, reads))
+    return Branch(tuple(links), tuple(targets), tuple(behind))
 
 
 def _next_link(lowering: Lowering, value: SSAValue, grid: Grid, whole_rows: bool) -> Link | None:
@@ -226,11 +205,13 @@ def run_links(
     place: Place,
     targets: Sequence[Tensor],
     keep: bool = False,
+    behind: Sequence[Branch] = (),
 ) -> None:
     """Pass a block through a chain; what it ends with becomes a part of the targets.
 
-    The last operation writes where the targets' pieces have their place; blocks between operations
-    are given back, and so is the block that came in unless it is to be kept.
+    The last operation writes where the targets' pieces have their place; the chains behind it take
+    the block from there. Blocks between operations are given back, and so is the block that came in
+    unless it is to be kept.
     """
     builder = lowering.builder
     grid, index, (row, col), size = place.grid, place.index, place.first, place.size
@@ -260,6 +241,11 @@ def run_links(
         for old in current:
             if old is not block or not keep:
                 builder.release(old.region)
+        if number == len(instructions):
+            for branch in behind:
+                run_links(
+                    lowering, branch.links, results[0], place, branch.targets, True, branch.behind
+                )
         builder.unpin(mark)
         current = results
     if not links:
@@ -274,7 +260,7 @@ def run_branches(
     """Pass a block through all chains behind it."""
     for branch in branches:
         keep = branch is not branches[-1]
-        run_links(lowering, branch.links, block, place, branch.targets, keep)
+        run_links(lowering, branch.links, block, place, branch.targets, keep, branch.behind)
 
 
 @dataclass(frozen=True)
@@ -296,9 +282,9 @@ class Stream:
 def find_stream(lowering: Lowering, head: Operation, branches: Sequence[Branch]) -> Stream | None:
     """Whether the results behind `head` can be made as they are read; None if at once."""
     sources = lowering.builder.sources
-    if any(target.region in sources for branch in branches for target in branch.targets):
+    if any(target.region in sources for branch in branches for target in branch.all_targets):
         return None
-    values = [(branch.links[-1].op if branch.links else head).results[0] for branch in branches]
+    values = [end.results[0] for branch in branches for end in branch.ends(head)]
     by_row = [stream_reader(lowering, value) for value in values]
     by_panel = [panel_reader(lowering, value) for value in values]
     found = [each for each in (by_panel if None in by_row else by_row) if each is not None]
@@ -319,8 +305,8 @@ def run_stream(
         while source.advance():
             pass
         return
-    targets = [target for branch in branches for target in branch.targets]
-    members = [head, *(link.op for branch in branches for link in branch.links)]
+    targets = [target for branch in branches for target in branch.all_targets]
+    members = [head, *(link.op for branch in branches for link in branch.all_links)]
     lowering.stream(source, targets, members, stream.reader)
 
 

@@ -24,11 +24,10 @@ from xdsl.ir import Operation
 from vit_opt.backends.accel.lowering.context import Lowering, Plan
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
-    Place,
-    raster,
     run_branches,
 )
 from vit_opt.backends.accel.lowering.memory import Source
+from vit_opt.backends.accel.lowering.places import Place, raster
 from vit_opt.backends.accel.lowering.products import (
     Part,
     Product,
@@ -143,7 +142,7 @@ def sum_panels(
     rows, cols, depth = product.grid.row_count, product.grid.col_count, product.k
     builder.macs += rows * cols * depth
     (a,), (b,) = product.a, product.b
-    targets = [target for branch in branches for target in branch.targets]
+    targets = [target for branch in branches for target in branch.all_targets]
     for first, count in plan.groups:
         tallest = max(height for _, height in plan.heights)
         spread = raster(lowering.arch, targets, tallest, cols, count)

@@ -24,11 +24,9 @@ from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
     Link,
-    Place,
     bytes_per_element,
     find_stream,
     fork,
-    raster,
     require_links,
     run_branches,
     run_stream,
@@ -36,6 +34,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
 from vit_opt.backends.accel.lowering.engines import emit_matmul, has_two
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
+from vit_opt.backends.accel.lowering.places import Place, raster
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.tensors import (
@@ -151,11 +150,12 @@ def lower_product(lowering: Lowering, product: Product, branches: Sequence[Branc
     """Emit a product with the chain behind it; at once, or as the next product reads its rows."""
     stream = find_stream(lowering, product.op, branches)
     by_panels = stream is not None and stream.by_columns
-    blocks = product_blocks(lowering, product, branches, by_panels)
+    apart = stream is not None and stream.panels_apart
+    blocks = product_blocks(lowering, product, branches, by_panels, apart)
     if stream is not None:
         source = Source(blocks)
         if by_panels:
-            ways = tile(lowering.arch, product, [branch.links for branch in branches])
+            ways = tile(lowering.arch, product, [branch.all_links for branch in branches])
             source = Source(blocks, ways[0].block[1], product.grid.row_count)
         run_stream(lowering, source, product.op, branches, stream)
         return
@@ -198,22 +198,26 @@ def _reader(lowering: Lowering, product: Product, links: Sequence[Link]) -> Oper
 
 
 def product_blocks(
-    lowering: Lowering, product: Product, branches: Sequence[Branch], by_panels: bool = False
+    lowering: Lowering,
+    product: Product,
+    branches: Sequence[Branch],
+    by_panels: bool = False,
+    apart: bool = True,
 ) -> Generator[int]:
     """Emit the blocks of a product one by one; gives the rows that are complete.
 
-    With `by_panels` all rows of a panel of columns are made before the next panel, lie on chip by
-    themselves, and count.
+    With `by_panels` all rows of a panel of columns are made before the next panel, and count; they
+    lie on chip by themselves if `apart`.
     """
-    links = [link for branch in branches for link in branch.links]
-    targets = [target for branch in branches for target in branch.targets]
-    ways = tile(lowering.arch, product, [branch.links for branch in branches])
+    links = [link for branch in branches for link in branch.all_links]
+    targets = [target for branch in branches for target in branch.all_targets]
+    ways = tile(lowering.arch, product, [branch.all_links for branch in branches])
     height, (block, panel, depth) = ways[0].problem.height, ways[0].block
     builder = lowering.builder
     rows, cols = product.grid.row_count, product.grid.col_count
     heights = row_blocks(rows, height, block)
     spread = raster(lowering.arch, targets, height, cols, panel)
-    if by_panels:
+    if by_panels and apart:
         spread = (spread[0], panel)
     lowering.widths.update((target.region, spread[1]) for target in targets)
     together = lowering.widths.get(product.a[0].region, 0)
