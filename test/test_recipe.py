@@ -82,7 +82,7 @@ def test_other_data_and_other_version_are_noted(tmp_path: Path) -> None:
         ("seed: true", "seed: True is not int"),
         ("shapes: {x: 3}", "shapes: x: expected a list"),
         ("[1]", "expected keys with values"),
-        ("a: [", "not YAML"),
+        ("a: [", "not YAML: .* at line 1, column 5: a"),
         ("seed: !!bool x", "not YAML: a value is not of the type that its tag says"),
         ("seed: !!int x", "not YAML"),
         ("calibration: !!timestamp x", "not YAML: a value is not of the type that its tag says"),
