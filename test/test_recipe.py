@@ -72,6 +72,7 @@ def test_other_data_and_other_version_are_noted(tmp_path: Path) -> None:
         ("passes: [{smooth: {alpha: many}}]", "passes: smooth: .*many"),
         ("passes: [{smooth: {alpha: .nan}}]", "passes: smooth: alpha is a number, not 'nan'"),
         ("passes: [{refine: {sweeps: 1.5}}]", "refine: sweeps is a whole number, not '1.5'"),
+        ("passes: [{quantize: {wide: [gelu, {a: b}]}}]", "quantize: wide: {'a': 'b'} is no word"),
         ("passes: [{smooth: {alpha: 7}}]", "passes: smooth: alpha 7 is not between 0 and 1"),
         ("target: moon", "target: 'moon' is not one of c, accel, all"),
         ("scales: any", "scales: 'any' is not one of pot, dyadic"),
