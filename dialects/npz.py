@@ -28,8 +28,14 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise VitError(f"{path}: cannot be read as .npz: not a zip archive, or a truncated one")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
+    except MemoryError as error:
+        raise VitError(f"{path}: cannot be read as .npz: an array is too large") from error
     except OSError as error:
         raise VitError(f"{path}: cannot be read as .npz: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise VitError(f"{path}: cannot be read as .npz: {error}") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of what it does not know
+            raise VitError(f"{path}: cannot be read as .npz: {name} is no array")
+    return found

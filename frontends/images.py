@@ -30,6 +30,7 @@ from vit_opt.dialects.errors import VitError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image as Images
     from PIL.Image import Image
 
     Array: TypeAlias = NDArray[np.float32]
@@ -39,6 +40,10 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".t
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the channels of ImageNet, on pixels in 0..1."""
+
+
+LARGEST = 2**28
+"""Pixels of an image behind `resize` or `fit`, at most."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,18 @@ class Preprocess:
     def array(self, path: Path, channels: int) -> Array:
         """An image file as array [1, channels, H, W].
 
-        Raises VitError if the file cannot be read as an image, is too small for the crop, or the
-        model takes neither 1 nor 3 channels.
+        Raises VitError if the file cannot be read as an image, is too small for the crop, would
+        become too large, or if the model takes neither 1 nor 3 channels.
         """
         import numpy as np
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         if channels not in (1, 3):
             raise VitError(f"images have 1 or 3 channels, the model takes {channels}")
         try:
             with Image.open(path) as opened:
                 image = opened.convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+        except Exception as error:  # decoders of damaged files raise many kinds
             raise VitError(f"{path}: cannot be read as an image") from error
         pixels = np.asarray(self._sized(image, path), np.float32)
         planes = pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
@@ -80,15 +85,17 @@ class Preprocess:
         method = Images.Resampling[self.filter.upper()]
         width, height = image.size
         if isinstance(self.resize, tuple):
-            image = image.resize((self.resize[1], self.resize[0]), method)
+            image = _resized(image, self.resize[1], self.resize[0], method, path)
         elif self.resize is not None:
             factor = self.resize / min(width, height)
-            image = image.resize((round(width * factor), round(height * factor)), method)
+            width, height = round(width * factor), round(height * factor)
+            image = _resized(image, width, height, method, path)
         if self.fit is not None:
             factor = self.fit / max(image.size)
             size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+            scaled = _resized(image, *size, method, path)
             padded = Images.new(image.mode, (self.fit, self.fit))
-            padded.paste(image.resize(size, method), (0, 0))
+            padded.paste(scaled, (0, 0))
             image = padded
         if self.crop is None:
             return image
@@ -110,6 +117,13 @@ class Preprocess:
                 f"preprocess gives mean or std for {len(values)} channels, the model takes {channels}"
             )
         return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+def _resized(image: Image, width: int, height: int, method: Images.Resampling, path: Path) -> Image:
+    """An image in another size; raises VitError for one that is far too large."""
+    if width * height > LARGEST:
+        raise VitError(f"{path}: would become {height}x{width} pixels (height x width): too many")
+    return image.resize((width, height), method)
 
 
 PRESETS: Mapping[str, Preprocess] = {

@@ -54,7 +54,7 @@ def check_nodes(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     for node in nodes:
         texts: list[object] = [node.op_type, node.domain, node.name, *node.input, *node.output]
         if not all(isinstance(text, str) for text in texts):
-            raise VitError("damaged: a name in the model is no text")
+            raise VitError("the model is damaged: a name in it is no text")
         if not node.output or not any(node.output):
             raise VitError(f"node {label_of(node)} has no output; the file may be damaged")
         for attribute in node.attribute:

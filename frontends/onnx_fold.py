@@ -48,6 +48,8 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array:
 
     if tensor.data_type == onnx.TensorProto.STRING:
         raise VitError(f"constant {tensor.name}: strings are not supported")
+    if any(size < 0 for size in tensor.dims):
+        raise VitError(f"weight {tensor.name} has a negative size, {list(tensor.dims)}")
     try:
         array = numpy_helper.to_array(tensor, str(folder))
     except (OSError, ValueError, TypeError, KeyError, onnx.checker.ValidationError) as error:

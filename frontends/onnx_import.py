@@ -111,13 +111,22 @@ def _forms(graph: Graph) -> list[Form]:
     return forms
 
 
+def _why_dynamic(name: str, node: Node, graph: Graph) -> str:
+    """Why the shape of an operand or result is not known."""
+    shapes = [list(graph.types[each].shape) for each in node.inputs if each in graph.types]
+    if name in node.inputs or len(shapes) < sum(map(bool, node.inputs)):
+        return f"the shape of {name} is dynamic; give input shapes with --shape"
+    given = ", ".join(map(str, shapes))
+    return f"operands of shapes {given} do not fit together, or their values decide the result's"
+
+
 def _form(node: Node, graph: Graph) -> Form:
     rule = rule_for(node)
     if rule is None:
         raise UnsupportedError(graph.refusals.get(node.outputs[0], _why_unknown(node)))
     for name in (*node.inputs, node.outputs[0]):
         if name and name not in graph.types:
-            reason = f"the shape of {name} is dynamic; give input shapes with --shape"
+            reason = _why_dynamic(name, node, graph)
             raise UnsupportedError(graph.refusals.get(node.outputs[0], reason))
     try:
         form = rule(View(node, graph))

@@ -118,7 +118,7 @@ def test_inputs_are_checked() -> None:
     assert real.codes["y"].tolist() == [1, -2, 127, 0]
     for value, message in (
         (np.zeros(3), r"input 'x' has shape \[3\], the model expects \[4\]"),
-        (np.full(4, 200), "codes 200..200 outside of i8"),
+        (np.full(4, 200), "codes 200 .. 200 outside of -128 .. 127"),
         (np.full(4, True), "dtype bool"),
     ):
         with pytest.raises(VitError, match=message):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
+import numpy as np
 import pytest
 from accel_programs import instructions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vit_opt.backends.accel.emulator import Machine
+from vit_opt.backends.accel.image import Image
 from vit_opt.backends.accel.units import EFFECTS
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, accel_target
+from vit_opt.dialects.vit.targets import ACCEL_TARGETS, EDGE, P2VIT, TRIO, accel_target
 from vit_opt.dialects.vit_accel import VitAccel, isa
 from vit_opt.dialects.vit_accel.encoding import decode_stream, encode_stream
-from vit_opt.dialects.vit_accel.enums import DType, Engine, MacMap
+from vit_opt.dialects.vit_accel.enums import DType, Engine, Flag, MacMap
 from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space, layout
 from vit_opt.dialects.vit_accel.isa import BY_OPCODE, CONTROL, INSTRUCTIONS, array_cycles
 from vit_opt.dialects.vit_accel.ops import OP_OF, InstructionOp
@@ -108,6 +113,52 @@ def test_array_cycles_by_hand() -> None:
     assert array_cycles(P2VIT, (197, 197, 64), MacMap.KM, types) == fill_drain + 1 * 25 * 197
     assert array_cycles(P2VIT, (8, 64, 100), MacMap.NM, (DType.I8, DType.I4X2)) == fill_drain + 50
     assert array_cycles(P2VIT, (8, 64, 100), MacMap.NM, (DType.I16, DType.I8)) == fill_drain + 200
+
+
+def on_engine(inst: isa.Matmul) -> isa.EngineMatmul:
+    """The same product on the reconfigurable engine."""
+    return isa.EngineMatmul(*(getattr(inst, field.name) for field in fields(inst)))
+
+
+def test_engine_matmul_cycles_by_hand() -> None:
+    """The reconfigurable engine has dw_width / columns lanes, one at the least."""
+    inst = on_engine(isa.Matmul(A, A, A, 197, 197, 64, 788, 64, 64))
+    fill_drain = TRIO.array_fill + TRIO.array_drain
+    assert TRIO.dw_width // TRIO.columns == 64
+    assert inst.cycles(TRIO) == fill_drain + 4 * 13 * 64  # ceil(197 / 64), ceil(197 / 16)
+    assert replace(inst, map=MacMap.KM).cycles(TRIO) == fill_drain + 1 * 13 * 197
+    assert inst.cycles(replace(TRIO, dw_width=47)) == fill_drain + 99 * 13 * 64  # two lanes
+    assert inst.cycles(replace(TRIO, dw_width=9)) == fill_drain + 197 * 13 * 64  # one
+    assert inst.cycles(EDGE) == EDGE.array_fill + EDGE.array_drain + 99 * 50 * 64  # two of four
+    assert replace(inst, b_type=DType.I16).cycles(TRIO) == fill_drain + 2 * 4 * 13 * 64
+    assert inst.macs() == 197 * 197 * 64 and inst.engine is Engine.DW
+
+
+@pytest.mark.parametrize(
+    "types", [(DType.I8, DType.I8), (DType.LOG2, DType.I8), (DType.I8, DType.I4X2)]
+)
+@pytest.mark.parametrize("accumulate", Flag)
+def test_engine_matmul_does_what_the_array_does(
+    types: tuple[DType, DType], accumulate: Flag
+) -> None:
+    rng = np.random.default_rng(0)
+    places = (Addr(Space.OBUF, 64), Addr(Space.ABUF, 3), Addr(Space.BBUF, 5))
+    inst = isa.Matmul(
+        *places, 5, 7, 9, 32, 11, 10, *types, bias=Addr(Space.PBUF, 8), accumulate=accumulate
+    )
+    found: list[list[int]] = []
+    contents = {space: rng.integers(0, 256, 2048, np.uint8) for space in Space}
+    for each in (inst, on_engine(inst)):
+        machine = Machine(Image("trio", (each,)), TRIO)
+        for space in (Space.ABUF, Space.BBUF, Space.PBUF, Space.OBUF):
+            machine.memories.bytes[space][:2048] = contents[space]
+        for space in (Space.PBUF, Space.OBUF):
+            machine.memories.bytes[space].view(np.int32)[:] //= 2
+        stats = machine.run()
+        assert stats.busy[each.engine.name.lower()] == stats.cycles == each.cycles(TRIO)
+        found.append(machine.memories.bytes[Space.OBUF].tolist())
+    assert found[0] == found[1]
+    assert found[0][64:] != contents[Space.OBUF].tolist()[64:]
 
 
 def test_targets() -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accel_net import compare, random_codes
+from accel_net import SMALL, compare, random_codes
 from accel_vit import CODES, Size, VitNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vit_opt.backends.accel.lowering.arena import Region
-from vit_opt.backends.accel.lowering.residency import Piece, Rect, touching
+from vit_opt.backends.accel.lowering.context import Lowering
+from vit_opt.backends.accel.lowering.memory import CapacityError
+from vit_opt.backends.accel.lowering.products import load_operand
+from vit_opt.backends.accel.lowering.residency import Piece, Rect, Trace, touching
+from vit_opt.backends.accel.lowering.tensors import Tensor
+from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import P2VIT, P2VIT_LARGE, AccelTarget
+from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.dialects.vit_accel.fields import Space
 
 
@@ -78,3 +85,22 @@ def test_traffic_is_compulsory_where_buffers_allow_it(arch: AccelTarget) -> None
     compulsory = sum(len(segment.data) for segment in image.segments)
     compulsory += sum(port.size for port in (*image.inputs, *image.outputs))
     assert ran.stats.dram_bytes <= 1.15 * compulsory
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+def test_an_operand_stays_until_it_is_let_go(zero: int) -> None:
+    """However much else is loaded meanwhile, and though nobody reads the block again later."""
+    lowering = Lowering(VitNet(Size(layers=0)).block, AssetStore(), SMALL, Trace())
+    builder = lowering.builder
+    region = builder.allocate(Space.DRAM, 96)
+    tensor = Tensor(region, DType.UI8, FixedType("ui8", 4, zp=zero), (4, 24), (24, 1))
+    block = load_operand(lowering, tensor, (0, 0), (4, 24), Space.ABUF)
+    while True:
+        try:
+            builder.allocate(Space.ABUF, 16)
+        except CapacityError:
+            break
+    assert not block.region.gone
+    builder.unpin()
+    builder.allocate(Space.ABUF, 16)
+    assert block.region.gone

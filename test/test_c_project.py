@@ -189,7 +189,8 @@ def test_wrong_inputs_are_refused(tmp_path):
     for inputs, message in (
         ({"image": good}, "the model takes input0"),
         ({"input0": good[:2]}, r"has shape \[2, 4\], the model expects \[3, 4\]"),
-        ({"input0": good + 128}, "codes outside of -128 .. 127"),
+        ({"input0": good + 128}, "outside of -128 .. 127"),
+        ({"input0": good.astype(complex)}, "has dtype complex128, expected float or integer"),
     ):
         with pytest.raises(VitError, match=message):
             run_c(folder, inputs)
@@ -203,12 +204,20 @@ def test_broken_projects_are_refused(tmp_path):
         build_c(folder, BuildOptions(compiler="no-such-compiler"))
     with pytest.raises(VitError, match="unknown --cpu 'z80'; known: host"):
         build_c(folder, BuildOptions("z80"))
+    source = (folder / "model.c").read_text()
+    (folder / "model.c").write_text("int nothing;\n")
+    with pytest.raises(VitError, match="not a complete C project: undefined symbol"):
+        CModel(folder)
+    (folder / "model.c").write_text(source)
     (folder / "weights.bin").write_bytes(b"12345")
     with pytest.raises(VitError, match=r"weights\.bin has 5 bytes"):
         CModel(folder)
     (folder / "model.c").write_text("int f(void) { return x; }\n")
     with pytest.raises(VitError, match=r"failed: .*undeclared"):
         build_c(folder)
+    (folder / "model.json").write_text("[]")
+    with pytest.raises(VitError, match="not a complete C project"):
+        CModel(folder)
 
 
 def test_a_second_build_compiles_nothing(tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -105,6 +107,14 @@ def test_unreadable_paths(tmp_path: Path) -> None:
     with (tmp_path / "x.npz").open("wb") as stream:
         np.save(stream, real(2, 3, 8, 8))
     assert "not a zip archive" in message(tmp_path / "x.npz", IMAGE)
+    claim = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        claim, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 3, 8, 8)}
+    )
+    for content, reason in ((b"no array", "image is no array"), (claim.getvalue(), "too large")):
+        with ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("image.npy", content)
+        assert reason in message(tmp_path / "x.npz", IMAGE)
     (tmp_path / "x.npy").write_bytes(b"")
     assert "not an .npy file" in message(tmp_path / "x.npy", IMAGE)
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object))
@@ -174,6 +184,8 @@ def test_grey_model_takes_colour_images(tmp_path: Path) -> None:
         ("std=0", "std must not be 0"),
         ("filter=best", "filter is nearest"),
         ("crop=99", "are too few for crop=99x99"),
+        ("resize=100000000", "would become"),
+        ("fit=100000000", "would become"),
         ("resize=16x16", "gives [1, 3, 16, 16], the model takes [1, 3, 8, 8]"),
         ("resize=8x8,mean=1:2", "for 2 channels, the model takes 3"),
     ],

@@ -227,6 +227,18 @@ def test_reasons_of_single_operators() -> None:
     assert "MaxPool (opset 17, node pool): its output i is used" in message(pool)
 
 
+def test_shapes_that_do_not_fit_are_not_called_dynamic() -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[-9] * 4)
+    text = message(model([node], (1, 4, 4, 4), {"w": np.ones((4, 4, 1, 1), np.float32)}))
+    assert "operands of shapes [1, 4, 4, 4], [4, 4, 1, 1] do not fit together" in text
+
+
+def test_negative_sizes() -> None:
+    broken = model([helper.make_node("MatMul", ["x", "w"], ["y"])], weights={"w": np.ones((4, 4))})
+    broken.graph.initializer[0].dims[0] = -4
+    assert "weight w has a negative size, [-4, 4]" in message(broken)
+
+
 def test_inconsistent_node() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "mm")]
     text = message(model(nodes, (1, 4), {"w": np.ones((5, 20), np.float32)}))

@@ -93,6 +93,8 @@ class Artefact:
             raise VitError(f"{self.module}: cannot be read: {error.strerror}") from error
         if sidecar_of(self.module).exists():
             context.assets.load(sidecar_of(self.module))
+        elif "asset<" in text:
+            raise VitError(f"{sidecar_of(self.module)}: no such file, but the model needs it")
         return Parser(context, text, str(self.module)).parse_module()
 
     def write_module(self, module: ModuleOp, context: VitContext) -> None:

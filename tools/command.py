@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +47,8 @@ def complain(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 def run_command(tool: str, body: Callable[[], None]) -> int:
     """Run a command and return its exit code; a user's mistake is told on stderr."""
+    if sys.__stdout__ is None:  # it was closed before we started: nobody wants to read
+        sys.stdout = StringIO()
     try:
         body()
         sys.stdout.flush()

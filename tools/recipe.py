@@ -292,7 +292,10 @@ def _pass(name: str, options: Mapping[str, Any], where: str) -> ModulePass:
         if key not in defaults:
             raise VitError(f"{where}: {name}: unknown option '{key}'{_hint(key, defaults)}")
         if value is not None and value != []:
-            parts.append(f"{key}={_text(value)}")
+            try:
+                parts.append(f"{key}={_text(value)}")
+            except VitError as error:
+                raise VitError(f"{where}: {name}: {key}: {error}") from error
     text = f"{name}{{{' '.join(parts)}}}" if parts else name
     try:
         text = checked_pipeline(where, text, get_all_passes())
@@ -307,11 +310,13 @@ def _pass(name: str, options: Mapping[str, Any], where: str) -> ModulePass:
 
 
 def _text(value: Any) -> str:
-    """An option's value as `-p` spells it."""
+    """An option's value as `-p` spells it; raises VitError for one that cannot be."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
         return ",".join(_text(each) for each in cast("list[Any]", value))
+    if not isinstance(value, str | int | float):
+        raise VitError(f"{value!r} is no word, number, true or false")
     return json.dumps(value) if isinstance(value, str) else str(value)
 
 

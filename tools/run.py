@@ -208,6 +208,8 @@ def _infer(args: argparse.Namespace, artefact: Artefact) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from vit_opt.tools.opt import positive
+
     result = command_line("vit-run", DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
     result.add_argument("--on", choices=BACKENDS, default="c", help="backend (default: c)")
@@ -217,7 +219,10 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--check", metavar="MODEL.onnx", help="compare with the float model")
     result.add_argument(
-        "--jobs", type=int, metavar="N", help="processes, except for c (default: one a processor)"
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="processes, except for c (default: one a processor)",
     )
     result.add_argument(
         "--layers", action="store_true", help="where cycles and energy go, by layer (accel)"

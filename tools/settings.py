@@ -24,7 +24,7 @@ def load_settings(path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique) if is_json else _yaml(text)
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace(' in "<unicode string>",', " at").split())
         raise VitError(f"{path}: not {'JSON' if is_json else 'YAML'}: {reason}") from error
 
 

@@ -53,14 +53,7 @@ def input_codes(port: Port, value: Array) -> Array:
     low, high = port.dtype.bounds
     if array.dtype.kind == "f":
         return quantize.quantize(array, _fracs(port), low, high, port.zp)
-    if array.dtype.kind not in "iu":
-        raise VitError(f"input '{port.name}' has dtype {array.dtype}, expected float or integer")
-    if array.size and (int(array.min()) < low or int(array.max()) > high):
-        raise VitError(
-            f"input '{port.name}' has codes {array.min()}..{array.max()} outside of "
-            f"{port.dtype.name.lower()}"
-        )
-    return array
+    return quantize.checked_codes(port.name, array, low, high)
 
 
 def time_accel(

@@ -140,7 +140,7 @@ def emitted_level(project: Path) -> str:
     """The instruction level that a project was emitted for; raises VitError if it does not say."""
     try:
         return json.loads((project / "model.json").read_text())["cpu"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise VitError(f"{project}: not a complete C project: {error}") from error
 
 

@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from vit_opt.backends.c.build import BuildOptions, build_c
 from vit_opt.backends.c.code import ALIGNMENT
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.vit.semantics.quantize import dequantize_scaled, quantize_scaled
+from vit_opt.dialects.vit.semantics.quantize import (
+    checked_codes,
+    dequantize_scaled,
+    quantize_scaled,
+)
 
 Array: TypeAlias = NDArray[Any]
 
@@ -68,9 +72,7 @@ class PortInfo:
                 raise VitError(f"input '{self.name}' takes integer codes, got {array.dtype}")
             values = quantize_scaled(array, self.scale, low, high, self.zero_point)
         else:
-            values = array
-            if values.size and (int(values.min()) < low or int(values.max()) > high):
-                raise VitError(f"input '{self.name}' has codes outside of {low} .. {high}")
+            values = checked_codes(self.name, array, low, high)
         return np.ascontiguousarray(values.astype(self.dtype))
 
     def reals(self, codes: Array) -> Array:
@@ -105,7 +107,11 @@ class CModel:
         self.seconds = 0.0
         """Duration of the last inference, without the border."""
         self._arena = _aligned(self.arena_bytes)
-        self._run = getattr(ctypes.CDLL(str(library.resolve())), f"{name}_run")
+        try:
+            self._run = getattr(ctypes.CDLL(str(library.resolve())), f"{name}_run")
+        except (OSError, AttributeError) as error:
+            reason = str(error).partition(": ")[2]
+            raise VitError(f"{project}: not a complete C project: {reason}") from error
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Raw output codes by name, for one inference on real values or codes by name.

@@ -114,7 +114,7 @@ def _argument(value: BlockArgument, name: str, array: Array) -> Array:
     if isinstance(element, QuantizedType):
         if array.dtype.kind == "f":
             return _quantized(value, array)
-        return _codes(element, name, array)
+        return quantize.checked_codes(name, array, *element.bounds)
     if array.dtype.kind == "f" or dtype_of(element).kind != "f":
         return array.astype(dtype_of(element))
     formats = {
@@ -124,7 +124,7 @@ def _argument(value: BlockArgument, name: str, array: Array) -> Array:
     }
     if len(formats) != 1 or not all(isinstance(u.operation, ops.QuantizeOp) for u in value.uses):
         raise VitError(f"input '{name}' takes real values; give it as a float array")
-    return _codes(formats.pop(), name, array)
+    return quantize.checked_codes(name, array, *formats.pop().bounds)
 
 
 def _quantized(value: SSAValue, array: Array) -> Array:
@@ -132,12 +132,3 @@ def _quantized(value: SSAValue, array: Array) -> Array:
     low, high = format_.bounds
     codes = quantize.quantize_scaled(array, scales_of(value), low, high, format_.zero_point)
     return codes.astype(dtype_of(format_.storage))
-
-
-def _codes(format_: QuantizedType, name: str, array: Array) -> Array:
-    low, high = format_.bounds
-    if array.size and (int(array.min()) < low or int(array.max()) > high):
-        raise VitError(
-            f"input '{name}' has codes {array.min()}..{array.max()} outside of {format_.storage}"
-        )
-    return array

@@ -115,7 +115,10 @@ class IntegerGraph:
         array = self.constants.array(value)
         found = range_of(value) if array is None else (float(array.min()), float(array.max()))
         if found is None:
-            raise VitError(f"{label_of(value)}: no calibrated range; run calibrate first")
+            raise VitError(
+                f"{label_of(value)}: no calibrated range; run calibrate first (values that are not "
+                f"floating point have none, and are not quantised)"
+            )
         return found
 
     def span(self, value: SSAValue, bits: int) -> tuple[float, float]:

@@ -32,15 +32,7 @@ from itertools import pairwise
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects.vit import ops
-
-PRODUCTS = (
-    ops.LinearOp,
-    ops.MatmulOp,
-    ops.Log2MatmulOp,
-    ops.Conv2dOp,
-    ops.ConvTranspose2dOp,
-)
-"""Operations whose accumulators are rescaled by what follows."""
+from vit_opt.passes.schedule import PRODUCTS
 
 RESCALING = (ops.PotRequantOp, ops.AddOp, ops.NormalizeOp, ops.ReinterpretOp)
 """Operations that belong to the layer of the product whose accumulators they take."""

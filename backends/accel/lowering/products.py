@@ -406,9 +406,9 @@ def _load_centred(
     key = (view.region, "centred", view.offset, view.strides, first, size, space)
     region = builder.cached(key)
     if region is None:
+        region = builder.keep(key, size[0] * size[1] * 2, space)
         mark = builder.mark()
         block = load_block(builder, view, first, size, Space.CBUF)
-        region = builder.keep(key, size[0] * size[1] * 2, space)
         inst = isa.Requant(
             size[0],
             size[1],
@@ -422,7 +422,6 @@ def _load_centred(
         )
         builder.emit(inst, [whole(block.region)], [whole(region)])
         builder.unpin(mark)
-        builder.cached(key)
     return Block(region, DType.I16, 2 * size[1], 2)
 
 

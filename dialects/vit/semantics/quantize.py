@@ -5,6 +5,8 @@ which both are exact for float32 input up to the rounding itself.  Half values r
 (``floor(v + 1/2)``), as everywhere.  NaN and infinities are errors.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -56,6 +58,18 @@ def quantize(
 ) -> Int64:
     """Codes of real values on the grid ``2**-frac`` (`vit.quantize`); ``frac`` broadcasts."""
     return quantize_scaled(x, pot_scale(frac), low, high, zero_point, rounding)
+
+
+def checked_codes(name: str, codes: npt.NDArray[Any], low: int, high: int) -> npt.NDArray[Any]:
+    """The codes of an input, given as such; VitError for another type or codes out of range."""
+    if codes.dtype.kind not in "iu":
+        raise VitError(f"input '{name}' has dtype {codes.dtype}, expected float or integer")
+    if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
+        raise VitError(
+            f"input '{name}' has codes {codes.min()} .. {codes.max()} outside of {low} .. {high} "
+            f"(integers are taken as codes; give real values as floating point)"
+        )
+    return codes
 
 
 def dequantize_scaled(
