@@ -59,6 +59,8 @@ class Arena:
         self.peak = 0
         self.cursor = 0
         """Where the next buffer goes, if it may."""
+        self._left: list[tuple[int, int, int]] = []
+        """Bytes `low` to `high` that were given back, and when: disjoint, by address."""
 
     def gaps(self) -> list[tuple[int, int]]:
         """Free places as (first byte, byte behind), by address."""
@@ -90,6 +92,11 @@ class Arena:
         low, high = min(fitting, key=lambda gap: (gap[1] - gap[0], -gap[0]))
         return max(low, (high - size) // self.align * self.align)
 
+    def rested(self, start: int, size: int) -> int:
+        """When the last of some free bytes was given back; -1 if none was ever in use."""
+        end = start + size
+        return max((at for low, high, at in self._left if low < end and start < high), default=-1)
+
     def place(self, start: int, size: int, number: int = -1, lasting: bool = False) -> Region:
         """Make a region at a free place."""
         region = Region(self.space, start, size, number)
@@ -99,7 +106,16 @@ class Arena:
             self.cursor = -(-region.end // self.align) * self.align
         return region
 
-    def release(self, region: Region) -> None:
+    def release(self, region: Region, now: int = 0) -> None:
         """Give a region's space back."""
         self.live.remove(region)
         region.gone = True
+        if self.space is Space.DRAM:
+            return
+        left: list[tuple[int, int, int]] = [(region.start, region.end, now)]
+        for low, high, at in self._left:
+            if low < region.start:
+                left.append((low, min(high, region.start), at))
+            if region.end < high:
+                left.append((max(low, region.end), high, at))
+        self._left = left

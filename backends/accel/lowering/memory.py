@@ -109,16 +109,28 @@ class Memory:
         if self.rehearsing:
             return Region(space, 0, size)
         order = [space, *(other for other in DATA if other in self.arenas and other is not space)]
+        if lasting:
+            for other in order:
+                start = self.arenas[other].find(size, lasting)
+                if start is not None:
+                    return self.arenas[other].place(start, size, lasting=lasting)
+            return self._make_room(size, order)
+        best = None
         for other in order:
-            start = self.arenas[other].find(size, lasting)
+            arena = self.arenas[other]
+            start = arena.find(size)
             if start is not None:
-                return self.arenas[other].place(start, size, lasting=lasting)
+                rested = arena.rested(start, size)
+                if best is None or rested < best[0]:
+                    best = rested, arena, start
+        if best is not None:
+            return best[1].place(best[2], size)
         return self._make_room(size, order)
 
     def release(self, region: Region, turns: int | None = None) -> None:
         """Give a buffer back; what is still to read from it has been emitted already."""
         if region.space is Space.DRAM:
-            self.arenas[region.space].release(region)
+            self.arenas[region.space].release(region, self.turn)
         elif not self.rehearsing:
             self._resting.append((self.turn + (self.turns if turns is None else turns), region))
 
@@ -128,11 +140,11 @@ class Memory:
         over = [entry for entry in self._resting if entry[0] <= self.turn]
         for entry in over:
             self._resting.remove(entry)
-            self.arenas[entry[1].space].release(entry[1])
+            self.arenas[entry[1].space].release(entry[1], self.turn)
 
     def _wake(self) -> None:
         _, region = self._resting.popleft()
-        self.arenas[region.space].release(region)
+        self.arenas[region.space].release(region, self.turn)
 
     def _make_room(self, size: int, order: Sequence[Space]) -> Region:
         for rested in (True, False):
@@ -203,7 +215,7 @@ class Memory:
         if rest:
             self.release(held.region, 1 if isinstance(held, Piece) else None)
         else:
-            self.arenas[held.region.space].release(held.region)
+            self.arenas[held.region.space].release(held.region, self.turn)
 
     # -- copies -----------------------------------------------------------------------------
 
