@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.dialects.vit_accel.fields import Addr, Space
@@ -47,6 +50,10 @@ def whole(region: Region) -> Use:
     return Use(region, 0, region.size)
 
 
+Part = tuple[int, int, int]
+"""Bytes from the first to behind the last, and when they were given back."""
+
+
 class Arena:
     """The space of one memory, and the regions that live there."""
 
@@ -59,8 +66,8 @@ class Arena:
         self.peak = 0
         self.cursor = 0
         """Where the next buffer goes, if it may."""
-        self._left: list[tuple[int, int, int]] = []
-        """Bytes `low` to `high` that were given back, and when: disjoint, by address."""
+        self._left: list[Part] = []
+        """Free bytes that were in use."""
 
     def gaps(self) -> list[tuple[int, int]]:
         """Free places as (first byte, byte behind), by address."""
@@ -74,32 +81,36 @@ class Arena:
             result.append((position, self.size))
         return result
 
-    def find(self, size: int, from_top: bool = False) -> int | None:
-        """A free place for `size` bytes; None if there is none.
+    def find(self, size: int, from_top: bool = False) -> tuple[int, int] | None:
+        """A free place for `size` bytes, and when the last of them was given back (-1: never in
+        use); None if there is none.
 
-        The one behind the last, so that an address rests as long as there is space; or from the top
-        the end of the tightest, for what stays long.
+        The one that has rested longest, so that what works there need not wait for what did before;
+        from the top the end of the tightest, for what stays long; in DRAM the first.
         """
         fitting = [(low, high) for low, high in self.gaps() if low + size <= high]
         if not fitting:
             return None
-        if not from_top:
-            for low, high in fitting:
-                start = max(low, self.cursor)
-                if start + size <= high:
-                    return start
-            return fitting[0][0]
-        low, high = min(fitting, key=lambda gap: (gap[1] - gap[0], -gap[0]))
-        return max(low, (high - size) // self.align * self.align)
-
-    def rested(self, start: int, size: int) -> int:
-        """When the last of some free bytes was given back; -1 if none was ever in use."""
-        end = start + size
-        return max((at for low, high, at in self._left if low < end and start < high), default=-1)
+        if self.space is Space.DRAM:
+            return fitting[0][0], -1
+        lows, highs, times = np.array([(0, 0, -1), *self._left], np.int64).T
+        if from_top:
+            low, high = min(fitting, key=lambda gap: (gap[1] - gap[0], -gap[0]))
+            starts = np.array([max(low, (high - size) // self.align * self.align)])
+        else:
+            edges = np.array([self.cursor, *highs.tolist()])
+            edges = -(-edges // self.align) * self.align
+            inside = [edges[(low < edges) & (edges + size <= high)] for low, high in fitting]
+            starts = np.concatenate([[low for low, _ in fitting], *inside])
+        here = (lows < starts[:, None] + size) & (starts[:, None] < highs)
+        rested = np.where(here, times, -1).max(axis=1)
+        best = np.lexsort((starts, starts < self.cursor, rested))[0]
+        return int(starts[best]), int(rested[best])
 
     def place(self, start: int, size: int, number: int = -1, lasting: bool = False) -> Region:
         """Make a region at a free place."""
         region = Region(self.space, start, size, number)
+        self._left = _without(self._left, start, region.end)
         self.live.insert(bisect_left(self.live, start, key=lambda r: r.start), region)
         self.peak = max(self.peak, region.end)
         if not lasting:
@@ -110,12 +121,18 @@ class Arena:
         """Give a region's space back."""
         self.live.remove(region)
         region.gone = True
-        if self.space is Space.DRAM:
-            return
-        left: list[tuple[int, int, int]] = [(region.start, region.end, now)]
-        for low, high, at in self._left:
-            if low < region.start:
-                left.append((low, min(high, region.start), at))
-            if region.end < high:
-                left.append((max(low, region.end), high, at))
-        self._left = left
+        self._left = [
+            *_without(self._left, region.start, region.end),
+            (region.start, region.end, now),
+        ]
+
+
+def _without(parts: Sequence[Part], start: int, end: int) -> list[Part]:
+    """Parts of a memory but for the bytes from `start` to `end`."""
+    result: list[Part] = []
+    for low, high, at in parts:
+        if low < start:
+            result.append((low, min(high, start), at))
+        if end < high:
+            result.append((max(low, end), high, at))
+    return result

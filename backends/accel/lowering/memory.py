@@ -102,30 +102,27 @@ class Memory:
         if space is Space.DRAM:
             arena = self.arenas[space]
             arena.cursor = 0
-            start = arena.find(size)
-            if start is None:
+            found = arena.find(size)
+            if found is None:
                 raise CapacityError(f"{size} bytes do not fit into DRAM")
-            return arena.place(start, size, self.next_number())
+            return arena.place(found[0], size, self.next_number())
         if self.rehearsing:
             return Region(space, 0, size)
         order = [space, *(other for other in DATA if other in self.arenas and other is not space)]
-        if lasting:
-            for other in order:
-                start = self.arenas[other].find(size, lasting)
-                if start is not None:
-                    return self.arenas[other].place(start, size, lasting=lasting)
-            return self._make_room(size, order)
-        best = None
-        for other in order:
-            arena = self.arenas[other]
-            start = arena.find(size)
-            if start is not None:
-                rested = arena.rested(start, size)
-                if best is None or rested < best[0]:
-                    best = rested, arena, start
-        if best is not None:
-            return best[1].place(best[2], size)
-        return self._make_room(size, order)
+        found = self._place(size, order, lasting)
+        return self._make_room(size, order) if found is None else found
+
+    def _place(self, size: int, order: Sequence[Space], lasting: bool = False) -> Region | None:
+        """A buffer in the memory whose place has rested longest, or in the first with room for what
+        stays long; None if there is no room."""
+        best: tuple[int, Arena, int] | None = None
+        for space in order:
+            found = self.arenas[space].find(size, lasting)
+            if found is not None and (best is None or found[1] < best[0]):
+                best = found[1], self.arenas[space], found[0]
+                if lasting:
+                    break
+        return None if best is None else best[1].place(best[2], size, lasting=lasting)
 
     def release(self, region: Region, turns: int | None = None) -> None:
         """Give a buffer back; what is still to read from it has been emitted already."""
@@ -161,10 +158,9 @@ class Memory:
                 return arena.place(start, size)
             while self._resting:
                 self._wake()
-                for space in order:
-                    start = self.arenas[space].find(size)
-                    if start is not None:
-                        return self.arenas[space].place(start, size)
+                found = self._place(size, order)
+                if found is not None:
+                    return found
         space = order[0]
         raise CapacityError(
             f"{size} bytes do not fit into {space.name.lower()} ({self.arenas[space].size} bytes) "
