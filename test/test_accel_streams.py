@@ -52,7 +52,10 @@ def test_inverted_bottleneck(arch: AccelTarget, size: tuple[int, int], groups: i
     x = convolve(net, rng, net.args[0], image, (12, 200), 3, groups)
     x = convolve(net, rng, x, image, (200, 200), 3, 200)
     x = convolve(net, rng, x, image, (200, 24), 1, 1)
-    compare(net, [x], [random_codes(rng, (1, *size, 12), X)], arch)
+    lowered, _ = compare(net, [x], [random_codes(rng, (1, *size, 12), X)], arch)
+    depthwise = [inst for inst in lowered.code if isinstance(inst, isa.DepthwiseConv)]
+    assert any(inst.top for inst in depthwise) and any(inst.right for inst in depthwise)
+    assert not any(isinstance(inst, isa.Fill) for inst in lowered.code)
 
 
 def test_both_engines_take_products() -> None:
