@@ -90,7 +90,7 @@ def test_it_is_worth_it() -> None:
 
 def test_a_negative_gain_is_an_error() -> None:
     ctx, module = calibrated(1.0)
-    with pytest.raises(VitError, match="gain -1 is negative"):
+    with pytest.raises(VitError, match="gain -1 is not 0 or more"):
         apply(ctx, module, "split-channels", gain=-1.0)
 
 
