@@ -263,29 +263,31 @@ class Slice:
 def slices(s: Sliding, first: int, count: int, bands: list[Band]) -> list[Slice]:
     """Cut a block of output rows so that each part's windows lie in one band.
 
-    Rows outside the image go with the band beside them.
+    Rows outside the image go with the nearest row of their window that is inside.
     """
     if len(bands) == 1:
         return [Slice((0, count), (0, s.kernel[0]), bands[0], False)]
     found: list[Slice] = []
     for row in range(count):
         start = (first + row) * s.strides[0] - s.pads[0]
-        owners = [_owner(bands, start + r * s.dilations[0]) for r in range(s.kernel[0])]
+        taps = range(start, start + s.kernel[0] * s.dilations[0], s.dilations[0])
+        inside = [tap for tap in taps if 0 <= tap < s.x.shape[1]]
+        owners = [_owner(bands, min(max(tap, inside[0]), inside[-1])) for tap in taps]
         begin = 0
         for owner, group in groupby(owners):
-            taps = len(list(group))
-            here = Slice((row, 1), (begin, taps), bands[owner], begin > 0)
-            last = found[-1] if found and taps == len(owners) else None
+            size = len(list(group))
+            here = Slice((row, 1), (begin, size), bands[owner], begin > 0)
+            last = found[-1] if found and size == len(owners) else None
             if last is not None and (last.band, last.taps) == (here.band, here.taps):
                 here = replace(last, rows=(last.rows[0], last.rows[1] + 1))
                 found.pop()
             found.append(here)
-            begin += taps
+            begin += size
     return found
 
 
 def _owner(bands: list[Band], row: int) -> int:
-    """The band that holds a row of the image, or that is next to it outside."""
+    """The band that holds a row of the image."""
     index = 0
     while index + 1 < len(bands) and bands[index + 1].first <= row:
         index += 1
