@@ -21,17 +21,21 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx.base import shape_of
+from vit_opt.dialects.vit.functions import function_name
 from vit_opt.passes.algorithms.exponents import covering_asymmetric, covering_frac
 from vit_opt.passes.calibrate import STATISTICS, clip_of, range_of, set_range, statistics_of
 from vit_opt.passes.float_graph import Constants, label
 from vit_opt.passes.fold_scales import Projected, divide_projected, projected, way_between
 from vit_opt.passes.quantization.channels import (
+    copy_range,
     divide_outputs,
     divide_statistics,
     multiply_inputs,
     replace_operand,
 )
-from vit_opt.passes.quantization.formats import ASYMMETRY
+from vit_opt.passes.quantization.formats import ANY, ASYMMETRY, covering_type
+from vit_opt.passes.quantization.tables import FUNCTION_OF, LAYERS, changing_range, scaled_table
+from vit_opt.passes.quantization.webs import multiply_outputs
 from vit_opt.passes.raise_attention import climb
 from vit_opt.passes.reproducible import reproducible
 from vit_opt.passes.stage import require_stage
@@ -55,6 +59,7 @@ class FillGridsPass(ModulePass):
 
     Results of LayerNorm: the factor goes onto scale and bias, its inverse into the weights behind.
     Results of GELU and the like: onto the function, as a `Mul` that becomes part of its table.
+    Operands of such functions: onto the layer that makes them, the inverse is part of the table, too.
     Results of attention: onto the layer that makes the values. Queries and keys: a factor and its
     inverse, which share what both have to spare. The function is unchanged but for rounding of
     floats. At run time the factors cost nothing. Needs the statistics of `calibrate`.
@@ -70,6 +75,9 @@ class FillGridsPass(ModulePass):
     """How far beyond the calibrated range the codes shall reach, below 2: a few images do not show
     the largest values of others."""
 
+    operands: bool = True
+    """Fill the grids of what tables read, too."""
+
     def __post_init__(self) -> None:
         if not 1.0 <= self.headroom < 2.0:
             raise VitError(f"fill-grids: headroom {self.headroom:g} is not at least 1 and below 2")
@@ -77,10 +85,12 @@ class FillGridsPass(ModulePass):
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         require_stage(op, self.name, "calibrated")
-        fill_grids(op, Constants.of(ctx), self.headroom)
+        fill_grids(op, Constants.of(ctx), self.headroom, operands=self.operands)
 
 
-def fill_grids(module: ModuleOp, constants: Constants, headroom: float = 1.3) -> int:
+def fill_grids(
+    module: ModuleOp, constants: Constants, headroom: float = 1.3, *, operands: bool = True
+) -> int:
     """Scale every value that qualifies; the number of them. See `FillGridsPass`."""
     filler = _Filler(constants, headroom)
     done = 0
@@ -90,6 +100,7 @@ def fill_grids(module: ModuleOp, constants: Constants, headroom: float = 1.3) ->
                 done += filler.norm(op)
             case onnx.Gelu() | onnx.HardSwish() | onnx.Swish():
                 done += filler.table(op)
+                done += operands and filler.operand(op)
             case onnx.Linear():
                 done += filler.attention(op)
             case onnx.MatMul():
@@ -107,11 +118,16 @@ class _Filler:
     def spare(self, value: SSAValue, *, symmetric: bool) -> float:
         """How often the range of a value fits into the codes of its grid: 1 to 2."""
         low, high = clip_of(value) or (0.0, 0.0)
-        low, high = min(low, 0.0) * self.headroom, max(high, 0.0) * self.headroom
+        asymmetry = 0.0 if symmetric else ASYMMETRY
+        return self.spare_range(low * self.headroom, high * self.headroom, asymmetry)
+
+    def spare_range(self, low: float, high: float, asymmetry: float) -> float:
+        """How often a range fits into the codes of its grid; see `covering_type` for `asymmetry`."""
+        low, high = min(low, 0.0), max(high, 0.0)
         largest = max(-low, high)
         if not largest > 0.0:
             return 1.0
-        if symmetric or min(-low, high) >= ASYMMETRY * largest:
+        if min(-low, high) >= asymmetry * largest:
             frac, codes, width = covering_frac(low, high, -128, 127), 127 - SLACK / 2, largest
         else:
             (frac, _), codes, width = (
@@ -187,6 +203,40 @@ class _Filler:
         set_range(result, low * factor, high * factor)
         self.shrink(readers, factor)
         return True
+
+    def operand(self, op: Table) -> bool:
+        """Scale the operand of a tabulated function through the layer that makes it."""
+        import numpy as np
+
+        layer, ends = op.x.owner, range_of(op.x)
+        if ends is None or not isinstance(layer, LAYERS) or not op.x.has_one_use():
+            return False
+        parameters = [self.constants.array(v) for v in (layer.w, layer.bias) if v is not None]
+        factor = self.spare_range(*self.changing(op, *ends), ANY)
+        if factor == 1.0 or any(array is None for array in parameters):
+            return False
+        axis = -1 if isinstance(layer, onnx.Linear) else 1
+        factors = np.full(shape_of(layer.y)[axis], factor)
+        multiply_outputs(layer, factors, self.constants)
+        if statistics_of(layer.y, self.constants.store) is not None:
+            divide_statistics(layer.y, 1 / factors, self.constants)
+        copy_range([layer.y], ends[0] * factor, ends[1] * factor)
+        constant = self.constants.make(np.array(1 / factor, np.float32), f"{label(op)}.inverse")
+        scaled = onnx.Mul.make([layer.y, constant.y], [op.x.type], node_name=f"{label(op)}.operand")
+        Rewriter.insert_op([constant, scaled], InsertPoint.before(op))
+        op.operands[0] = scaled.results[0]
+        copy_range(scaled.results, *ends)
+        return True
+
+    def changing(self, op: Table, low: float, high: float) -> tuple[float, float]:
+        """The part of an operand's range, with headroom, in which codes of the result change."""
+        y, factor = op.y, None
+        [*readers] = (use.operation for use in op.y.uses)
+        if len(readers) == 1 and scaled_table(readers[0]) is op:
+            y, factor = readers[0].results[0], self.constants.scalar(readers[0].operands[1])
+        name = function_name(FUNCTION_OF[type(op)](op), outer=1.0 if factor is None else factor)
+        type_ = covering_type(*(clip_of(y) or (0.0, 0.0)), 8, symmetric=False, pot=True)
+        return changing_range(name, low * self.headroom, high * self.headroom, type_)
 
     def attention(self, op: onnx.Linear) -> bool:
         """Scale attention's result through the layer that makes the values."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore, attribute_array
@@ -21,6 +21,7 @@ from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of, tensor_type
 from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.passes.calibrate import FLOAT_GRAPH
+from vit_opt.passes.quantization.tables import scaled_operand
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,16 +91,14 @@ def layer_rows(module: ModuleOp, store: AssetStore) -> list[dict[str, Any]]:
     if not isinstance(reference, ModuleOp) or not store.batches:
         return []
     floats: dict[str, Array] = {}
-    readers: dict[str, onnx.OnnxOp] = {}
+    readers: dict[str, Sequence[onnx.OnnxOp]] = {}
 
     def keep(op: Operation, results: Sequence[Array]) -> None:
         if not isinstance(op, onnx.OnnxOp) or isinstance(op, onnx.Constant):
             return
         if op.node_name is not None and results[0].dtype.kind == "f":
             floats[op.node_name.data] = results[0]
-            users = [use.operation for use in op.results[0].uses]
-            if len(users) == 1 and isinstance(users[0], FUNCTIONS):
-                readers[op.node_name.data] = users[0]
+            readers[op.node_name.data] = functions_behind(op.results[0])
 
     batch = store.batches[0]
     run_main(reference, batch, lambda op, args: evaluate(op, args, store), keep)
@@ -115,7 +114,7 @@ class _Rows:
 
     store: AssetStore
     floats: Mapping[str, Array]
-    readers: Mapping[str, onnx.OnnxOp]
+    readers: Mapping[str, Sequence[onnx.OnnxOp]]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
 
     def evaluate(self, op: Operation, args: Sequence[_Traced | Array]) -> tuple[_Traced, ...]:
@@ -147,15 +146,34 @@ class _Rows:
         """What alone reads the value of a layer, with its name; the identity where there is none."""
         from vit_opt.dialects.onnx.semantics import evaluate
 
-        reader = self.readers.get(name)
-        if reader is None:
+        readers = self.readers.get(name)
+        if not readers:
             return None, lambda array: array
 
         def run(array: Array) -> Array:
-            [result] = evaluate(reader, [array.astype("float32")], self.store)
-            return result.astype("float64")
+            for reader in readers:
+                factors = [attribute_array(self.store, op.value) for op in constants_of(reader)]
+                [array] = evaluate(reader, [array.astype("float32"), *factors], self.store)
+            return array.astype("float64")
 
-        return reader.name.removeprefix("onnx."), run
+        return readers[-1].name.removeprefix("onnx."), run
+
+
+def functions_behind(value: SSAValue) -> Sequence[onnx.OnnxOp]:
+    """The function of one value that alone reads a value, behind a scaling of its operand if any."""
+    users = [use.operation for use in value.uses]
+    [user, *others] = users or [None]
+    if others or not isinstance(user, (onnx.Mul, *FUNCTIONS)):
+        return ()
+    if not isinstance(user, onnx.Mul):
+        return (user,)
+    behind = functions_behind(user.y)
+    return (user, *behind) if behind and scaled_operand(behind[0]) is user else ()
+
+
+def constants_of(op: Operation) -> list[onnx.Constant]:
+    """The constants among the operands of an operation."""
+    return [v.owner for v in op.operands if isinstance(v.owner, onnx.Constant)]
 
 
 def matching(exact: Array | None, op: VitOp, codes: Array) -> Array | None:

@@ -39,6 +39,16 @@ def parse(ctx: VitContext, text: str) -> ModuleOp:
     return module
 
 
+def tensor_of(array: Array) -> str:
+    """The float type of an array's shape, as text."""
+    return f"tensor<{'x'.join(map(str, array.shape))}xf32>"
+
+
+def constant(array: Array) -> str:
+    """A constant of an array's values, as text."""
+    return f"onnx.Constant dense<{array.astype(np.float32).tolist()}> : {tensor_of(array)}"
+
+
 def apply(ctx: VitContext, module: ModuleOp, *passes: str, **options: Any) -> None:
     """Run passes by short name, verifying after each; `options` go to the last one."""
     for name in passes:

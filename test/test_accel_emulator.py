@@ -149,6 +149,21 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
             "leave no code of the element type",
         ),
         (
+            "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=2 ow=2 chans=4 kh=3 kw=3 acc_row=32 acc_pix=16 "
+            "src_row=8 src_pix=4 w_row=9 top=2 bottom=2",
+            "no pixel of the source lies under the windows",
+        ),
+        (
+            "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=2 ow=2 chans=4 kh=3 kw=3 acc_row=32 acc_pix=16 "
+            "src_row=8 src_pix=4 w_row=9 left=1 fill=200",
+            "value 200 is not a code of i8",
+        ),
+        (
+            "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=16000 ow=16000 chans=4 kh=3 kw=3 acc_row=32 "
+            "acc_pix=16 src_row=8 src_pix=4 w_row=9 top=16000 left=16000",
+            "larger than any memory|borders larger",
+        ),
+        (
             "table.gather dst=obuf[0] src=obuf[0] index=none count=1 run=1 dst_row=1 src_row=1",
             "none",
         ),

@@ -9,9 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xdsl.ir import Operation
 
+from vit_opt.backends.accel.lowering.arena import Region
+from vit_opt.backends.accel.lowering.tensors import Tensor
+from vit_opt.backends.accel.lowering.windows import Band, Patch, Sliding, slice_patch, slices
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
+from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.dialects.vit_accel.fields import Space
 
 seeds = st.integers(0, 2**32 - 1)
 architectures = st.sampled_from(ARCHITECTURES)
@@ -288,3 +293,43 @@ def test_depthwise_with_more_results_than_lanes(arch: AccelTarget) -> None:
         groups=2,
     )
     compare(net, [y], [random_codes(rng, (1, 5, 4, 2), x)], arch)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_slices_take_every_row_of_every_window_once(data: st.DataObject) -> None:
+    """Each from the band that holds the row, or that is next to it where it lies outside."""
+    height, kernel = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 5))
+    stride, dilation = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    pad = data.draw(st.integers(0, kernel // 2))
+    first, count = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 6))
+    starts = sorted({0, *data.draw(st.lists(st.integers(1, max(1, height - 1)), max_size=3))})
+    starts = [start for start in starts if start < height]
+    bands = [
+        Band(start, Patch(Region(Space.ABUF, 0, 0), 100, 10, 1, (end - start, 3), offset=1000 * n))
+        for n, (start, end) in enumerate(zip(starts, [*starts[1:], height], strict=True))
+    ]
+    x = Tensor(
+        Region(Space.DRAM, 0, 0), DType.I8, FixedType("i8", 4), (1, height, 3, 10), (1, 1, 1, 1)
+    )
+    s = Sliding(x, (1, 1), (kernel, 1), (stride, 1), (pad, 0), (dilation, 1))
+    for row in range(first, first + count):
+        places = [row * stride - pad + tap * dilation for tap in range(kernel)]
+        assume(any(0 <= place < height for place in places))
+    seen: dict[tuple[int, int], bool] = {}
+    for part in slices(s, first, count, bands):
+        for row in range(part.rows[0], part.rows[0] + part.rows[1]):
+            for tap in range(part.taps[0], part.taps[0] + part.taps[1]):
+                assert (row, tap) not in seen
+                seen[row, tap] = part.more
+                place = (first + row) * stride - pad + tap * dilation
+                if not 0 <= place < height:
+                    continue
+                patch, (reach, _) = slice_patch(s, first, part, (count, 3))
+                here = place - ((first + part.rows[0]) * stride - pad + part.taps[0] * dilation)
+                assert 0 <= here - patch.top < patch.size[0] <= reach - patch.top
+                begin = max(start for start in starts if start <= place)
+                offset = 1000 * starts.index(begin) + 100 * (place - begin)
+                assert patch.offset + 100 * (here - patch.top) == offset
+    assert sorted(seen) == [(row, tap) for row in range(count) for tap in range(kernel)]
+    assert not any(seen[row, 0] for row in range(count))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import Array, apply, context, parse, run_float, run_integer, sqnr
+from graphs import Array, apply, constant, context, parse, run_float, run_integer, sqnr, tensor_of
 from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.dialects import onnx
@@ -24,23 +24,14 @@ BACK = f"tensor<1x{HEADS}x{DEPTH}x{SIDE * SIDE}xf32>"
 MERGED = f"tensor<1x{HEADS * DEPTH}x{SIDE}x{SIDE}xf32>"
 
 
-def dense(array: Array) -> str:
-    shape = "x".join(map(str, array.shape))
-    return f"dense<{array.astype(np.float32).tolist()}> : tensor<{shape}xf32>"
-
-
-def of(array: Array) -> str:
-    return f"tensor<{'x'.join(map(str, array.shape))}xf32>"
-
-
 def attention(weights: dict[str, Array], extra: str = "") -> str:
     """EfficientViT's attention: half of the heads as they are, half over their neighbourhood."""
     w = weights
-    lines = [f"%{name} = onnx.Constant {dense(array)}" for name, array in w.items()]
+    lines = [f"%{name} = {constant(array)}" for name, array in w.items()]
     lines += [
-        f"%qkv = onnx.Conv %x, %wqkv : ({IMAGE}, {of(w['wqkv'])}) -> {QKV}",
+        f"%qkv = onnx.Conv %x, %wqkv : ({IMAGE}, {tensor_of(w['wqkv'])}) -> {QKV}",
         f"%near = onnx.Conv %qkv, %wdw {{pads = array<i64: 1, 1, 1, 1>, group = {OWN} : i64}} : "
-        f"({QKV}, {of(w['wdw'])}) -> {QKV}",
+        f"({QKV}, {tensor_of(w['wdw'])}) -> {QKV}",
         f"%all = onnx.Concat %qkv, %near {{axis = 1 : i64}} : ({QKV}, {QKV}) -> {BOTH}",
         f"%cut = onnx.Reshape %all : ({BOTH}) -> {CUT}",
         f"%turned = onnx.Transpose %cut {{perm = array<i64: 0, 1, 3, 2>}} : ({CUT}) -> {TURNED}",
@@ -56,7 +47,7 @@ def attention(weights: dict[str, Array], extra: str = "") -> str:
         f"({PART}, {PART}, {PART}) -> {PART}",
         f"%at = onnx.Transpose %a {{perm = array<i64: 0, 1, 3, 2>}} : ({PART}) -> {BACK}",
         f"%am = onnx.Reshape %at : ({BACK}) -> {MERGED}",
-        f"%y = onnx.Conv %am, %wo : ({MERGED}, {of(w['wo'])}) -> {IMAGE}",
+        f"%y = onnx.Conv %am, %wo : ({MERGED}, {tensor_of(w['wo'])}) -> {IMAGE}",
         extra or f"func.return %y : {IMAGE}",
     ]
     body = "\n".join(lines)
@@ -157,7 +148,7 @@ def test_attentions_that_share_keys_stay() -> None:
         f"({PART}, {PART}, {PART}) -> {PART}",
         f"%t2 = onnx.Transpose %a2 {{perm = array<i64: 0, 1, 3, 2>}} : ({PART}) -> {BACK}",
         f"%m2 = onnx.Reshape %t2 : ({BACK}) -> {MERGED}",
-        f"%y2 = onnx.Conv %m2, %wo : ({MERGED}, {of(weights()['wo'])}) -> {IMAGE}",
+        f"%y2 = onnx.Conv %m2, %wo : ({MERGED}, {tensor_of(weights()['wo'])}) -> {IMAGE}",
         f"%s = onnx.Add %y, %y2 : ({IMAGE}, {IMAGE}) -> {IMAGE}",
         f"func.return %s : {IMAGE}",
     ]

@@ -1,7 +1,7 @@
 """fold-scales: channels of queries and keys, values and projections, meet in the middle."""
 
 import numpy as np
-from graphs import apply, context, parse, run_float, run_integer, sqnr
+from graphs import apply, constant, context, parse, run_float, run_integer, sqnr
 from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.dialects.assets import VitContext
@@ -16,14 +16,10 @@ WEIGHT = f"tensor<{WIDTH}x{WIDTH}xf32>"
 SCORES = f"1x{HEADS}x{TOKENS}x{TOKENS}xf32"
 
 
-def dense(array: np.ndarray) -> str:
-    return f"dense<{array.astype(np.float32).tolist()}> : tensor<{'x'.join(map(str, array.shape))}xf32>"
-
-
 def attention(weights: dict[str, np.ndarray], extra: str = "") -> str:
     """Text of an attention layer, projections named q, k, v, o."""
     turned = f"1x{HEADS}x{DEPTH}x{TOKENS}xf32"
-    lines = [f"%w{name} = onnx.Constant {dense(w)}" for name, w in weights.items()]
+    lines = [f"%w{name} = {constant(w)}" for name, w in weights.items()]
     for name, perm in (("q", "0, 2, 1, 3"), ("k", "0, 2, 3, 1"), ("v", "0, 2, 1, 3")):
         target = turned if name == "k" else HEAD
         lines += [

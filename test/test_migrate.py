@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import Array, apply, context, parse, run_float, run_integer, sqnr
+from graphs import Array, apply, constant, context, parse, run_float, run_integer, sqnr, tensor_of
 from xdsl.dialects.builtin import ModuleOp
 
 from vit_opt.dialects import onnx
@@ -19,19 +19,9 @@ IMAGE = f"tensor<1x{WIDTH}x{SIDE}x{SIDE}xf32>"
 ROWS = f"tensor<1x{TOKENS}x{WIDTH}xf32>"
 
 
-def dense(array: Array) -> str:
-    """A constant's text."""
-    shape = "x".join(map(str, array.shape))
-    return f"onnx.Constant dense<{array.astype(np.float32).tolist()}> : tensor<{shape}xf32>"
-
-
-def of(array: Array) -> str:
-    return f"tensor<{'x'.join(map(str, array.shape))}xf32>"
-
-
 def model(kind: str, constants: dict[str, Array], lines: list[str]) -> str:
     """A module from %x to %y, both of the type `kind`."""
-    body = "\n".join([f"%{name} = {dense(array)}" for name, array in constants.items()] + lines)
+    body = "\n".join([f"%{name} = {constant(array)}" for name, array in constants.items()] + lines)
     return f"""builtin.module attributes {{vit.stage = "float"}} {{
       func.func @main(%x: {kind}) -> {kind}
           attributes {{vit.input_names = ["x"], vit.output_names = ["y"]}} {{
@@ -80,12 +70,12 @@ def convolutions(loud: float, between: str = "", second: str = "plain") -> str:
     bias = 0.2 * rng(6).standard_normal(WIDTH) * factor
     bias[7] = 0
     vector = f"tensor<{WIDTH}xf32>"
-    lines = [f"%h = onnx.Conv %x, %w, %b : ({IMAGE}, {of(first)}, {vector}) -> {IMAGE}"]
+    lines = [f"%h = onnx.Conv %x, %w, %b : ({IMAGE}, {tensor_of(first)}, {vector}) -> {IMAGE}"]
     if between:
         lines.append(f"%r = onnx.{between} %h : ({IMAGE}) -> {IMAGE}")
     read = "%r" if between else "%h"
     fields = f"{{pads = array<i64: 1, 1, 1, 1>, group = {groups} : i64}}"
-    lines.append(f"%y = onnx.Conv {read}, %v {fields} : ({IMAGE}, {of(weight)}) -> {IMAGE}")
+    lines.append(f"%y = onnx.Conv {read}, %v {fields} : ({IMAGE}, {tensor_of(weight)}) -> {IMAGE}")
     return model(IMAGE, {"w": first, "b": bias, "v": weight}, lines)
 
 

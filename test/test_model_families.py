@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from accel_races import OrderedMachine
 from float_checks import operators
 from graphs import apply, canonicalize, context, run_float, run_integer, sqnr
 from models import cct, dense, efficientvit, swin, tinyvit, vit
@@ -24,7 +26,11 @@ from models.export import Exporter, export_onnx
 from models.weights import images
 from torch import nn
 
+from vit_opt.backends.accel import run
+from vit_opt.backends.accel.lowering import lower_accel
+from vit_opt.backends.reference import run_reference
 from vit_opt.dialects.macs import count_macs
+from vit_opt.dialects.vit.targets import EDGE, TRIO
 from vit_opt.frontends.onnx_import import import_onnx
 from vit_opt.passes.pipelines import RAISE
 
@@ -128,7 +134,8 @@ MOVEMENT = ("Add", "Concat", "Pad", "Reshape", "Slice", "Transpose")
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_from_export_to_integers(tmp_path: Path, name: str) -> None:
-    """Raised it equals ONNX Runtime and has the expected operators; its integers are near."""
+    """Raised it equals ONNX Runtime and has the expected operators; its integers are near, and of one
+    model of a family those of the accelerator are the same."""
     family = FAMILIES[name]
     model: Any = family.model()
     path = export_onnx(model, tmp_path / "m.onnx", family.opset, family.exporter)
@@ -154,6 +161,14 @@ def test_family_from_export_to_integers(tmp_path: Path, name: str) -> None:
     canonicalize(ctx, module)
     [integers] = run_integer(ctx, module, feeds).values()
     assert sqnr(exact, integers) > 15
+
+    if " " in name:
+        return
+    arch = TRIO if name in ("swin", "efficientvit") else EDGE
+    codes = run_reference(module, ctx.assets, feeds).codes
+    with patch.object(run, "Machine", OrderedMachine):
+        ran = run.run_accel(lower_accel(module, ctx.assets, arch), feeds, arch)
+    assert all(np.array_equal(ran.codes[output], codes[output]) for output in codes)
 
 
 def macs(model: nn.Module, folder: Path) -> int:

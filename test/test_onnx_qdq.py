@@ -228,12 +228,13 @@ def test_tables_are_their_functions(name: str) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1.001 * 2.0**-4)
 
 
-def test_a_table_of_a_function_times_a_number() -> None:
+@pytest.mark.parametrize("name", ["gelu", "silu", "identity"])
+def test_a_table_of_a_function_with_factors(name: str) -> None:
     case = Case()
     y = FixedType("i8", 5)
-    table = make_table(lambda x: 0.3 * FUNCTIONS["gelu"](x), 2.0**-5, 2.0**-5, -128, -128, 127)
+    table = make_table(lambda x: 0.3 * FUNCTIONS[name](0.6 * x), 2.0**-5, 2.0**-5, -128, -128, 127)
     x = case.input(I8, np.arange(-128, 128).reshape(2, 128))
-    lut = case.op(ops.LutOp, [x, case.constant(y, table)], function="gelu*0.3")
+    lut = case.op(ops.LutOp, [x, case.constant(y, table)], function=f"{name}(x*0.6)*0.3")
     actual, expected = compare(case, lut)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1.001 * 2.0**-5)
 

@@ -7,18 +7,26 @@ elements than an operand, its place is checked before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_opt.backends.accel import unit_windows
 from vit_opt.backends.accel.groups import expand_groups
-from vit_opt.backends.accel.memory import AccessError, Memories, unpack_int4
+from vit_opt.backends.accel.memory import AccessError
+from vit_opt.backends.accel.ports import (
+    EFFECTS,
+    Ints,
+    Port,
+    accumulate,
+    check_macs,
+    effect,
+    rounding_of,
+)
 from vit_opt.dialects.vit.semantics import (
     activation,
     arithmetic,
-    convolution,
     layernorm,
     linear,
     linear_attention,
@@ -27,103 +35,9 @@ from vit_opt.dialects.vit.semantics import (
     softmax,
 )
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DType, PoolMode, Rounding
-from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
-
-Ints = NDArray[np.integer[Any]]
-Resolve = Callable[[Addr], Addr]
-Effect = Callable[["Port", Any], None]
-
-EFFECTS: dict[type[Inst], Effect] = {}
-"""The effect of every instruction that touches memory."""
-
-MAX_MACS = 1 << 32
-"""Multiply-accumulates of one instruction; more is a damaged program."""
-
-MAX_TAPS = 1 << 16
-"""Positions of a sliding window; more is a damaged program."""
-
-AnyInst = TypeVar("AnyInst", bound=Inst)
-
-
-def effect(
-    cls: type[AnyInst],
-) -> Callable[[Callable[[Port, AnyInst], None]], Callable[[Port, AnyInst], None]]:
-    """Register the effect of an instruction class."""
-
-    def register(function: Callable[[Port, AnyInst], None]) -> Callable[[Port, AnyInst], None]:
-        EFFECTS[cls] = function
-        return function
-
-    return register
-
-
-class Port:
-    """An engine's access to the memories: resolves address registers, reads and writes blocks."""
-
-    def __init__(self, memories: Memories, resolve: Resolve):
-        self.memories = memories
-        self.resolve = resolve
-
-    def view(
-        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
-    ) -> NDArray[Any]:
-        """A checked view of elements."""
-        return self.memories.view(self.resolve(addr), dtype, shape, strides)
-
-    def block(self, addr: Addr, dtype: DType, rows: int, cols: int, stride: int) -> NDArray[Any]:
-        """A view of `rows x cols` elements with contiguous columns."""
-        return self.view(addr, dtype, (rows, cols), (stride, dtype.size))
-
-    def vector(self, addr: Addr, dtype: DType, count: int) -> NDArray[Any]:
-        """A view of `count` contiguous elements."""
-        return self.view(addr, dtype, (count,), (dtype.size,))
-
-    def shifts(self, addr: Addr, immediate: int, cols: int) -> int | Ints:
-        """A shift per column, or the immediate one."""
-        return immediate if addr.space is Space.NONE else self.vector(addr, DType.I8, cols)
-
-    def bias(self, addr: Addr, count: int, step: int = 1) -> Ints | None:
-        """An int32 bias per channel, or None."""
-        if addr.space is Space.NONE:
-            return None
-        return self.view(addr, DType.I32, (count,), (4 * step,))
-
-    def operand(
-        self, addr: Addr, dtype: DType, rows: int, cols: int, strides: tuple[int, int]
-    ) -> Ints:
-        """A matrix operand of the array: int4 pairs unpacked, log2 codes decoded."""
-        if dtype is DType.I4X2:
-            packed = self.view(addr, dtype, (rows, (cols + 1) // 2), (strides[0], 1))
-            return unpack_int4(packed, cols)
-        values = self.view(addr, dtype, (rows, cols), strides)
-        if dtype is DType.LOG2:
-            return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
-        return values
-
-
-def rounding_of(inst: Any) -> arithmetic.Rounding:
-    """The name that `semantics` gives to an instruction's rounding."""
-    return cast("arithmetic.Rounding", cast("Rounding", inst.rounding).name.lower())
-
-
-def accumulate(acc: NDArray[Any], product: Ints, previous: Ints | None, more: bool) -> None:
-    """Write `product` plus a bias, or plus the accumulators' contents; int32 never wraps."""
-    if more:
-        product = product + acc
-    elif previous is not None:
-        product = product + previous
-    if product.size and (int(product.max()) >= 1 << 31 or int(product.min()) < -(1 << 31)):
-        raise AccessError("an accumulator leaves 32 bits")
-    acc[...] = product
-
-
-def check_macs(inst: isa.UnitInst) -> None:
-    """Refuse a size that no chip memory can hold the operands of."""
-    if inst.macs() > MAX_MACS or inst.elements() > MAX_MACS:
-        raise AccessError("the instruction is larger than any memory")
-
 
 # -- ld, st -----------------------------------------------------------------------------------
 
@@ -179,73 +93,6 @@ def _matmul(port: Port, inst: isa.Matmul) -> None:
     acc = port.block(inst.acc, DType.I32, inst.m, inst.n, inst.acc_row)
     product = linear.matmul(a, b, transpose_b=True)
     accumulate(acc, product, port.bias(inst.bias, inst.n), bool(inst.accumulate))
-
-
-def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArray[Any]:
-    """The input block of a sliding window as a batch of one image; `step` between channels."""
-    if not 0 < inst.kh * inst.kw <= MAX_TAPS:
-        raise AccessError("an empty window, or one larger than any memory")
-    height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
-    width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
-    strides = (inst.src_row, inst.src_pix, inst.src_type.size if step is None else step)
-    return port.view(inst.src, inst.src_type, (height, width, chans), strides)[np.newaxis]
-
-
-@effect(isa.Conv)
-def _conv(port: Port, inst: isa.Conv) -> None:
-    check_macs(inst)
-    shape, strides = (inst.oh, inst.ow, inst.oc), (inst.acc_row, inst.acc_pix, 4)
-    acc = port.view(inst.acc, DType.I32, shape, strides)
-    depth = inst.kh * inst.kw * inst.ic
-    size = inst.w_type.size
-    weight = port.operand(inst.w, inst.w_type, inst.oc, depth, (inst.w_row, size))
-    product = convolution.conv2d(
-        _window(port, inst, inst.ic, inst.src_step),
-        weight.reshape(inst.oc, inst.kh, inst.kw, inst.ic),
-        None,
-        (inst.sh, inst.sw),
-        (0, 0, 0, 0),
-        (inst.dh, inst.dw),
-    )[0]
-    accumulate(acc, product, port.bias(inst.bias, inst.oc), bool(inst.accumulate))
-
-
-@effect(isa.DepthwiseConv)
-def _depthwise(port: Port, inst: isa.DepthwiseConv) -> None:
-    check_macs(inst)
-    shape = (inst.oh, inst.ow, inst.chans)
-    acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
-    taps = inst.kh * inst.kw
-    weight = port.operand(inst.w, DType.I8, inst.chans, taps, (inst.w_row, 1))
-    product = convolution.conv2d(
-        _window(port, inst, inst.chans),
-        weight.reshape(inst.chans, inst.kh, inst.kw, 1),
-        None,
-        (inst.sh, inst.sw),
-        (0, 0, 0, 0),
-        (inst.dh, inst.dw),
-        inst.chans,
-    )[0]
-    accumulate(acc, product, port.bias(inst.bias, inst.chans, inst.bias_step), False)
-
-
-@effect(isa.Pool)
-def _pool(port: Port, inst: isa.Pool) -> None:
-    check_macs(inst)
-    shape, places = (inst.oh, inst.ow, inst.chans), (inst.dst_row, inst.dst_pix, inst.dst_type.size)
-    target = port.view(inst.dst, inst.dst_type, shape, places)
-    image = _window(port, inst, inst.chans)
-    kernel, strides, dilations = (inst.kh, inst.kw), (inst.sh, inst.sw), (inst.dh, inst.dw)
-    if inst.mode is PoolMode.MAX:
-        result = pooling.max_pool2d(image, kernel, strides, dilations=dilations)[0]
-    else:
-        centred = image.astype(np.int64) - inst.zp
-        result = np.zeros(shape, np.int64)
-        for r in range(inst.kh):
-            for q in range(inst.kw):
-                place = (r * inst.dh, q * inst.dw)
-                result += convolution.tap(centred, place, (inst.oh, inst.ow), strides)[0]
-    target[...] = arithmetic.saturate(result, *inst.dst_type.bounds)
 
 
 @effect(isa.Divide)
@@ -487,3 +334,6 @@ def _mean(port: Port, inst: isa.Mean) -> None:
     )
     y = arithmetic.saturate_offset(quotient, inst.zp_out, *inst.dst_type.bounds)
     port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = y
+
+
+__all__ = ["EFFECTS", "Port", "unit_windows"]

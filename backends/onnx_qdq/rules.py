@@ -19,6 +19,7 @@ from vit_opt.dialects.assets import AssetStore, attribute_array
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
+from vit_opt.dialects.vit.functions import function_parts
 from vit_opt.dialects.vit.ops.base import VitOp, format_of, integers, label_of, shape_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class Writer:
     def __init__(self, store: AssetStore) -> None:
         self.store = store
         self.graph = OnnxGraph()
-        self.factor = 1.0
-        """What the next result is multiplied by: a table may hold a function times a number."""
+        self.inner = self.factor = 1.0
+        """What the next operand and result are multiplied by: tables hold functions with factors."""
 
     def hint(self, op: VitOp) -> str:
         """A name for the nodes of an operation."""
@@ -62,9 +63,18 @@ class Writer:
 
     def unary(self, op: VitOp, operator: str, *more: str, **attributes: Any) -> None:
         """An operator that works element by element, in the layout of its operand."""
+        name, nchw = self.operand(op)
+        node = self.graph.node(operator, [name, *more], self.hint(op), **attributes)
+        self.result(op, node, nchw=nchw)
+
+    def operand(self, op: VitOp) -> tuple[str, bool]:
+        """The tensor that an operation on each element reads, in its layout: whether that is NCHW."""
         nchw = self.graph.layout(op.operands[0])
-        inputs = [self.graph.read(op.operands[0], nchw), *more]
-        self.result(op, self.graph.node(operator, inputs, self.hint(op), **attributes), nchw=nchw)
+        name = self.graph.read(op.operands[0], nchw)
+        if self.inner != 1.0:
+            factor = self.graph.floats(self.inner, "factor")
+            name = self.graph.node("Mul", [name, factor], f"{self.hint(op)}.operand")
+        return name, nchw
 
     def moved(self, op: VitOp, operator: str, *more: str, **attributes: Any) -> None:
         """An operator that moves values without rounding, on the layout of the module."""
@@ -86,8 +96,7 @@ def constant(w: Writer, op: ops.ConstantOp) -> None:
 
 def passed_on(w: Writer, op: VitOp) -> None:
     """The same real value: a requantisation is its QDQ pair, a border or a division nothing."""
-    nchw = w.graph.layout(op.operands[0])
-    name = w.graph.read(op.operands[0], nchw)
+    name, nchw = w.operand(op)
     if isinstance(op, ops.DequantizeOp):
         w.graph.write(op.result, name, w.hint(op), nchw=nchw)
     else:
@@ -236,8 +245,7 @@ def sigmoid_product(factor: float) -> Rule:
     """x * sigmoid(factor * x): SiLU, and the sigmoid form of GELU."""
 
     def rule(w: Writer, op: ops.LutOp | ops.ShiftGeluOp) -> None:
-        nchw = w.graph.layout(op.x)
-        x, hint = w.graph.read(op.x, nchw), w.hint(op)
+        (x, nchw), hint = w.operand(op), w.hint(op)
         inner = (
             x if factor == 1 else w.graph.node("Mul", [x, w.graph.floats(factor)], f"{hint}.arg")
         )
@@ -269,17 +277,16 @@ FUNCTIONS: dict[str, Rule] = {
 
 
 def lut(w: Writer, op: ops.LutOp) -> None:
-    """The function that the table holds, `name` or `name*factor`."""
-    name, _, factor = ("" if op.function is None else op.function.data).partition("*")
+    """The function that the table holds, with factors before and behind it."""
+    name, w.inner, w.factor = function_parts("" if op.function is None else op.function.data)
     rule = FUNCTIONS.get(name)
     if rule is None:
         raise VitError(
             f"--export-qdq: {label_of(op)}: a table of no function that ONNX has; export before "
             f"the pass fuse"
         )
-    w.factor = float(factor or 1)
     rule(w, op)
-    w.factor = 1.0
+    w.inner = w.factor = 1.0
 
 
 def layer_norm(w: Writer, op: ops.LayerNormOp) -> None:

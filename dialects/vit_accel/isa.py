@@ -25,7 +25,10 @@ from vit_opt.dialects.vit_accel.isa_products import (
     EngineMatmul,
     Matmul,
     Pool,
+    Windowed,
     array_cycles,
+    inside,
+    reach,
 )
 from vit_opt.dialects.vit_accel.isa_rows import (
     Add,
@@ -94,7 +97,7 @@ INSTRUCTIONS: tuple[type[Inst], ...] = (
 )
 """Every instruction, in the order of the manual."""
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 """Raised whenever an encoding or an effect changes."""
 
 BY_OPCODE: dict[int, type[Inst]] = {cls.opcode: cls for cls in INSTRUCTIONS}
@@ -150,5 +153,8 @@ __all__ = [
     "TransferInst",
     "UnitInst",
     "Wait",
+    "Windowed",
     "array_cycles",
+    "inside",
+    "reach",
 ]

@@ -17,6 +17,9 @@ Src = Annotated[Addr, address("operand")]
 OptVector = Annotated[Addr, address("int8 shift per column, or none: use the immediate")]
 
 
+Outside = Annotated[int, unsigned(16, "rows or columns under the windows that lie outside")]
+Fill = Annotated[int, signed(33, "code that is read outside")]
+
 UNLIMITED = (-(1 << 32), (1 << 32) - 1)
 """Limits that leave the element type's own."""
 

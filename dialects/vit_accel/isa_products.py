@@ -1,7 +1,7 @@
 """Instructions of the MAC array and the reconfigurable engine: products, convolutions, pooling."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import (
@@ -21,6 +21,8 @@ from vit_opt.dialects.vit_accel.fields import (
 from vit_opt.dialects.vit_accel.isa_base import (
     Count,
     Dst,
+    Fill,
+    Outside,
     Src,
     Stride,
     Type,
@@ -53,6 +55,47 @@ def array_cycles(
     for dtype in types:
         passes *= 2 if dtype in (DType.I16, DType.UI16, DType.LOG2) else 1
     return arch.array_fill + passes * steps * time + arch.array_drain
+
+
+class Windowed(Protocol):
+    """An instruction whose windows slide over an image."""
+
+    @property
+    def oh(self) -> int: ...
+    @property
+    def ow(self) -> int: ...
+    @property
+    def kh(self) -> int: ...
+    @property
+    def kw(self) -> int: ...
+    @property
+    def sh(self) -> int: ...
+    @property
+    def sw(self) -> int: ...
+    @property
+    def dh(self) -> int: ...
+    @property
+    def dw(self) -> int: ...
+    @property
+    def top(self) -> int: ...
+    @property
+    def left(self) -> int: ...
+    @property
+    def bottom(self) -> int: ...
+    @property
+    def right(self) -> int: ...
+
+
+def reach(inst: Windowed) -> tuple[int, int]:
+    """Rows and columns that the windows reach over, borders included."""
+    height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
+    return height, (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
+
+
+def inside(inst: Windowed) -> tuple[int, int]:
+    """Rows and columns of it that are read; not above 0 where the instruction makes no sense."""
+    height, width = reach(inst)
+    return height - inst.top - inst.bottom, width - inst.left - inst.right
 
 
 @dataclass(frozen=True)
@@ -118,15 +161,19 @@ class EngineMatmul(Matmul):
 
 @dataclass(frozen=True)
 class Conv(UnitInst):
-    """Convolution of one group into int32 accumulators; the input block carries its own halo.
+    """Convolution of one group into int32 accumulators, with borders around the input block.
 
     for y < oh, x < ow, o < oc:
         t = accumulate ? acc : (bias is none ? 0 : bias[o])
         acc[y*acc_row + x*acc_pix][o] = t + sum_{r < kh, c < kw, i < ic}
-            src[(y*sh + r*dh)*src_row + (x*sw + c*dw)*src_pix + i*src_step]
+            src[(y*sh + r*dh - top)*src_row + (x*sw + c*dw - left)*src_pix + i*src_step]
             * w[o*w_row][(r*kw + c)*ic + i]
 
     `src_step` is the distance of neighbouring channels, so that both image layouts can be read.
+
+    The windows reach over (oh-1)*sh + (kh-1)*dh + 1 rows and as many columns by ow, sw, kw, dw. Of
+    these, `top` and `bottom` rows, `left` and `right` columns lie outside and are read as `fill`;
+    `src` is the first pixel inside. It traps where none is inside.
     """
 
     opcode: ClassVar[int] = 0x21
@@ -156,6 +203,11 @@ class Conv(UnitInst):
     bias: Annotated[Addr, address("oc int32, or none")] = NO_ADDR
     accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
     map: Annotated[MacMap, choice(MacMap, "axes: m = pixels, n = oc, k = window")] = MacMap.NM
+    top: Outside = 0
+    left: Outside = 0
+    bottom: Outside = 0
+    right: Outside = 0
+    fill: Fill = 0
 
     def cycles(self, arch: AccelTarget) -> int:
         size = (self.oh * self.ow, self.oc, self.kh * self.kw * self.ic)
@@ -167,14 +219,15 @@ class Conv(UnitInst):
 
 @dataclass(frozen=True)
 class DepthwiseConv(UnitInst):
-    """Depthwise convolution into int32 accumulators; the input block carries its own halo.
+    """Depthwise convolution into int32 accumulators, with borders around the input block.
 
     for y < oh, x < ow, c < chans:
-        acc[y*acc_row + x*acc_pix][c*acc_step] = (bias is none ? 0 : bias[c*bias_step])
-            + sum_{r < kh, q < kw} src[(y*sh + r*dh)*src_row + (x*sw + q*dw)*src_pix][c]
-                                   * w[c*w_row][r*kw + q]
+        t = accumulate ? acc : (bias is none ? 0 : bias[c*bias_step])
+        acc[y*acc_row + x*acc_pix][c*acc_step] = t + sum_{r < kh, q < kw} w[c*w_row][r*kw + q]
+            * src[(y*sh + r*dh - top)*src_row + (x*sw + q*dw - left)*src_pix][c]
 
-    Steps are in elements: a channel multiplier is one instruction per multiple.
+    Steps are in elements: a channel multiplier is one instruction per multiple. Borders are those
+    of `mac.conv`.
     """
 
     opcode: ClassVar[int] = 0x28
@@ -201,6 +254,12 @@ class DepthwiseConv(UnitInst):
     dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
     src_type: Type = DType.I8
     bias: Annotated[Addr, address("int32 per channel, or none")] = NO_ADDR
+    accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
+    top: Outside = 0
+    left: Outside = 0
+    bottom: Outside = 0
+    right: Outside = 0
+    fill: Fill = 0
 
     def cycles(self, arch: AccelTarget) -> int:
         passes = 2 if self.src_type.size == 2 else 1
@@ -212,11 +271,12 @@ class DepthwiseConv(UnitInst):
 
 @dataclass(frozen=True)
 class Pool(UnitInst):
-    """Maximum or sum over windows, channel by channel; the input block carries its own halo.
+    """Maximum or sum over windows, channel by channel, with borders around the input block.
 
     for y < oh, x < ow, c < chans:
         dst[y*dst_row + x*dst_pix][c] = max or sum over r < kh, q < kw of
-            src[(y*sh + r*dh)*src_row + (x*sw + q*dw)*src_pix][c] - zp     (zp: sum only)
+            src[(y*sh + r*dh - top)*src_row + (x*sw + q*dw - left)*src_pix][c] - zp
+    (zp: sum only). Borders are those of `mac.conv`.
     """
 
     opcode: ClassVar[int] = 0x29
@@ -241,6 +301,11 @@ class Pool(UnitInst):
     dh: Annotated[int, unsigned(8, "vertical dilation")] = 1
     dw: Annotated[int, unsigned(8, "horizontal dilation")] = 1
     zp: ZeroPoint = 0
+    top: Outside = 0
+    left: Outside = 0
+    bottom: Outside = 0
+    right: Outside = 0
+    fill: Fill = 0
 
     def cycles(self, arch: AccelTarget) -> int:
         return ceil_div(self.elements(), arch.dw_width) + arch.dw_latency

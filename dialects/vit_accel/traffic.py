@@ -56,9 +56,8 @@ def _matrix(dtype: DType, rows: int, cols: int) -> int:
 
 def _window(inst: isa.Conv | isa.DepthwiseConv | isa.Pool, chans: int) -> int:
     """Bytes of the input block under a sliding window."""
-    height = (inst.oh - 1) * inst.sh + (inst.kh - 1) * inst.dh + 1
-    width = (inst.ow - 1) * inst.sw + (inst.kw - 1) * inst.dw + 1
-    return height * width * chans * inst.src_type.size
+    height, width = isa.inside(inst)
+    return max(0, height) * max(0, width) * chans * inst.src_type.size
 
 
 @_operands_of(isa.Load, isa.Store)

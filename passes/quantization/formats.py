@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ASYMMETRY = 0.5
 """A range whose smaller side is below this share of the larger one gets a zero point."""
 
+ANY = 2.0
+"""The same for ranges that all get a zero point."""
+
 GAMMA_BITS = 12
 """Magnitude bits of LayerNorm weights: their product with a Q.10 value stays in 32 bits."""
 
@@ -31,18 +34,24 @@ BIAS_BITS = 30
 
 
 def covering_type(
-    low: float, high: float, bits: int, *, symmetric: bool, pot: bool
+    low: float,
+    high: float,
+    bits: int,
+    *,
+    symmetric: bool,
+    pot: bool,
+    asymmetry: float = ASYMMETRY,
 ) -> QuantizedType:
     """The finest per-tensor format of 8 or 16 bits whose codes cover low .. high.
 
-    A symmetric format is signed with zero point 0. Otherwise a one-sided range becomes unsigned
-    with a zero point. `pot` asks for a power-of-two scale. Raises ValueError for a range that is
-    not finite.
+    A symmetric format is signed with zero point 0. Otherwise a range whose smaller side is below
+    the share `asymmetry` of the larger one becomes unsigned with a zero point. `pot` asks for a
+    power-of-two scale. Raises ValueError for a range that is not finite.
     """
     from vit_opt.passes.algorithms.exponents import covering_asymmetric, covering_frac
 
     low, high = min(low, 0.0), max(high, 0.0)
-    one_sided = min(-low, high) < ASYMMETRY * max(-low, high)
+    one_sided = min(-low, high) < asymmetry * max(-low, high)
     if bits == 8 and one_sided and not symmetric:
         floor, ceiling = storage_range(storage_of("ui8"))
         if pot:

@@ -20,6 +20,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.onnx.base import integer, integers, real
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, QuantizedType, ScaledType, storage_of
+from vit_opt.dialects.vit.functions import function_name
 from vit_opt.dialects.vit.ops.base import format_of, shape_of
 from vit_opt.passes.algorithms.exponents import covering_fracs
 from vit_opt.passes.algorithms.ptf import FACTORS
@@ -40,7 +41,15 @@ from vit_opt.passes.quantization.products import (
     linear,
     migrated_type,
 )
-from vit_opt.passes.quantization.tables import FUNCTION_OF, changing_range, table_codes
+from vit_opt.passes.quantization.tables import (
+    FUNCTION_OF,
+    changing_range,
+    part_of_table,
+    scaled_operand,
+    scaled_table,
+    table_codes,
+    table_operand,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +92,7 @@ def wanted_bits(value: SSAValue) -> int:
         if isinstance(reader, MOVEMENT):
             if any(wanted_bits(result) == 16 for result in reader.results):
                 return 16
-        elif type(reader) in FUNCTION_OF or scaled_table(reader) is not None:
+        elif type(reader) in FUNCTION_OF or part_of_table(reader):
             if wanted_bits(reader.results[0]) == 16:
                 return 16
         elif not isinstance(reader, PRODUCTS) or activation_bits(reader) == 16:
@@ -173,7 +182,9 @@ def multiply(graph: IntegerGraph, op: onnx.Mul) -> None:
     factor = graph.constants.scalar(right)
     owner = scaled_table(op)
     if owner is not None and factor is not None and owner.y not in graph.records:
-        tabulate(graph, owner, op.y, f"{FUNCTION_OF[type(owner)](owner)}*{factor!r}")
+        tabulate(graph, owner, op.y, factor)
+        return
+    if tabulated_with(graph, op) is not None:
         return
     exponent = power_exponent(factor) if factor is not None and factor > 0 else None
     if exponent is not None and shape_of(left) == shape_of(op.y):
@@ -212,41 +223,46 @@ def layer_norm(graph: IntegerGraph, op: onnx.LayerNormalization) -> None:
     graph.define(op.y, graph.emit(normalized, op).result)
 
 
-def scaled_table(op: Operation) -> Any | None:
-    """The tabulated function that a `Mul` by a constant scales, if nothing else reads it."""
-    if not isinstance(op, onnx.Mul) or not isinstance(op.inputs[1].owner, onnx.Constant):
+def tabulated_with(graph: IntegerGraph, op: onnx.Mul) -> Operation | None:
+    """The function whose table a scaling in front of it becomes part of, if it does."""
+    readers = [use.operation for use in op.y.uses]
+    if len(readers) != 1 or scaled_operand(readers[0]) is not op or op.y in graph.given:
         return None
-    owner = op.inputs[0].owner
-    if not isinstance(owner, onnx.OnnxOp) or type(owner) not in FUNCTION_OF:
-        return None
-    return owner if op.inputs[0].has_one_use() and not shape_of(op.inputs[1]) else None
+    shifted = graph.options.gelu == "shift" and isinstance(readers[0], onnx.Gelu)
+    return None if shifted else readers[0]
 
 
 def function(graph: IntegerGraph, op: onnx.Gelu | onnx.HardSwish | onnx.Sigmoid) -> None:
-    """Any function of one value: a table over its codes, which a scaling behind it becomes part of."""
+    """Any function of one value: a table over its codes, which scalings around it become part of."""
     readers = [use.operation for use in op.y.uses]
     if graph.options.gelu == "shift" and isinstance(op, onnx.Gelu):
         last = graph.record(op.x).channels_last
         graph.define(op.y, shifted_gelu(graph, op, last), channels_last=last)
     elif len(readers) != 1 or scaled_table(readers[0]) is not op:
-        tabulate(graph, op, op.y, FUNCTION_OF[type(op)](op))
+        tabulate(graph, op, op.y)
 
 
-def tabulate(graph: IntegerGraph, op: Any, y: SSAValue, name: str) -> None:
-    """A table of the function `name` from the operand of `op` to `y`.
+def tabulate(graph: IntegerGraph, op: Any, y: SSAValue, factor: float = 1.0) -> None:
+    """A table of `factor` times the function `op` from its operand, before any scaling, to `y`.
 
     The codes cover only the part of the operand's range where the result changes: below about -3
     GELU has one result. A result of 16 bits is interpolated from a 16-bit operand.
     """
-    record = graph.record(op.x)
+    value, inner, scaling = op.x, None, scaled_operand(op)
+    if scaling is not None and tabulated_with(graph, scaling) is op:
+        value, inner = scaling.inputs[0], graph.constants.scalar(scaling.inputs[1])
+    name = function_name(FUNCTION_OF[type(op)](op), 1.0 if inner is None else inner, factor)
+    record = graph.record(value)
     graph.settle(record)
     last, bits = record.channels_last, wanted_bits(y)
     type_ = table_type(graph, y, bits)
-    x_type = format_of(record.raw)
-    if x_type.storage.width.data > bits or x_type.is_per_channel:
-        low, high = changing_range(name, *graph.range(op.x), type_)
-        x_type = covering_type(low, high, bits, symmetric=bits == 16, pot=False)
-    x = graph.typed(op.x, x_type, channels_last=last)
+    x_type, own = format_of(record.raw), graph.given.get(value)
+    if own is not None and own.fits(bits, symmetric=bits == 16, pot=False):
+        x_type = own.type
+    elif x_type.storage.width.data > bits or x_type.is_per_channel:
+        low, high = changing_range(name, *graph.range(value), type_)
+        x_type = table_operand(low, high, bits)
+    x = graph.typed(value, x_type, channels_last=last)
     codes = table_codes(name, format_of(x), type_)
     store, inline = graph.constants.store, graph.constants.inline
     table = ops.ConstantOp.make(store, f"{op.label}.table", codes, type_, inline=inline)

@@ -9,8 +9,10 @@ from xdsl.ir import Operation
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.onnx.base import real
+from vit_opt.dialects.onnx.base import real, shape_of
 from vit_opt.dialects.vit.attributes import QuantizedType
+from vit_opt.dialects.vit.functions import function_parts
+from vit_opt.passes.quantization.formats import ANY, covering_type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,21 +54,49 @@ FUNCTION_OF: dict[type[Operation], Callable[[Any], str]] = {
 }
 """The name of the function that an operation tabulates."""
 
+LAYERS = (onnx.Linear, onnx.Conv, onnx.ConvTranspose)
+"""Products whose results tables read."""
+
+
+def scaled_table(op: Operation) -> Any | None:
+    """The tabulated function that a `Mul` by a constant scales, if nothing else reads it."""
+    if not isinstance(op, onnx.Mul) or not isinstance(op.inputs[1].owner, onnx.Constant):
+        return None
+    owner = op.inputs[0].owner
+    if not isinstance(owner, onnx.OnnxOp) or type(owner) not in FUNCTION_OF:
+        return None
+    return owner if op.inputs[0].has_one_use() and not shape_of(op.inputs[1]) else None
+
+
+def scaled_operand(op: Operation) -> onnx.Mul | None:
+    """The `Mul` by a constant number that makes the operand of a tabulated function, for it alone."""
+    scaling = op.operands[0].owner if type(op) in FUNCTION_OF else None
+    if not isinstance(scaling, onnx.Mul) or not isinstance(scaling.inputs[1].owner, onnx.Constant):
+        return None
+    single = scaling.y.has_one_use() and not shape_of(scaling.inputs[1])
+    return scaling if single and isinstance(scaling.inputs[0].owner, LAYERS) else None
+
+
+def part_of_table(op: Operation) -> bool:
+    """Whether an operation scales the result or the operand of a tabulated function."""
+    readers = [use.operation for result in op.results for use in result.uses]
+    return scaled_table(op) is not None or (len(readers) == 1 and scaled_operand(readers[0]) is op)
+
 
 SAMPLES = 4096
 """Points at which a function is compared with its value at the ends of a range."""
 
 
 def real_function(name: str) -> RealFunction | None:
-    """The function called `name`, or `name*factor` for its multiple; None if there is none."""
+    """The function that a name stands for, see `function_name`; None if there is none."""
     from vit_opt.dialects.vit.semantics.activation import FUNCTIONS
 
-    base, star, factor = name.partition("*")
+    base, inner, outer = function_parts(name)
     found = FUNCTIONS.get(base)
-    if found is None or not star:
+    if found is None or (inner == 1.0 and outer == 1.0):
         return found
-    plain, ratio = found, float(factor)
-    return lambda x: ratio * plain(x)
+    plain = found
+    return lambda x: outer * plain(inner * x)
 
 
 def changing_range(function: str, low: float, high: float, y: QuantizedType) -> tuple[float, float]:
@@ -88,6 +118,11 @@ def changing_range(function: str, low: float, high: float, y: QuantizedType) -> 
     if not changes.size:
         return low, high
     return float(points[changes[0]]), float(points[changes[-1] + 1])
+
+
+def table_operand(low: float, high: float, bits: int) -> QuantizedType:
+    """The format in which a table reads low .. high: nothing else reads it, so any zero point will do."""
+    return covering_type(low, high, bits, symmetric=bits == 16, pot=False, asymmetry=ANY)
 
 
 def table_codes(function: str, x: QuantizedType, y: QuantizedType) -> NDArray[np.int64]:

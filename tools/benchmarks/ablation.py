@@ -47,6 +47,7 @@ FEATURES = (
     Feature("smoothing of LayerNorm outputs", off={"smooth": None}),
     Feature("alpha of smoothing searched", off={"smooth": {"search": False}}),
     Feature("ranges that fill their grids", off={"fill-grids": None}),
+    Feature("operands of tables that fill theirs", off={"fill-grids": {"operands": False}}),
     Feature("factors around attention, softmax or linear", off={"fold-scales": None}),
     Feature("hidden layers split by loudness", off={"split-channels": None}),
     Feature("error-compensated weights", off={"pot-fold": {"weights": "nearest"}}),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_opt.backends.accel.lowering.arena import Region, whole
+from vit_opt.backends.accel.lowering.arena import Region, Use, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
 from vit_opt.backends.accel.lowering.elementwise import (
@@ -45,11 +45,15 @@ from vit_opt.backends.accel.lowering.weights import (
 from vit_opt.backends.accel.lowering.windows import (
     Pair,
     Patch,
+    Slice,
     Sliding,
     choose_pixels,
+    load_bands,
     load_patch,
     pixel_blocks,
     require_patch,
+    slice_patch,
+    slices,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -340,8 +344,9 @@ def _emit_conv(
         NO_ADDR if bias is None else bias.addr(4 * outs[0]),
         Flag.ON if accumulate else Flag.OFF,
         best_map(lowering.arch, work, (x_type, dtype)),
+        *patch.borders(s.extent(size), s.fill),
     )
-    reads = [patch.use(s.extent(size), sum(chans), x_type.size), whole(region)]
+    reads = [patch.use(sum(chans), x_type.size), whole(region)]
     reads += [whole(bias)] if bias is not None else []
     reads += [whole(acc.region)] if accumulate else []
     lowering.builder.emit(inst, reads, [whole(acc.region)])
@@ -356,11 +361,10 @@ def _depthwise(
     size: Pair,
     acc: Block,
 ) -> None:
-    """A panel of a depthwise convolution, one instruction per channel multiple."""
+    """A panel of a depthwise convolution, one instruction per channel multiple and band of rows."""
     builder, s = lowering.builder, conv.sliding
     mark = builder.mark()
-    multiple = panel.count // panel.chans
-    patch = load_patch(builder, s, image, first, size, (panel.chan, panel.chans))
+    bands = load_bands(builder, s, image, first, size, (panel.chan, panel.chans))
     taps = s.kernel[0] * s.kernel[1]
     source = builder.constant(conv.weights.astype(np.int8))
     key = (source, panel.first, panel.count, Space.BBUF)
@@ -370,17 +374,42 @@ def _depthwise(
         inst = isa.Load(weights.addr(), source.addr(panel.first * taps), panel.count * taps)
         builder.emit(inst, [whole(source)], [whole(weights)])
     bias = bias_region(builder, conv.bias, panel.first, panel.count)
-    reads = [patch.use(s.extent(size), panel.chans, s.x.dtype.size), whole(weights)]
+    for part in slices(s, first[0], size[0], bands):
+        _emit_depthwise(lowering, conv, panel, (first, size), acc, part, (weights, bias))
+    builder.unpin(mark)
+
+
+def _emit_depthwise(
+    lowering: Lowering,
+    conv: Convolution,
+    panel: Panel,
+    block: tuple[Pair, Pair],
+    acc: Block,
+    part: Slice,
+    parameters: tuple[Region, Region | None],
+) -> None:
+    """Some rows of a depthwise convolution's block, or some of their kernel's rows."""
+    s, (first, size), (weights, bias) = conv.sliding, block, parameters
+    taps, multiple = s.kernel[0] * s.kernel[1], panel.count // panel.chans
+    patch, extent = slice_patch(s, first[0], part, size)
+    bias = None if part.more else bias
+    pitch = size[1] * acc.row
+    place = part.rows[0] * pitch
+    written = Use(acc.region, place, place + part.rows[1] * pitch)
+    reads = [patch.use(panel.chans, s.x.dtype.size), whole(weights)]
     reads += [whole(bias)] if bias is not None else []
+    reads += [written] if part.more else []
     for j in range(multiple):
         inst = isa.DepthwiseConv(
-            acc.region.addr(4 * j),
+            acc.region.addr(place + 4 * j),
             patch.region.addr(patch.offset),
-            weights.addr(j * taps),
-            *size,
+            weights.addr(j * taps + part.taps[0] * s.kernel[1]),
+            part.rows[1],
+            size[1],
             panel.chans,
-            *s.kernel,
-            size[1] * acc.row,
+            part.taps[1],
+            s.kernel[1],
+            pitch,
             acc.row,
             patch.row,
             patch.pix,
@@ -391,9 +420,10 @@ def _depthwise(
             *s.dilations,
             s.x.dtype,
             NO_ADDR if bias is None else bias.addr(4 * j),
+            Flag.ON if part.more else Flag.OFF,
+            *patch.borders(extent, s.fill),
         )
-        builder.emit(inst, reads, [whole(acc.region)])
-    builder.unpin(mark)
+        lowering.builder.emit(inst, reads, [written])
 
 
 def _pair(values: Any) -> Pair:

@@ -346,14 +346,19 @@ class Memory:
         if self.rehearsing:
             self.trace.read_rect(tensor, rect, self.now)
             return None
-        found = first_covering(self.pieces.get(tensor, ()), rect)
-        if found is not None:
-            self.pin(found[0])
-        elif any(touching(lost, rect) for lost in self._lost.get(tensor, ())):
+        found = self.find(tensor, rect)
+        if found is None and any(touching(lost, rect) for lost in self._lost.get(tensor, ())):
             raise AssertionError(
                 f"{self.working_on()} reads {rect} of DRAM tensor {tensor.number}, which was dropped: "
                 "the rehearsal did not see this read"
             )
+        return found
+
+    def find(self, tensor: Region, rect: Rect) -> tuple[Piece, int, int] | None:
+        """As `read`, of a part of what has been noted as read."""
+        found = first_covering(self.pieces.get(tensor, ()), rect)
+        if found is not None:
+            self.pin(found[0])
         return found
 
     def spill(self) -> None:

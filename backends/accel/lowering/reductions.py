@@ -230,6 +230,7 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
                 mark = builder.mark()
                 builder.next_turn()
                 patch = load_patch(builder, s, image, first, size, (chan, cols))
+                top, left, bottom, right, fill = patch.borders(s.extent(size), s.fill)
                 row = cols * middle.size
                 region = builder.allocate(Space.OBUF, size[0] * size[1] * row)
                 inst = isa.Pool(
@@ -247,10 +248,13 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
                     middle,
                     *s.strides,
                     zp=s.x.format.zero_point if mode is PoolMode.SUM else 0,
+                    top=top,
+                    left=left,
+                    bottom=bottom,
+                    right=right,
+                    fill=fill,
                 )
-                builder.emit(
-                    inst, [patch.use(s.extent(size), cols, s.x.dtype.size)], [whole(region)]
-                )
+                builder.emit(inst, [patch.use(cols, s.x.dtype.size)], [whole(region)])
                 block = Block(region, middle, row, middle.size)
                 start = first[0] * shape[2] + first[1]
                 pixels = size[0] * size[1]

@@ -401,11 +401,11 @@ VIT_INLINE void weighted_sums(const head *h, const int8_t *value, const int32_t 
 VIT_INLINE void normalize_row(const vit_stage *s, uint32_t sum, const __m512i *acc, vit_type type,
                               __mmask64 mask, void *y)
 {
-    const vit_normalizer n = vit_normalizer_of(s, sum);
+    const vit_quotient q = vit_divided_by_sum(s, sum);
     const __m512i low =
-        _mm512_packs_epi32(vit_normalize(acc[0], &n), vit_normalize(acc[1], &n));
+        _mm512_packs_epi32(vit_divide(acc[0], &q), vit_divide(acc[1], &q));
     const __m512i high =
-        _mm512_packs_epi32(vit_normalize(acc[2], &n), vit_normalize(acc[3], &n));
+        _mm512_packs_epi32(vit_divide(acc[2], &q), vit_divide(acc[3], &q));
     const __m512i bytes =
         type == VIT_S8 ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
     _mm512_mask_storeu_epi8(y, mask, bytes);
@@ -429,12 +429,7 @@ static void finish_rows(const vit_attention_shape *p, const vit_epilogue *e, con
         normalize_row(&e->stages[0], h->sum[r], acc[r], e->type, mask,                             \
                       y + vit_token(tokens, r0 + r, e->ld) + d0);                                  \
     }
-        VIT_FINISH(0)
-        VIT_FINISH(1)
-        VIT_FINISH(2)
-        VIT_FINISH(3)
-        VIT_FINISH(4)
-        VIT_FINISH(5)
+        VIT_SIX(VIT_FINISH);
 #undef VIT_FINISH
     }
 }

@@ -32,6 +32,43 @@ VIT_INLINE size_t vit_panel_bytes(int32_t k)
     return 64 * (8 + vit_round_up4(k));
 }
 
+/* What is done to six rows at once: no loop, so that their accumulators stay in registers. */
+#define VIT_SIX(each)                                                                              \
+    do {                                                                                           \
+        each(0);                                                                                   \
+        each(1);                                                                                   \
+        each(2);                                                                                   \
+        each(3);                                                                                   \
+        each(4);                                                                                   \
+        each(5);                                                                                   \
+    } while (0)
+
+/* A division of lanes of 32 bits: (acc * factor + constant) / 2^shift, rounded down. */
+typedef struct {
+    __m512i factor, constant;
+    __m128i shift;
+} vit_quotient;
+
+/* With rounding half up, and a zero point added behind. */
+VIT_INLINE vit_quotient vit_quotient_of(int64_t factor, int32_t shift, int32_t zp)
+{
+    const int64_t one = (int64_t)1 << shift;
+    vit_quotient q;
+    q.factor = _mm512_set1_epi64(factor);
+    q.constant = _mm512_set1_epi64((one >> 1) + zp * one);
+    q.shift = _mm_cvtsi32_si128(shift);
+    return q;
+}
+
+VIT_INLINE __m512i vit_divide(__m512i acc, const vit_quotient *q)
+{
+    const __m512i even = _mm512_mul_epi32(acc, q->factor);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), q->factor);
+    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, q->constant), q->shift);
+    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, q->constant), q->shift);
+    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+}
+
 /* The first n of 64 (or more) elements. */
 VIT_INLINE __mmask64 vit_first64(int32_t n)
 {

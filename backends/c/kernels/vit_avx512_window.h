@@ -32,31 +32,11 @@ VIT_INLINE vit_head vit_head_of(const vit_attention_shape *p, int32_t batch, con
     return head;
 }
 
-/* A row's division by its sum of weights: (acc * reciprocal + constant) / 2^shift. */
-typedef struct {
-    __m512i reciprocal, constant;
-    __m128i shift;
-} vit_normalizer;
-
-VIT_INLINE vit_normalizer vit_normalizer_of(const vit_stage *s, uint32_t sum)
+/* A row's division by its sum of weights. */
+VIT_INLINE vit_quotient vit_divided_by_sum(const vit_stage *s, uint32_t sum)
 {
-    const int32_t nb = vit_blen(sum), shift = nb + s->shift;
-    const int64_t half = (int64_t)1 << (shift - 1);
-    vit_normalizer n;
-    n.reciprocal = _mm512_set1_epi64((int64_t)(((uint64_t)1 << (nb + 15)) / sum));
-    n.constant = _mm512_set1_epi64(half + (int64_t)s->zp * ((int64_t)1 << shift));
-    n.shift = _mm_cvtsi32_si128(shift);
-    return n;
-}
-
-/* Per lane of 32 bits, rounded down. */
-VIT_INLINE __m512i vit_normalize(__m512i acc, const vit_normalizer *n)
-{
-    const __m512i even = _mm512_mul_epi32(acc, n->reciprocal);
-    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), n->reciprocal);
-    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, n->constant), n->shift);
-    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, n->constant), n->shift);
-    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+    const int32_t nb = vit_blen(sum);
+    return vit_quotient_of((int64_t)(((uint64_t)1 << (nb + 15)) / sum), nb + s->shift, s->zp);
 }
 
 /* Whether the kernel below computes an attention. */

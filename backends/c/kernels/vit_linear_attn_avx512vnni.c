@@ -179,32 +179,15 @@ static int32_t rounded_log2(uint32_t x)
     return b + (((uint64_t)x << (31 - b)) > UINT64_C(0xB504F333) ? 1 : 0);
 }
 
-/* A factor and a right shift that stand for the division by `divisor`. */
-typedef struct {
-    __m512i factor, constant;
-    __m128i shift;
-} quotient;
-
-static quotient divide_by(const vit_linear_attn_shape *p, uint32_t divisor)
+/* The division by the sum of keys. */
+static vit_quotient divide_by(const vit_linear_attn_shape *p, uint32_t divisor)
 {
+    if (p->pot != 0) {
+        return vit_quotient_of(1, p->shift + rounded_log2(divisor), p->zp);
+    }
     const int32_t nb = vit_blen(divisor);
-    const int32_t shift = p->shift + (p->pot != 0 ? rounded_log2(divisor) : nb + 15);
-    const int64_t factor = p->pot != 0 ? 1 : (int64_t)(((uint64_t)1 << (nb + 15)) / divisor);
-    const int64_t half = shift == 0 ? 0 : (int64_t)1 << (shift - 1);
-    quotient d;
-    d.factor = _mm512_set1_epi64(factor);
-    d.constant = _mm512_set1_epi64(half + p->zp * ((int64_t)1 << shift));
-    d.shift = _mm_cvtsi32_si128(shift);
-    return d;
-}
-
-VIT_INLINE __m512i divided(__m512i acc, const quotient *d)
-{
-    const __m512i even = _mm512_mul_epi32(acc, d->factor);
-    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), d->factor);
-    const __m512i low = _mm512_sra_epi64(_mm512_add_epi64(even, d->constant), d->shift);
-    const __m512i high = _mm512_sra_epi64(_mm512_add_epi64(odd, d->constant), d->shift);
-    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+    const uint64_t reciprocal = ((uint64_t)1 << (nb + 15)) / divisor;
+    return vit_quotient_of((int64_t)reciprocal, p->shift + nb + 15, p->zp);
 }
 
 static void query_row(const vit_linear_attn_shape *p, const int8_t *q, const buffers *s, char *y)
@@ -213,14 +196,14 @@ static void query_row(const vit_linear_attn_shape *p, const int8_t *q, const buf
     __m512i parts = _mm512_setzero_si512();
     VIT_DOT(parts, _mm512_load_si512(s->keys), query);
     const uint32_t divisor = (uint32_t)_mm512_reduce_add_epi32(parts);
-    const quotient d = divide_by(p, divisor == 0 ? 1 : divisor);
+    const vit_quotient d = divide_by(p, divisor == 0 ? 1 : divisor);
     for (int32_t j = 0; j < p->value_dim; j += 16) {
         const int8_t *state = s->state + 4 * j;
         __m512i acc = _mm512_setzero_si512();
         for (int32_t i = 0; i < p->dim; i += 4, state += 4 * (size_t)p->value_dim) {
             VIT_DOT(acc, vit_repeat4((const uint8_t *)q + i), _mm512_load_si512(state));
         }
-        acc = divisor == 0 ? _mm512_set1_epi32(p->zp) : divided(acc, &d);
+        acc = divisor == 0 ? _mm512_set1_epi32(p->zp) : vit_divide(acc, &d);
         const __m128i codes =
             p->y_type == VIT_S8
                 ? _mm512_cvtsepi32_epi8(acc)

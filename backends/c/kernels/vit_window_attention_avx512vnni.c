@@ -208,12 +208,7 @@ VIT_INLINE void multiply_keys(const window *h, __m512i acc[ROWS][4])
     const __m512i i0 = _mm512_load_si512(h->init[0]), i1 = _mm512_load_si512(h->init[1]);
     const __m512i i2 = _mm512_load_si512(h->init[2]), i3 = _mm512_load_si512(h->init[3]);
 #define VIT_START(r) acc[r][0] = i0, acc[r][1] = i1, acc[r][2] = i2, acc[r][3] = i3
-    VIT_START(0);
-    VIT_START(1);
-    VIT_START(2);
-    VIT_START(3);
-    VIT_START(4);
-    VIT_START(5);
+    VIT_SIX(VIT_START);
 #undef VIT_START
     const int8_t *key = h->key[0][0];
     const uint8_t *query = h->query[0];
@@ -243,12 +238,7 @@ VIT_APART void scores_of(const window *h, const word_sum *s, int32_t row, int32_
         words[r][0] = first_sum(s, acc[r][0], acc[r][1], _mm512_loadu_si512(o));                   \
         words[r][1] = first_sum(s, acc[r][2], acc[r][3], _mm512_maskz_loadu_epi16(last, o + 32));  \
     } while (0)
-    VIT_WORDS(0);
-    VIT_WORDS(1);
-    VIT_WORDS(2);
-    VIT_WORDS(3);
-    VIT_WORDS(4);
-    VIT_WORDS(5);
+    VIT_SIX(VIT_WORDS);
 #undef VIT_WORDS
 }
 
@@ -293,8 +283,8 @@ VIT_INLINE void totals(const __m512i *sad, uint32_t *sum, int32_t rows)
 VIT_INLINE void finish_row(const vit_stage *s, uint32_t sum, __m512i acc0, __m512i acc1,
                            vit_type type, __mmask32 mask, void *y)
 {
-    const vit_normalizer n = vit_normalizer_of(s, sum);
-    const __m512i words = _mm512_packs_epi32(vit_normalize(acc0, &n), vit_normalize(acc1, &n));
+    const vit_quotient q = vit_divided_by_sum(s, sum);
+    const __m512i words = _mm512_packs_epi32(vit_divide(acc0, &q), vit_divide(acc1, &q));
     const __m512i positive = _mm512_max_epi16(words, _mm512_setzero_si512());
     _mm256_mask_storeu_epi8(y, mask, type == VIT_S8 ? _mm512_cvtsepi16_epi8(words)
                                                     : _mm512_cvtusepi16_epi8(positive));
@@ -304,12 +294,7 @@ VIT_INLINE void weighted_sums(const window *h, int32_t groups, const int32_t *in
                               __m512i acc[ROWS][2])
 {
 #define VIT_START(r) acc[r][0] = acc[r][1] = _mm512_set1_epi32(init[r])
-    VIT_START(0);
-    VIT_START(1);
-    VIT_START(2);
-    VIT_START(3);
-    VIT_START(4);
-    VIT_START(5);
+    VIT_SIX(VIT_START);
 #undef VIT_START
     const int8_t *value = h->value[0][0];
     for (int32_t g = 0; g < groups; ++g, value += 128) {
@@ -339,12 +324,7 @@ VIT_APART void finish_rows(const vit_attention_shape *p, const vit_epilogue *e,
         finish_row(&e->stages[0], sum[r], acc[r][0], acc[r][1], e->type, mask,                     \
                    y + vit_token(tokens, r0 + r, e->ld));                                          \
     }
-    VIT_FINISH(0)
-    VIT_FINISH(1)
-    VIT_FINISH(2)
-    VIT_FINISH(3)
-    VIT_FINISH(4)
-    VIT_FINISH(5)
+    VIT_SIX(VIT_FINISH);
 #undef VIT_FINISH
 }
 

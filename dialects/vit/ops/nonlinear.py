@@ -217,7 +217,8 @@ class LutOp(VitOp):
 
     For 16-bit x the table has 257 entries of i16 at the codes -32768 + 256 j, interpolated:
     i = (x + 32768) >> 8, g = (x + 32768) & 255, y = t[i] + round((t[i + 1] - t[i]) * g, 8).
-    `function` names what was tabulated, so that a pass which changes a format can make it anew.
+    `function` names what was tabulated, so that a pass which changes a format can make it anew:
+    `gelu`, or with factors inside and outside `gelu(x*0.6)*1.7`.
     """
 
     name = "vit.lut"

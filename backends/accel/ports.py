@@ -1,0 +1,105 @@
+"""How an engine's unit gets at the memories, and the register of what each instruction does there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_opt.backends.accel.memory import AccessError, Memories, unpack_int4
+from vit_opt.dialects.vit.semantics import arithmetic
+from vit_opt.dialects.vit_accel import isa
+from vit_opt.dialects.vit_accel.enums import DType, Rounding
+from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+
+Ints = NDArray[np.integer[Any]]
+Resolve = Callable[[Addr], Addr]
+Effect = Callable[["Port", Any], None]
+
+EFFECTS: dict[type[Inst], Effect] = {}
+"""The effect of every instruction that touches memory."""
+
+MAX_MACS = 1 << 32
+"""Multiply-accumulates of one instruction; more is a damaged program."""
+
+AnyInst = TypeVar("AnyInst", bound=Inst)
+
+
+def effect(
+    cls: type[AnyInst],
+) -> Callable[[Callable[[Port, AnyInst], None]], Callable[[Port, AnyInst], None]]:
+    """Register the effect of an instruction class."""
+
+    def register(function: Callable[[Port, AnyInst], None]) -> Callable[[Port, AnyInst], None]:
+        EFFECTS[cls] = function
+        return function
+
+    return register
+
+
+class Port:
+    """An engine's access to the memories: resolves address registers, reads and writes blocks."""
+
+    def __init__(self, memories: Memories, resolve: Resolve):
+        self.memories = memories
+        self.resolve = resolve
+
+    def view(
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """A checked view of elements."""
+        return self.memories.view(self.resolve(addr), dtype, shape, strides)
+
+    def block(self, addr: Addr, dtype: DType, rows: int, cols: int, stride: int) -> NDArray[Any]:
+        """A view of `rows x cols` elements with contiguous columns."""
+        return self.view(addr, dtype, (rows, cols), (stride, dtype.size))
+
+    def vector(self, addr: Addr, dtype: DType, count: int) -> NDArray[Any]:
+        """A view of `count` contiguous elements."""
+        return self.view(addr, dtype, (count,), (dtype.size,))
+
+    def shifts(self, addr: Addr, immediate: int, cols: int) -> int | Ints:
+        """A shift per column, or the immediate one."""
+        return immediate if addr.space is Space.NONE else self.vector(addr, DType.I8, cols)
+
+    def bias(self, addr: Addr, count: int, step: int = 1) -> Ints | None:
+        """An int32 bias per channel, or None."""
+        if addr.space is Space.NONE:
+            return None
+        return self.view(addr, DType.I32, (count,), (4 * step,))
+
+    def operand(
+        self, addr: Addr, dtype: DType, rows: int, cols: int, strides: tuple[int, int]
+    ) -> Ints:
+        """A matrix operand of the array: int4 pairs unpacked, log2 codes decoded."""
+        if dtype is DType.I4X2:
+            packed = self.view(addr, dtype, (rows, (cols + 1) // 2), (strides[0], 1))
+            return unpack_int4(packed, cols)
+        values = self.view(addr, dtype, (rows, cols), strides)
+        if dtype is DType.LOG2:
+            return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
+        return values
+
+
+def rounding_of(inst: Any) -> arithmetic.Rounding:
+    """The name that `semantics` gives to an instruction's rounding."""
+    return cast("arithmetic.Rounding", cast("Rounding", inst.rounding).name.lower())
+
+
+def accumulate(acc: NDArray[Any], product: Ints, previous: Ints | None, more: bool) -> None:
+    """Write `product` plus a bias, or plus the accumulators' contents; int32 never wraps."""
+    if more:
+        product = product + acc
+    elif previous is not None:
+        product = product + previous
+    if product.size and (int(product.max()) >= 1 << 31 or int(product.min()) < -(1 << 31)):
+        raise AccessError("an accumulator leaves 32 bits")
+    acc[...] = product
+
+
+def check_macs(inst: isa.UnitInst) -> None:
+    """Refuse a size that no chip memory can hold the operands of."""
+    if inst.macs() > MAX_MACS or inst.elements() > MAX_MACS:
+        raise AccessError("the instruction is larger than any memory")
