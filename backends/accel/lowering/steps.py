@@ -190,7 +190,8 @@ def clamp_limits(op: ops.ClampOp) -> tuple[int, int]:
 
 
 def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
-    x, table, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    x, table, y = e.read(args[0]), args[1], e.result(op.result)
+    e.reads.append(whole(table.region))
     cls = isa.Lut if x.dtype.size == 1 else isa.Lut16
     inst = cls(*e.row_map(x, y), table.addr)
     return e.emit(inst, y)
