@@ -17,6 +17,7 @@ from vit_opt.backends.accel.lowering.tensors import (
     Ints,
     load_vector,
     value_format,
+    value_shape,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -73,6 +74,11 @@ class Emit:
     def read(self, block: Block) -> Block:
         """Note that the instruction reads a block."""
         self.reads.append(block.use(self.window.rows, self.window.cols))
+        return block
+
+    def read_row(self, block: Block, count: int) -> Block:
+        """Note that the instruction reads entries of a parameter, for any number of rows."""
+        self.reads.append(block.use(1, count))
         return block
 
     def result(self, value: SSAValue, cols: int | None = None) -> Block:
@@ -190,7 +196,8 @@ def clamp_limits(op: ops.ClampOp) -> tuple[int, int]:
 
 
 def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
-    x, table, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    entries = value_shape(op.table)[0]
+    x, table, y = e.read(args[0]), e.read_row(args[1], entries), e.result(op.result)
     cls = isa.Lut if x.dtype.size == 1 else isa.Lut16
     inst = cls(*e.row_map(x, y), table.addr)
     return e.emit(inst, y)
@@ -283,12 +290,13 @@ def _log2_softmax(e: Emit, op: ops.Log2SoftmaxOp, args: Sequence[Block]) -> list
 
 def _layernorm(e: Emit, op: ops.LayerNormOp, args: Sequence[Block]) -> list[Block]:
     _require_standard(op)
-    x, gamma, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    cols = e.window.cols
+    x, gamma, y = e.read(args[0]), e.read_row(args[1], cols), e.result(op.result)
     source, target = fixed_format(op.x), fixed_format(op.result)
     fx, fg, fb = (fixed_format(v).channel_fracs() for v in (op.x, op.gamma, op.beta))
     raise_by = 10 + fg - fb
     beta_shift = int(raise_by.min())
-    beta = e.read(args[2]).addr
+    beta = e.read_row(args[2], cols).addr
     if (raise_by != beta_shift).any():
         codes = e.lowering.constant(op.beta, op, "beta with a scale per channel").astype(np.int64)
         codes = codes << (raise_by - beta_shift)
