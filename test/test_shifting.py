@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from golden_vectors import Golden
 from graphs import apply, constant, context, parse, run_float, tensor_of
 from test_migrate import IMAGE, SIDE, WIDTH, calibrated, quality, rng, road
 
 from vit_opt.dialects import onnx
 from vit_opt.passes.calibrate import range_of, windows_of
+from vit_opt.passes.float_graph import Constants
+from vit_opt.passes.quantization import shifting
 from vit_opt.passes.quantization.shifting import covered
 
 SECOND = {
@@ -123,3 +126,38 @@ def test_what_a_format_covers() -> None:
     assert covered(np.array([3.0, -1.0]), np.array([9.0, 2.0])) == 10.0
     assert covered(np.array([-8.0, 1.0]), np.array([2.0, 9.0])) == 18.0
     assert covered(np.zeros(2), np.zeros(2)) == 0.0
+
+
+def test_published_midpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Trio-ViT's code subtracts (QuantModule_Shifted) is what moves from one bias to the other.
+
+    It does so whatever is gained.
+    """
+    monkeypatch.setattr(shifting, "GAIN", np.inf)
+    golden, case = Golden("trio_migration"), "shifted_pw_nosc"
+    image, weight, bias, z = (
+        golden[f"{case}/{key}"].astype(np.float64) for key in ("x", "W", "b", "z_after")
+    )
+    _, channels, height, width = image.shape
+    kind = f"tensor<1x{channels}x{height}x{width}xf32>"
+    result = f"tensor<1x{weight.shape[0]}x{height}x{width}xf32>"
+    same = np.eye(channels).reshape(channels, channels, 1, 1)
+    ctx = context([{"x": each[None].astype(np.float32)} for each in image])
+    module = parse(
+        ctx,
+        f"""builtin.module attributes {{vit.stage = "float"}} {{
+  func.func @main(%x: {kind}) -> {result} attributes {{vit.input_names = ["x"]}} {{
+    %i = {constant(same)}
+    %w = {constant(weight)}
+    %b = {constant(bias)}
+    %h = onnx.Conv %x, %i : ({kind}, {tensor_of(same)}) -> {kind}
+    %y = onnx.Conv %h, %w, %b : ({kind}, {tensor_of(weight)}, {tensor_of(bias)}) -> {result}
+    func.return %y : {result} }} }}""",
+    )
+    apply(ctx, module, "calibrate", augment="none")
+    apply(ctx, module, "migrate", equalize=False)
+    constants = Constants.of(ctx)
+    first, second = (constants.array(op.bias) for op in module.walk() if isinstance(op, onnx.Conv))
+    assert first is not None and second is not None
+    np.testing.assert_allclose(first, -z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second, bias + weight[..., 0, 0] @ z, rtol=1e-4, atol=1e-5)
