@@ -76,6 +76,11 @@ class Emit:
         self.reads.append(block.use(self.window.rows, self.window.cols))
         return block
 
+    def read_column(self, block: Block) -> Block:
+        """Note that the instruction reads one entry of a block for each row."""
+        self.reads.append(block.use(self.window.rows, 1))
+        return block
+
     def read_row(self, block: Block, count: int) -> Block:
         """Note that the instruction reads entries of a parameter, for any number of rows."""
         self.reads.append(block.use(1, count))
@@ -101,11 +106,13 @@ class Emit:
         strides = (y.row, a.row, b.row, a.col, b.col)
         return (rows, cols, y.addr, a.addr, b.addr, *strides, a.dtype, b.dtype, y.dtype)
 
-    def emit(self, inst: isa.UnitInst, *results: Block) -> list[Block]:
-        """Append the instruction."""
-        writes = [block.use(self.window.rows, self.window.cols) for block in results]
+    def emit(self, inst: isa.UnitInst, y: Block, total: Block | None = None) -> list[Block]:
+        """Append the instruction; `total` takes one entry for each row."""
+        writes = [y.use(self.window.rows, self.window.cols)]
+        if total is not None:
+            writes.append(total.use(self.window.rows, 1))
         self.lowering.builder.emit(inst, self.reads, writes)
-        return list(results)
+        return [y] if total is None else [y, total]
 
 
 Step = Callable[[Emit, Any, Sequence[Block]], list[Block]]
@@ -239,7 +246,7 @@ def _softmax_exp(e: Emit, op: ops.SoftmaxExpOp, args: Sequence[Block]) -> list[B
 
 def _normalize(e: Emit, op: ops.NormalizeOp, args: Sequence[Block]) -> list[Block]:
     source, target = fixed_format(op.acc), fixed_format(op.result)
-    acc, total, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    acc, total, y = e.read(args[0]), e.read_column(args[1]), e.result(op.result)
     shift, shifts = e.vector(source.channel_fracs() - target.channel_fracs())
     inst = isa.Normalize(
         e.window.rows,
