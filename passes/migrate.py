@@ -24,6 +24,7 @@ from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.channels import copy_range, replace_operand, set_input_channels
 from vit_opt.passes.quantization.equalization import equalizing_factors, joined
 from vit_opt.passes.quantization.outliers import behind_function, split_outliers
+from vit_opt.passes.quantization.shifting import shift_convolutions
 from vit_opt.passes.quantization.webs import (
     Webs,
     is_depthwise,
@@ -50,7 +51,9 @@ class MigratePass(ModulePass):
 
     `shift`: the channels of a LayerNorm's result are centred. Their midpoints z = (max + min) / 2, or
     a share of them, go from its bias into those of the linear layers behind, which gain W z
-    (filter-wise shifting). `equalize`: channels between two layers with nothing but ReLU, pooling and
+    (filter-wise shifting). `centre`: the same between convolutions, with whole midpoints, where the
+    second has no padding and that makes the range of all channels narrower. `equalize`: channels
+    between two layers with nothing but ReLU, pooling and
     movement in between are scaled by powers of two where that lowers the rounding noise to be
     expected. `channels`: a depthwise convolution reads every channel on a power of two of its own
     (channel-wise migration): its accumulators have a scale per channel anyway. `split`: where a
@@ -70,6 +73,9 @@ class MigratePass(ModulePass):
     share: float = 0.5
     """Share of a midpoint that is taken off, 0 to 1. All of it makes the range smallest; but where
     values crowd at one end it leaves a large mean, which carries rounded weights into the result."""
+
+    centre: bool = True
+    """Centre the channels between convolutions without padding."""
 
     equalize: bool = True
     """Scale channels between layers."""
@@ -97,6 +103,8 @@ class MigratePass(ModulePass):
             shift_norms(op, constants, self.share)
         if self.split:
             split_convolutions(op, constants)
+        if self.centre:
+            shift_convolutions(op, constants)
         if self.equalize or self.channels:
             headroom = self.headroom if self.channels else None
             scale_layers(op, constants, equalize=self.equalize, headroom=headroom)

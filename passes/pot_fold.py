@@ -28,7 +28,9 @@ from vit_opt.passes.stage import require_stage, set_stage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vit_opt.passes.algorithms.matching import Matched
     from vit_opt.passes.algorithms.rounding import Part
+    from vit_opt.passes.quantization.lockstep import Lockstep
 
     Array: TypeAlias = NDArray[Any]
 
@@ -36,9 +38,13 @@ DAMPING = 0.5
 """Damping of error compensation: a few images give fewer rows than a layer has features, and less
 damping fits the weights to those images."""
 
-WEIGHTS = ("compensated", "nearest", "learned")
+MATCHED_DAMPING = 0.1
+"""The same for weights that are made for their integer inputs: noise in these damps as well."""
+
+WEIGHTS = ("compensated", "nearest")
+INPUTS = ("integer", "float")
 EXPONENTS = ("cover", "search")
-BIASES = ("plain", "corrected")
+BIASES = ("corrected", "plain")
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,13 @@ class PotFoldPass(ModulePass):
 
     weights: str = "compensated"
     """Weight rounding: "compensated" spreads each rounding error over the row's other weights, by
-    the second moments of the inputs (the idea of GPTQ; plain where there are none), "learned" goes on
-    from there, weight by weight, as long as that lowers the output's error, or "nearest"."""
+    the second moments of the inputs (the idea of GPTQ; plain where there are none), or "nearest"."""
+
+    inputs: str = "integer"
+    """What weights are rounded for: "integer" runs the float graph and the finished part of the
+    integer graph side by side on the calibration inputs, and first changes each layer's weights so
+    that they make up for what the integers that reach them lack (`algorithms.matching`); a layer that
+    ends a block does so for the whole block. "float": for the inputs of the float graph."""
 
     exponents: str = "cover"
     """Weight exponents: "cover" the range, or "search" floor-1 .. floor+2 by output error (P2-ViT)."""
@@ -66,12 +77,13 @@ class PotFoldPass(ModulePass):
     rounding: str = "rhu"
     """Rounding of all shifts: rhu, rhe or floor."""
 
-    bias: str = "plain"
-    """"corrected" takes what rounded weights add to the mean result off the bias of a linear layer
-    (Nagel et al., 2019), by the mean inputs of the calibration; "plain" leaves it."""
+    bias: str = "corrected"
+    """"corrected" takes what a layer's result is off by on average off its bias (Nagel et al., 2019):
+    for integer inputs all of it, as far as calibration images agree, else what rounded weights of
+    a linear layer add by the mean inputs of the calibration; "plain" leaves it."""
 
     def __post_init__(self) -> None:
-        _check(self.weights, self.exponents, self.rounding, self.bias)
+        _check(self.weights, self.inputs, self.exponents, self.rounding, self.bias)
 
     @reproducible
     def apply(self, ctx: Context, op: ModuleOp) -> None:
@@ -79,15 +91,17 @@ class PotFoldPass(ModulePass):
             op,
             Constants.of(ctx),
             weights=self.weights,
+            inputs=self.inputs,
             exponents=self.exponents,
             rounding=self.rounding,
             bias=self.bias,
         )
 
 
-def _check(weights: str, exponents: str, rounding: str, bias: str) -> None:
+def _check(weights: str, inputs: str, exponents: str, rounding: str, bias: str) -> None:
     for name, value, allowed in (
         ("weights", weights, WEIGHTS),
+        ("inputs", inputs, INPUTS),
         ("exponents", exponents, EXPONENTS),
         ("rounding", rounding, ROUNDINGS),
         ("bias", bias, BIASES),
@@ -101,19 +115,23 @@ def pot_fold(
     constants: Constants,
     *,
     weights: str = "compensated",
+    inputs: str = "integer",
     exponents: str = "cover",
     rounding: str = "rhu",
-    bias: str = "plain",
+    bias: str = "corrected",
 ) -> None:
     """Fold all scales of @main to powers of two; see `PotFoldPass`.
 
     Raises VitError for an unknown option, or a table that does not say which function it holds.
     """
     require_stage(module, "pot-fold", "quantized")
-    _check(weights, exponents, rounding, bias)
+    _check(weights, inputs, exponents, rounding, bias)
+    from vit_opt.passes.quantization.lockstep import start_lockstep
+
     block = main_function(module).body.block
     folded = [op for op in block.ops if isinstance(op, VitOp)]
-    folder = _Folder(constants, weights, exponents, rounding, bias)
+    lockstep = start_lockstep(module, constants.store) if inputs == "integer" else None
+    folder = _Folder(constants, weights, exponents, rounding, bias, lockstep)
     for op in folded:
         folder.remember(op)
     for op in folded:
@@ -135,18 +153,12 @@ class _Folder:
     exponents: str
     rounding: str
     bias: str
+    lockstep: Lockstep | None
     scales: dict[Operation, list[float]] = field(default_factory=dict["Operation", "list[float]"])
     readers: Counter[str] = field(default_factory=Counter[str])
     """Weights still to be rounded by the statistics under a key; then its moments are given up."""
 
     report: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-
-    @property
-    def sweeps(self) -> int:
-        """How often rounded weights are gone through again."""
-        from vit_opt.passes.algorithms.rounding import SWEEPS
-
-        return SWEEPS if self.weights == "learned" else 0
 
     def remember(self, op: VitOp) -> None:
         """Keep the first operand's scale, which folding of its producer will change."""
@@ -240,6 +252,10 @@ class _Folder:
         master = self.master(weight)
         offsets = self.master(bias) if isinstance(bias, ops.ConstantOp) else None
         statistics = self.statistics(weight, master)
+        matched = self.matched(op, master, offsets)
+        if matched is not None:
+            master = matched.target.reshape(master.shape)
+            statistics = matched.parts or statistics
         if format_of(op.weight).storage.width.data < 8 or BYTE_GROUPS in weight.attributes:
             type_, codes = self.narrow(op, weight, master, offsets, statistics)
         else:
@@ -255,7 +271,50 @@ class _Folder:
             op.infer()
             accumulator = format_of(op.result)
             vector = accumulator.with_axis(0) if accumulator.is_per_channel else accumulator
-            self.replace(op, 2, bias, vector, self.corrected(weight, bias, type_, codes, vector))
+            if matched is None or offsets is None:
+                fresh = self.corrected(weight, bias, type_, codes, vector)
+            else:
+                fresh = self.matched_bias(matched, offsets, type_, codes, vector)
+            self.replace(op, 2, bias, vector, fresh)
+
+    @property
+    def damping(self) -> float:
+        """Damping of error compensation."""
+        return DAMPING if self.lockstep is None else MATCHED_DAMPING
+
+    def matched(
+        self, op: ops.LinearOp | ConvBase, master: Array, bias: Array | None
+    ) -> Matched | None:
+        """A weight made for the integers that reach it; None where it stays as it is.
+
+        Weights that the model brings along on grids of their own stay.
+        """
+        from vit_opt.passes.algorithms.given import kept_fracs
+
+        old = format_of(op.weight)
+        rows = master.reshape(master.shape[0], -1).astype("float64")
+        if self.lockstep is None:
+            return None
+        if kept_fracs(rows, old.channel_scales(), *old.bounds) is not None:
+            self.lockstep.skip(op)
+            return None
+        found = self.lockstep.matching(op)
+        if found is None:
+            return None
+        return found.solve(rows, centred=bias is not None and self.bias == "corrected")
+
+    def matched_bias(
+        self, matched: Matched, bias: Array, type_: FixedType, codes: Array, vector: QuantizedType
+    ) -> Array:
+        """Codes of the bias that goes with a matched weight."""
+        from vit_opt.passes.quantization.formats import quantized_array
+
+        real = bias.astype("float64")
+        if self.bias == "corrected":
+            scales = type_.channel_scales()
+            column = scales.reshape(-1, 1) if type_.is_per_channel else scales
+            real = matched.bias(real, codes.reshape(codes.shape[0], -1) * column)
+        return quantized_array(real, vector)
 
     def corrected(
         self,
@@ -278,11 +337,15 @@ class _Folder:
         error = codes * type_.channel_scales().reshape(shape) - master.astype("float64")
         return quantized_array(self.master(bias) - error @ mean, vector)
 
+    @property
+    def needs_moments(self) -> bool:
+        """Whether second moments of inputs decide anything."""
+        return self.weights != "nearest" or self.exponents == "search"
+
     def statistics(self, weight: ops.ConstantOp, master: Array) -> list[Part]:
         """Second moments of the inputs of a weight [N, ...] in rows, if they were gathered."""
         key = weight.attributes.get(STATISTICS)
-        wanted = self.weights != "nearest" or self.exponents == "search"
-        if not isinstance(key, StringAttr) or not wanted:
+        if not isinstance(key, StringAttr) or not self.needs_moments:
             return []
         statistics = named_statistics(key.data, self.constants.store)
         moments = statistics.moments or statistics.windows
@@ -356,13 +419,9 @@ class _Folder:
             parts = []
         wide = byte_groups(weight)
         if wide is not None:
-            fracs, codes = round_grouped(
-                rows, parts, wide, limit=limit, damping=DAMPING, sweeps=self.sweeps
-            )
+            fracs, codes = round_grouped(rows, parts, wide, limit=limit, damping=self.damping)
         else:
-            fracs, codes = round_narrow(
-                rows, parts, *old.bounds, limit=limit, damping=DAMPING, sweeps=self.sweeps
-            )
+            fracs, codes = round_narrow(rows, parts, *old.bounds, limit=limit, damping=self.damping)
         return FixedType(old.storage, fracs, axis=0), codes.reshape(master.shape)
 
     def rounded(self, master: Array, type_: FixedType, parts: list[Part]) -> Array:
@@ -375,9 +434,8 @@ class _Folder:
         if self.weights != "nearest" and parts:
             rows = master.reshape(master.shape[0], -1)
             fracs = np.broadcast_to(type_.channel_fracs(), rows.shape[:1])
-            return round_parts(rows, parts, fracs, *type_.bounds, DAMPING, self.sweeps).reshape(
-                master.shape
-            )
+            found = round_parts(rows, parts, fracs, *type_.bounds, self.damping)
+            return found.reshape(master.shape)
         return quantized_array(master, type_)
 
     def note(self, weight: ops.ConstantOp, master: Array, codes: Array, type_: FixedType) -> None:

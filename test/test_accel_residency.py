@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accel_net import SMALL, compare, random_codes
+from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
 from accel_vit import CODES, Size, VitNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from vit_opt.backends.accel.lowering.products import load_operand
 from vit_opt.backends.accel.lowering.residency import Piece, Rect, Trace, touching
 from vit_opt.backends.accel.lowering.tensors import Tensor
 from vit_opt.dialects.assets import AssetStore
+from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import P2VIT, P2VIT_LARGE, AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType
@@ -104,3 +105,14 @@ def test_an_operand_stays_until_it_is_let_go(zero: int) -> None:
     builder.unpin()
     builder.allocate(Space.ABUF, 16)
     assert block.region.gone
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda arch: arch.name)
+def test_rows_written_over_what_was_left_as_one_row(arch: AccelTarget) -> None:
+    """A mean leaves its result on chip as one row; a sum in its place writes several."""
+    rng = np.random.default_rng(0)
+    x, y = FixedType("i16", 8), FixedType("i8", 5)
+    net = Net(((1, 4, 8), x), ((1, 4, 8), y))
+    (mean,) = net.add(ops.MeanOp, [net.args[0]], ((1, 4, 8), x), axes=[0], keepdims=True)
+    (result,) = net.add(ops.AddOp, [mean, net.args[1]], ((1, 4, 8), FixedType("i16", 6)))
+    compare(net, [result], [random_codes(rng, (1, 4, 8), each) for each in (x, y)], arch)

@@ -71,7 +71,7 @@ def test_budgets_that_are_no_share(budget: float) -> None:
         ("assign-bits", {"batches": -1}, "assign-bits: batches -1 is negative"),
         ("assign-bits", {"cost": "cycles", "arch": "x"}, "unknown architecture 'x'; known: edge"),
         ("quantize", {"gelu": "x"}, "quantize: gelu 'x' is not one of table"),
-        ("pot-fold", {"bias": "x"}, "pot-fold: bias 'x' is not one of plain"),
+        ("pot-fold", {"bias": "x"}, "pot-fold: bias 'x' is not one of corrected"),
         ("refine", {"held": -1}, "refine: held -1 is negative"),
     ],
 )

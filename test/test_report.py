@@ -61,6 +61,15 @@ def test_quality_of_known_arrays() -> None:
     assert evaluation.quality(masks, other)["iou"] == 0.5
 
 
+def test_bytes_are_pixels_where_the_model_takes_no_bytes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.array([[0, 128, 255]], np.uint8))
+    real = {"shape": [1, 3], "scale": 2**-7, "zero_point": 0}
+    inputs, _ = evaluation.read_data(tmp_path / "d.npz", {"x": real})
+    np.testing.assert_array_equal(inputs["x"], np.float32([[-1, 0, 127 / 128]]))
+    inputs, _ = evaluation.read_data(tmp_path / "d.npz", {"x": real | {"scale": 1.0}})
+    np.testing.assert_array_equal(inputs["x"], np.float32([[0, 128, 255]]))
+
+
 def test_evaluation_is_kept_and_shown(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,6 @@ from vit_opt.passes.algorithms.rounding import (
     Part,
     compensate,
     damped_factor,
-    descend,
     parts_error,
     round_parts,
 )
@@ -49,13 +48,11 @@ def round_narrow(
     *,
     limit: Int64 | None = None,
     damping: float = 0.5,
-    sweeps: int = 0,
 ) -> tuple[Int64, Int64]:
     """Fracs [N] and codes [N, K] of a weight [N, K] on power-of-two grids of few codes.
 
     ``parts`` have the second moments of the inputs; without any the error is that of the weights,
-    and rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias);
-    ``sweeps`` are those of `descend`.
+    and rounding is to nearest.  ``limit`` [N] is the finest grid allowed (for the bias).
     """
     exact = weight.astype(np.float64)
     rows = exact.shape[0]
@@ -66,7 +63,7 @@ def round_narrow(
         fracs = np.minimum(fracs, np.tile(limit, len(OFFSETS)))
     tiled = np.tile(exact, (len(OFFSETS), 1))
     repeated = _repeated(parts, rows, len(OFFSETS))
-    codes = round_parts(tiled, repeated, fracs, low, high, damping, sweeps)
+    codes = round_parts(tiled, repeated, fracs, low, high, damping)
     difference = np.ldexp(codes.astype(np.float64), -fracs[:, None].astype(np.int32)) - tiled
     best = _least(_errors(difference, repeated), rows)
     return fracs[best], codes[best]
@@ -168,19 +165,19 @@ def round_grouped(
     *,
     limit: Int64 | None = None,
     damping: float = 0.5,
-    sweeps: int = 0,
+    tries: int = 3,
 ) -> tuple[Int64, Int64]:
     """Fracs [N] and 8-bit codes [N, K] whose groups not ``wide`` [ceil(K / GROUP)] are narrow.
 
-    A row keeps the best of three attempts: shifts by the error weighted with the columns' energy, by
-    the plain error, and on a grid twice as fine.
+    A row keeps the best of three attempts, or the first ``tries``: shifts by the error weighted with
+    the columns' energy, by the plain error, and on a grid twice as fine.
     """
     exact, cover, energy = _prepared(weight, parts)
     rows, size = exact.shape
     fine = cover + 1
     if limit is not None:
         cover, fine = (np.minimum(fracs, limit).astype(np.int32) for fracs in (cover, fine))
-    attempts = ((cover, energy), (cover, np.ones(size)), (fine, energy))
+    attempts = ((cover, energy), (cover, np.ones(size)), (fine, energy))[:tries]
     scaled = [np.ldexp(exact, fracs[:, None]) for fracs, _ in attempts]
     marked = columns_of(wide, size)
     steps = [
@@ -190,7 +187,7 @@ def round_grouped(
     repeated = _repeated(parts, rows, len(attempts))
     tiled, fracs = np.concatenate(scaled), np.concatenate([fracs for fracs, _ in attempts])
     codes = _compensated_groups(
-        tiled, 1 << np.concatenate(steps), repeated, marked, energy, damping, sweeps
+        tiled, 1 << np.concatenate(steps), repeated, marked, energy, damping
     )
     best = _least(_errors(np.ldexp(codes - tiled, -fracs[:, None]), repeated), rows)
     return fracs[best].astype(np.int64), codes[best]
@@ -203,7 +200,6 @@ def _compensated_groups(
     wide: Bools,
     energy: Reals,
     damping: float,
-    sweeps: int,
 ) -> Int64:
     """Codes of weights [N, K] given in codes: multiples of steps [N, K], wide columns in 8 bits."""
     low, high = np.where(wide, -128, -8), np.where(wide, 127, 7)
@@ -214,11 +210,9 @@ def _compensated_groups(
         # From last to first: narrow columns, loudest first, then wide ones, which make up for them.
         order = np.lexsort((energy[part.features], ~wide[part.features]))
         ordered = part.moments[np.ix_(order, order)].astype(np.float64)
-        damped = ordered + np.diag(damping * np.diag(ordered))
         factor = damped_factor(ordered, damping)
         picked = np.ix_(part.rows, part.features[order])
         columns, allowed = np.ascontiguousarray(scaled[picked].T), steps[picked].T
         least, most = (bound[part.features[order]] for bound in (low, high))
-        found = compensate(columns, factor, least, most, allowed)
-        codes[picked] = np.transpose(descend(found, columns, damped, least, most, allowed, sweeps))
+        codes[picked] = np.transpose(compensate(columns, factor, least, most, allowed))
     return codes

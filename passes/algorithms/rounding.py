@@ -31,10 +31,6 @@ BLOCK, STRIP = 128, 16
 DAMPING = 0.01
 """Added to the diagonal of H, as a fraction of itself: bounds the compensation."""
 
-SWEEPS = 3
-"""How often `descend` goes through the features."""
-
-
 STILL = 1e-5
 """Share of a feature's square that is left of one that hardly varies when its offset is taken off."""
 
@@ -142,13 +138,12 @@ def round_parts(
     low: int,
     high: int,
     damping: float,
-    sweeps: int = 0,
 ) -> Int64:
     """`round_compensated` for each part of a weight [N, K], frac [N]; to nearest what is in none."""
     codes = round_nearest(weight, frac, low, high)
     for part in parts:
         found = round_compensated(
-            part.of(weight), part.moments, frac[part.rows], low, high, damping, sweeps
+            part.of(weight), part.moments, frac[part.rows], low, high, damping
         )
         codes[np.ix_(part.rows, part.features)] = found
     return codes
@@ -192,12 +187,10 @@ def round_compensated(
     low: int,
     high: int,
     damping: float = DAMPING,
-    sweeps: int = 0,
 ) -> Int64:
     """Codes of a weight [N, K] on the grids ``2**-frac`` that keep the output, given H [K, K].
 
-    ``frac`` is a scalar or [N]; `descend` improves the codes in ``sweeps``.  Features that never
-    occur (zero in H) are rounded to nearest.
+    ``frac`` is a scalar or [N].  Features that never occur (zero in H) are rounded to nearest.
     Rows for which plain rounding has the smaller output error keep it, so the result is never
     worse than `round_nearest`.
     """
@@ -213,13 +206,8 @@ def round_compensated(
     factor = damped_factor(hessian[np.ix_(order, order)], damping)
     columns = weight.T.astype(np.float64, order="C")[order] * step.T
     codes = np.empty(weight.shape, np.int64)
-    found = compensate(columns, factor, low, high)
-    del factor
-    if sweeps:
-        damped = hessian[np.ix_(order, order)] + np.diag(damping * diagonal[order])
-        found = descend(found, columns, damped, low, high, sweeps=sweeps)
-    codes[:, order] = found.T
-    del columns
+    codes[:, order] = compensate(columns, factor, low, high).T
+    del factor, columns
     nearest = round_nearest(weight, np.asarray(frac), low, high)
     error, plain = (output_error(each / step - weight, hessian) for each in (codes, nearest))
     return np.where((error < plain)[:, None], codes, nearest)
@@ -286,48 +274,3 @@ def compensate(
                 wanted[:k] += pull[k, :k, None] * error
             carried[: first - start] += factor[first:end, start:first].T @ errors[first:end]
     return codes
-
-
-def descend(
-    codes: npt.NDArray[np.int16],
-    columns: Reals,
-    hessian: Reals,
-    low: Int64 | int,
-    high: Int64 | int,
-    steps: Int64 | None = None,
-    sweeps: int = SWEEPS,
-) -> npt.NDArray[np.int16]:
-    """Improve codes [K, N] of ``columns`` [K, N] feature by feature, all others as they are.
-
-    Cyclic coordinate descent on ``D^T H D``, with the differences D between codes and columns (CDQuant,
-    Nair and Suggala 2024): the best value of one code, given the rest, is known, so that the error
-    never grows.  It looks for what learned rounding (AdaRound) does by gradients.  Bounds and steps
-    are those of `compensate`.
-    """
-    size = columns.shape[0]
-    lows, highs = (np.broadcast_to(np.asarray(bound), (size,)) for bound in (low, high))
-    found = codes.astype(np.float64)
-    gradient, diagonal = hessian @ (found - columns), np.diag(hessian)
-    for _ in range(sweeps):
-        moved = False
-        for start in range(0, size, BLOCK):
-            span = slice(start, min(start + BLOCK, size))
-            local, near = gradient[span].copy(), hessian[span, span]
-            before = found[span].copy()
-            for k, position in enumerate(range(span.start, span.stop)):
-                if not diagonal[position] > 0.0:
-                    continue
-                step = 1 if steps is None else steps[position]
-                wanted = found[position] - local[k] / diagonal[position]
-                best = np.clip(np.rint(wanted / step), lows[position], highs[position]) * step
-                change = best - found[position]
-                if change.any():
-                    local += near[:, k, None] * change
-                    found[position] = best
-            change = found[span] - before
-            if change.any():
-                moved = True
-                gradient += hessian[:, span] @ change
-        if not moved:
-            break
-    return found.astype(np.int16)

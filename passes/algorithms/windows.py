@@ -43,20 +43,20 @@ class Axis:
     dilation: int = 1
     transposed: bool = False
 
-    def phases(self) -> Iterator[tuple[Taps, Taps]]:
-        """For each phase: the pixels read [outputs of the phase, taps], and which taps these are.
+    def phases(self) -> Iterator[tuple[Taps, Taps, Taps]]:
+        """For each phase: its outputs, the pixels each reads [outputs, taps], and by which taps.
 
         Pixels may lie outside the image, where there are zeros.
         """
         outputs = np.arange(self.outputs)
         if not self.transposed:
             taps = np.arange(self.kernel)
-            yield outputs[:, None] * self.stride - self.pad + taps * self.dilation, taps
+            yield outputs, outputs[:, None] * self.stride - self.pad + taps * self.dilation, taps
             return
         for phase in range(min(self.stride, self.kernel)):
             mine = outputs[(outputs + self.pad) % self.stride == phase]
             taps = np.arange(phase, self.kernel, self.stride)
-            yield (mine[:, None] + self.pad - taps) // self.stride, taps
+            yield mine, (mine[:, None] + self.pad - taps) // self.stride, taps
 
 
 class WindowMoments:
@@ -69,15 +69,17 @@ class WindowMoments:
     def __init__(self, axes: tuple[Axis, Axis], channels: int, groups: int = 1):
         self.axes, self.channels, self.groups = axes, channels, groups
         self._phases: list[tuple[Taps, Taps, Int64]] = []
+        self._outputs: list[tuple[Taps, Taps]] = []
         self._pads = _border(axes[0]), _border(axes[1])
         depth = channels // groups
-        for rows, row_taps in axes[0].phases():
-            for columns, column_taps in axes[1].phases():
+        for below, rows, row_taps in axes[0].phases():
+            for beside, columns, column_taps in axes[1].phases():
                 taps = (row_taps[:, None] * axes[1].kernel + column_taps).reshape(-1, 1)
                 features = (taps * depth + np.arange(depth)).reshape(-1)
                 above, before = self._pads[0][0], self._pads[1][0]
                 phase = _thinned(rows + above), _thinned(columns + before), features
                 self._phases.append(phase)
+                self._outputs.append((_thinned(below), _thinned(beside)))
         sizes = [len(features) for *_, features in self._phases]
         self.moments = [SecondMoments(size) for size in sizes] if groups == 1 else []
         """Of each phase, of a convolution without groups."""
@@ -87,15 +89,13 @@ class WindowMoments:
     @staticmethod
     def fit(axes: tuple[Axis, Axis], channels: int, groups: int) -> bool:
         """Whether the moments of such a convolution are within the limits."""
-        taps = [max(len(taps) for _, taps in axis.phases()) for axis in axes]
+        taps = [max(len(taps) for *_, taps in axis.phases()) for axis in axes]
         size = taps[0] * taps[1] * (channels // groups)
         return size <= LARGEST_WINDOW and groups * size**2 <= MOST_NUMBERS
 
     def update(self, x: RealInput) -> None:
         """Add an input [B, H, W, C] of float32 or float64, always the same."""
-        padded = np.pad(x, ((0, 0), *self._pads, (0, 0)))
-        for index, (rows, columns, features) in enumerate(self._phases):
-            windows = padded[:, rows[:, None, :, None], columns[None, :, None, :]]
+        for index, (windows, features) in enumerate(self._windows(x)):
             if self.groups == 1:
                 self.moments[index].update(windows.reshape(-1, len(features)))
                 continue
@@ -106,6 +106,27 @@ class WindowMoments:
                 self.groups, len(features), -1
             )
             self.of_groups += each @ each.transpose(0, 2, 1)
+
+    def _windows(self, x: RealInput) -> Iterator[tuple[RealInput, Int64]]:
+        """For each phase its windows [B, rows, columns, kh, kw, C], and which features these are."""
+        padded = np.pad(x, ((0, 0), *self._pads, (0, 0)))
+        for rows, columns, features in self._phases:
+            yield padded[:, rows[:, None, :, None], columns[None, :, None, :]], features
+
+    @property
+    def features(self) -> list[Int64]:
+        """The features of each phase."""
+        return [features for *_, features in self._phases]
+
+    def rows(self, x: RealInput, y: RealInput) -> Iterator[tuple[RealInput, RealInput]]:
+        """For each phase its windows [R, K] of x [B, H, W, C], and the outputs y that they give.
+
+        The convolution has one group; y is [B, OH, OW, N], what is given for it is [R, N].
+        """
+        pairs = zip(self._windows(x), self._outputs, strict=True)
+        for (windows, features), (rows, columns) in pairs:
+            outputs = y[:, rows[:, None], columns[None, :]]
+            yield windows.reshape(-1, len(features)), outputs.reshape(-1, y.shape[-1])
 
     def divide(self, factor: Reals) -> None:
         """As if each input channel had been divided by its entry of ``factor`` [C]."""
@@ -156,7 +177,7 @@ def unfold(
 
 def _border(axis: Axis) -> tuple[int, int]:
     """Zeros that a convolution reads before and behind an image."""
-    pixels = [read for read, _ in axis.phases() if read.size]
+    pixels = [read for _, read, _ in axis.phases() if read.size]
     low = min((int(read.min()) for read in pixels), default=0)
     high = max((int(read.max()) for read in pixels), default=0)
     return max(0, -low), max(0, high + 1 - axis.size)

@@ -78,7 +78,12 @@ def parser() -> argparse.ArgumentParser:
 
     result = command_line("vit-report", DESCRIPTION)
     result.add_argument("folder", metavar="DIR", help="output of vit-compile")
-    result.add_argument("--eval", metavar="DATA.npz", help="measure on inputs by name, any batch")
+    result.add_argument(
+        "--eval",
+        metavar="DATA.npz",
+        help="measure on inputs by name, any batch; bytes are "
+        "pixels, (pixel - 128) / 128, where the model takes no bytes",
+    )
     result.add_argument(
         "--labels", metavar="FILE.npz", help="right answers (default: 'label' in DATA.npz)"
     )

@@ -29,8 +29,9 @@ def read_data(
     """Real inputs by name, and labels where there are any, from .npz files.
 
     `ports` may say the shape of an input, [1, ...]. Bytes are pixels and become (pixel - 128) / 128,
-    as in the examples. Raises VitError for missing or empty inputs and those of another shape or
-    without numbers, for labels of another number than the inputs, and those that are no integers.
+    as in the examples, unless the input takes bytes as they are. Raises VitError for missing or empty
+    inputs and those of another shape or without numbers, for labels of another number than the
+    inputs, and those that are no integers.
     """
     import numpy as np
 
@@ -41,8 +42,10 @@ def read_data(
             raise VitError(f"{path}: no array for input '{name}'; it has {', '.join(arrays)}")
         array = arrays[name]
         _check_input(array, name, ports[name], path)
-        pixels = array.dtype == np.uint8
-        inputs[name] = (array.astype(np.float32) - 128) / 128 if pixels else array
+        if array.dtype == np.uint8:
+            array = array.astype(np.float32)
+            array = array if (ports[name] or {}).get("scale") == 1.0 else (array - 128) / 128
+        inputs[name] = array
     found = arrays if labels is None else read_npz(labels)
     named = [found[name] for name in LABELS if name in found]
     if labels is not None and not named:
@@ -99,7 +102,7 @@ def quality(floats: Array, reals: Array, labels: Array | None = None) -> dict[st
     norms = np.sqrt(signal * np.square(b).sum(axis=1))
     facts: dict[str, float] = {
         "inputs": count,
-        "sqnr_db": float(10 * np.log10(signal.sum() / max(float(noise.sum()), 1e-300))),
+        "sqnr_db": float(10 * np.log10(max(signal.sum(), 1e-300) / max(noise.sum(), 1e-300))),
         "sqnr_mean_db": float(each.mean()),
         "sqnr_worst_db": float(each.min()),
         "cosine": float(((a * b).sum(axis=1) / np.maximum(norms, 1e-300)).mean()),

@@ -119,8 +119,10 @@ class Builder(Memory):
         another engine."""
         if not self.rehearsing:
             reads, writes = list(reads), list(writes)
-            if any(use.region.gone for use in (*reads, *writes)):
-                raise AssertionError(f"{self.working_on()}: '{inst.text()}' uses space given back")
+            for use in (*reads, *writes):
+                if use.region.gone or use.low < 0 or use.high > use.region.size:
+                    what = "given back" if use.region.gone else "beyond its buffer"
+                    raise AssertionError(f"{self.working_on()}: '{inst.text()}' uses space {what}")
             chain = self.origin.layer if self.origin.serial else None
             # Nobody writes constants, so reading them binds nobody.
             moving = [use for use in reads if use.region not in self.constants]

@@ -308,7 +308,7 @@ class Memory:
             assert place is not None, "what has been granted once is granted again"
             home.dirty = True
             self.pin(home)
-            return home.region, place, home.near
+            return home.region, *place
         lost = self._lost.get(tensor)
         if lost:
             self._lost[tensor] = [other for other in lost if not touching(other, rect)]

@@ -150,12 +150,15 @@ class Piece(Held):
         unless all of it is valid."""
         return self._inside(rect, self.valid)
 
-    def space_for(self, rect: Rect) -> int | None:
-        """Where a rectangle to be written next goes; None unless it continues what is valid."""
+    def space_for(self, rect: Rect) -> tuple[int, int] | None:
+        """Where a rectangle to be written next goes, and bytes between its rows there; None unless
+        it continues what is valid."""
         valid = self.valid
         if self._inside(rect, self.room) is None:
             return None
         if self._inside(rect, valid) is None:
+            if rect.rows > 1 and rect.pitch != valid.pitch:
+                return None
             below = rect.width == valid.width and rect.start == valid.start + (
                 valid.rows * valid.pitch
             )
@@ -167,8 +170,7 @@ class Piece(Held):
                 self.valid = valid._replace(width=valid.width + rect.width)
             else:
                 return None
-        found = self._inside(rect, self.room)
-        return None if found is None else found[0]
+        return self._inside(rect, self.room)
 
     def _inside(self, rect: Rect, box: Rect) -> tuple[int, int] | None:
         pitch = box.pitch

@@ -17,6 +17,7 @@ from vit_opt.backends.accel.lowering.tensors import (
     Ints,
     load_vector,
     value_format,
+    value_shape,
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
@@ -75,6 +76,16 @@ class Emit:
         self.reads.append(block.use(self.window.rows, self.window.cols))
         return block
 
+    def read_column(self, block: Block) -> Block:
+        """Note that the instruction reads one entry of a block for each row."""
+        self.reads.append(block.use(self.window.rows, 1))
+        return block
+
+    def read_row(self, block: Block, count: int) -> Block:
+        """Note that the instruction reads entries of a parameter, for any number of rows."""
+        self.reads.append(block.use(1, count))
+        return block
+
     def result(self, value: SSAValue, cols: int | None = None) -> Block:
         """A new block for a result; `cols` where it differs from the window's."""
         if self.into:
@@ -95,11 +106,13 @@ class Emit:
         strides = (y.row, a.row, b.row, a.col, b.col)
         return (rows, cols, y.addr, a.addr, b.addr, *strides, a.dtype, b.dtype, y.dtype)
 
-    def emit(self, inst: isa.UnitInst, *results: Block) -> list[Block]:
-        """Append the instruction."""
-        writes = [block.use(self.window.rows, self.window.cols) for block in results]
+    def emit(self, inst: isa.UnitInst, y: Block, total: Block | None = None) -> list[Block]:
+        """Append the instruction; `total` takes one entry for each row."""
+        writes = [y.use(self.window.rows, self.window.cols)]
+        if total is not None:
+            writes.append(total.use(self.window.rows, 1))
         self.lowering.builder.emit(inst, self.reads, writes)
-        return list(results)
+        return [y] if total is None else [y, total]
 
 
 Step = Callable[[Emit, Any, Sequence[Block]], list[Block]]
@@ -190,8 +203,8 @@ def clamp_limits(op: ops.ClampOp) -> tuple[int, int]:
 
 
 def _lut(e: Emit, op: ops.LutOp, args: Sequence[Block]) -> list[Block]:
-    x, table, y = e.read(args[0]), args[1], e.result(op.result)
-    e.reads.append(whole(table.region))
+    entries = value_shape(op.table)[0]
+    x, table, y = e.read(args[0]), e.read_row(args[1], entries), e.result(op.result)
     cls = isa.Lut if x.dtype.size == 1 else isa.Lut16
     inst = cls(*e.row_map(x, y), table.addr)
     return e.emit(inst, y)
@@ -233,7 +246,7 @@ def _softmax_exp(e: Emit, op: ops.SoftmaxExpOp, args: Sequence[Block]) -> list[B
 
 def _normalize(e: Emit, op: ops.NormalizeOp, args: Sequence[Block]) -> list[Block]:
     source, target = fixed_format(op.acc), fixed_format(op.result)
-    acc, total, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    acc, total, y = e.read(args[0]), e.read_column(args[1]), e.result(op.result)
     shift, shifts = e.vector(source.channel_fracs() - target.channel_fracs())
     inst = isa.Normalize(
         e.window.rows,
@@ -284,12 +297,13 @@ def _log2_softmax(e: Emit, op: ops.Log2SoftmaxOp, args: Sequence[Block]) -> list
 
 def _layernorm(e: Emit, op: ops.LayerNormOp, args: Sequence[Block]) -> list[Block]:
     _require_standard(op)
-    x, gamma, y = e.read(args[0]), e.read(args[1]), e.result(op.result)
+    cols = e.window.cols
+    x, gamma, y = e.read(args[0]), e.read_row(args[1], cols), e.result(op.result)
     source, target = fixed_format(op.x), fixed_format(op.result)
     fx, fg, fb = (fixed_format(v).channel_fracs() for v in (op.x, op.gamma, op.beta))
     raise_by = 10 + fg - fb
     beta_shift = int(raise_by.min())
-    beta = e.read(args[2]).addr
+    beta = e.read_row(args[2], cols).addr
     if (raise_by != beta_shift).any():
         codes = e.lowering.constant(op.beta, op, "beta with a scale per channel").astype(np.int64)
         codes = codes << (raise_by - beta_shift)

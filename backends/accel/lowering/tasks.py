@@ -111,7 +111,5 @@ class Tasks:
 
 
 def _span(use: Use) -> tuple[int, int]:
-    """First byte of a use in its memory and the byte behind it; where a row is repeated, its use may
-    be said to reach beyond its region."""
-    start = use.region.start
-    return start + use.low, start + min(use.high, use.region.size)
+    """First byte of a use in its memory and the byte behind it."""
+    return use.region.start + use.low, use.region.start + use.high

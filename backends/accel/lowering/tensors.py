@@ -159,7 +159,8 @@ class Block:
         return self.region.addr(self.offset)
 
     def use(self, rows: int, cols: int) -> Use:
-        """The bytes that `rows` x `cols` elements span."""
+        """The bytes that `rows` x `cols` elements span; `i4x2` has two columns a byte."""
+        cols = (cols + 1) // 2 if self.dtype is DType.I4X2 else cols
         span = (rows - 1) * self.row + (cols - 1) * self.col + self.dtype.size
         return Use(self.region, self.offset, self.offset + span)
 

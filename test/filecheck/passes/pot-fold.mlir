@@ -1,8 +1,11 @@
 // RUN: vit-opt %s -p pot-fold --split-input-file | filecheck %s
 // RUN: vit-opt %s -p 'pot-fold{rounding=rhe}' --split-input-file | filecheck %s --check-prefix=RHE
-// RUN: vit-opt %s -p 'pot-fold{bias=corrected}' --split-input-file | filecheck %s
+// RUN: vit-opt %s -p 'pot-fold{bias=plain inputs=float}' --split-input-file | filecheck %s
 // RUN: not vit-opt %s -p 'pot-fold{bias=none}' 2>&1 | filecheck %s --check-prefix=BIAS
-// BIAS: error: pot-fold: bias 'none' is not one of plain, corrected
+// BIAS: error: pot-fold: bias 'none' is not one of corrected, plain
+// RUN: not vit-opt %s -p 'pot-fold{inputs=real}' 2>&1 | filecheck %s --check-prefix=KNOWN
+// KNOWN: error: pot-fold: inputs 'real' is not one of integer, float
+// Without calibration data all ways of rounding are to nearest.
 
 // Scales become the powers of two that cover the same range: 127 * 0.02 = 2.54 needs frac 5. The
 // weight is rounded from its master (0.3 * 2^8 = 77), not from its codes, the bias follows the
