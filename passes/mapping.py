@@ -83,8 +83,9 @@ def is_image(shape: Sequence[int]) -> bool:
 
 def image_rows(arch: AccelTarget, shape: Sequence[int]) -> int:
     """Pixels of a block of an image: whole rows, so many that the array is busy for a while."""
-    height, width = shape[1:3]
-    most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
+    height, width, channels = shape[1:4]
+    sums = 4 * min(arch.lanes, channels)
+    most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // sums)
     rows = max(1, min(most // width, height // 14))
     return rows * width
 

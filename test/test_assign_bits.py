@@ -228,6 +228,38 @@ def test_the_search_beats_chance_and_size_at_equal_bytes() -> None:
     assert str(again) == str(copy)
 
 
+def test_errors_far_behind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes are followed to where a single value is alive, and all the way for one layer each."""
+    module, context = calibrated("digits_swin")
+    layers, _ = layers_of(module, Constants.of(context))
+    weights = [layer.grouped(layer.no_group()) for layer in layers]
+    meter = Sensitivity(module, context.assets, layers, weights, context.assets.batches[:2])
+    steps = 0
+    plain = meter.step
+
+    def counted(*args: Any) -> None:
+        nonlocal steps
+        steps += 1
+        plain(*args)
+
+    monkeypatch.setattr(meter, "step", counted)
+    found = np.array(meter.alone())
+    taken, steps = steps, 0
+    exact = np.zeros(len(layers))
+    for inputs in meter.inputs:
+        values = meter.evaluate(inputs)
+        for index, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+            changed: dict[Any, Any] = {}
+            place = meter.operations.index(layer.op)
+            places = range(place, len(meter.operations))
+            meter.follow(values, changed, layer, weight, places)
+            exact[index] += meter.error(values, changed) / len(meter.inputs)
+    assert taken < 0.6 * steps
+    ratio = 10 * np.log10(found / exact)
+    assert abs(ratio.mean()) < 1.5 and np.abs(ratio).max() < 6
+    assert np.corrcoef(np.log(found), np.log(exact))[0, 1] > 0.9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -21,6 +21,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     find_stream,
     fork,
     require_links,
+    results_of,
     run_branches,
     run_stream,
 )
@@ -28,12 +29,13 @@ from vit_opt.backends.accel.lowering.engines import has_two
 from vit_opt.backends.accel.lowering.linear import lower_linear
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
-from vit_opt.backends.accel.lowering.places import Place, raster
+from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.products import (
     ARRAY_TYPES,
     bias_region,
 )
+from vit_opt.backends.accel.lowering.streams import windowed
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
@@ -195,6 +197,8 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     spread = raster(lowering.arch, targets, pixels, shape[3], width)
     if stream is not None and stream.panels_apart:
         spread = spread[0], width
+    if windowed(lowering, results_of(conv.op, branches)):
+        spread = taller(lowering.arch, targets, spread, shape[1] * shape[2])
     lowering.widths.update((target.region, spread[1]) for target in targets)
     made = _blocks(lowering, conv, branches, (grid, spread), order, tiling.depth, by_columns)
     source = Source(made, width, shape[1] * shape[2]) if by_columns else Source(made)

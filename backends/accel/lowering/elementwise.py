@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
-from vit_opt.backends.accel.lowering.places import Place, raster
+from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid, channel_axis, grid_for
 from vit_opt.backends.accel.lowering.steps import (
     CLAMPED,
@@ -24,7 +24,7 @@ from vit_opt.backends.accel.lowering.steps import (
     Window,
     clamp_limits,
 )
-from vit_opt.backends.accel.lowering.streams import panel_reader, stream_reader
+from vit_opt.backends.accel.lowering.streams import panel_reader, stream_reader, windowed
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -279,12 +279,17 @@ class Stream:
         return self.by_columns and grouped
 
 
+def results_of(head: Operation, branches: Sequence[Branch]) -> list[SSAValue]:
+    """What the chains behind `head` make."""
+    return [end.results[0] for branch in branches for end in branch.ends(head)]
+
+
 def find_stream(lowering: Lowering, head: Operation, branches: Sequence[Branch]) -> Stream | None:
     """Whether the results behind `head` can be made as they are read; None if at once."""
     sources = lowering.builder.sources
     if any(target.region in sources for branch in branches for target in branch.all_targets):
         return None
-    values = [end.results[0] for branch in branches for end in branch.ends(head)]
+    values = results_of(head, branches)
     by_row = [stream_reader(lowering, value) for value in values]
     by_panel = [panel_reader(lowering, value) for value in values]
     found = [each for each in (by_panel if None in by_row else by_row) if each is not None]
@@ -405,6 +410,8 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     spread = raster(lowering.arch, targets, step, grid.col_count, cols)
     count = max(1, min(spread[0], limit // cols))
     heights = row_blocks(grid.row_count, spread[0], count)
+    if image and windowed(lowering, [links[-1].op.results[0]]):
+        spread = taller(arch, targets, spread, grid.row_count)
     blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
     branches = [Branch(tuple(links), tuple(targets))]
     stream = find_stream(lowering, op, branches) if image else None

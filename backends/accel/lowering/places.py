@@ -68,3 +68,17 @@ def raster(
     parts = -(-cols * rows * item // room)
     wide = -(-cols // parts // panel) * panel if parts * panel <= cols else panel
     return max(1, min(rows, room // (min(panel, cols) * item))), min(cols, wide)
+
+
+BLOCKS_TOGETHER = 2
+"""Blocks of rows that lie together where windows slide over them."""
+
+
+def taller(
+    arch: AccelTarget, targets: Sequence[Tensor], spread: tuple[int, int], rows: int
+) -> tuple[int, int]:
+    """A raster of several blocks of rows, `rows` in all, as far as there is room: a window whose
+    rows lie in one buffer takes one instruction."""
+    item = max(target.dtype.size for target in targets)
+    most = arch.memory_size("abuf") * 3 // 8 // (spread[0] * spread[1] * item)
+    return min(rows, spread[0] * max(1, min(BLOCKS_TOGETHER, most))), spread[1]

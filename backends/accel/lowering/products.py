@@ -28,15 +28,17 @@ from vit_opt.backends.accel.lowering.elementwise import (
     find_stream,
     fork,
     require_links,
+    results_of,
     run_branches,
     run_stream,
 )
 from vit_opt.backends.accel.lowering.engines import emit_matmul, has_two
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
-from vit_opt.backends.accel.lowering.places import Place, raster
+from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
+from vit_opt.backends.accel.lowering.streams import windowed
 from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
@@ -219,6 +221,8 @@ def product_blocks(
     spread = raster(lowering.arch, targets, height, cols, panel)
     if by_panels and apart:
         spread = (spread[0], panel)
+    if windowed(lowering, results_of(product.op, branches)):
+        spread = taller(lowering.arch, targets, spread, rows)
     lowering.widths.update((target.region, spread[1]) for target in targets)
     together = lowering.widths.get(product.a[0].region, 0)
     if 2 * lowering.arch.lanes <= together < depth and not product.k % together:

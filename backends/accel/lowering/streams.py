@@ -13,6 +13,8 @@ groups of channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
@@ -67,3 +69,11 @@ def _takes_rows(lowering: Lowering, reader: Operation, value: SSAValue) -> bool:
     if isinstance(reader, ops.Conv2dOp):
         return lowering.source(reader.x) is value
     return value_shape(reader.results[0]) == value_shape(value)
+
+
+def windowed(lowering: Lowering, values: Iterable[SSAValue]) -> bool:
+    """Whether windows of several rows slide over one of some images."""
+    readers = [reader for value in values for reader in lowering.users.get(value, ())]
+    return any(
+        isinstance(reader, ops.Conv2dOp) and value_shape(reader.weight)[1] > 1 for reader in readers
+    )
