@@ -19,6 +19,7 @@ PASSES = (
     "calibrate",
     "decompose-einsum",
     "fill-grids",
+    "fit-ranges",
     "fold-batch-norm",
     "fold-constants",
     "fold-scales",

@@ -452,6 +452,11 @@ def set_range(value: OpResult, low: float, high: float) -> None:
     value.op.attributes[RANGE] = _numbers([low, high])
 
 
+def set_clip(value: OpResult, low: float, high: float) -> None:
+    """Say which part of the range of an operation's only result 8 bits should cover."""
+    value.op.attributes[CLIP] = _numbers([low, high])
+
+
 def statistics_of(value: SSAValue, store: AssetStore) -> ValueStatistics | None:
     """The recorded statistics of a float value, if any."""
     if not isinstance(value, OpResult):

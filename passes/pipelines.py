@@ -54,7 +54,7 @@ POT_ROAD = tuple(name for names in STAGE_PASSES.values() for name in names)
 DYADIC_ROAD = tuple(name for name in POT_ROAD if name != "pot-fold")
 """The same with arbitrary scales, requantised by multiplier and shift (I-ViT)."""
 
-OPTIONAL: Mapping[str, str] = {"refine": "pot-fold"}
+OPTIONAL: Mapping[str, str] = {"fit-ranges": "split-channels", "refine": "pot-fold"}
 """Passes that go onto a road where they are asked for, and the pass that they follow."""
 
 ROADS: Mapping[str, tuple[str, ...]] = {"pot": POT_ROAD, "dyadic": DYADIC_ROAD}

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import ReturnOp
 from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
 from xdsl.passes import ModulePass
 
-from vit_opt.dialects import onnx
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.errors import VitError
-from vit_opt.dialects.evaluation import input_names, main_function, run_main
-from vit_opt.dialects.onnx.base import real as real_number
+from vit_opt.dialects.evaluation import input_names, main_function
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, storage_range
-from vit_opt.dialects.vit.ops.base import VitOp, format_of, shape_of
+from vit_opt.dialects.vit.ops.base import VitOp, format_of
+from vit_opt.passes.algorithms.trials import bearable, better, held_out
 from vit_opt.passes.calibrate import FLOAT_GRAPH
 from vit_opt.passes.float_graph import Constants
-from vit_opt.passes.quantization.graph import NHWC
+from vit_opt.passes.quantization.blocks import Block, blocks_of, float_outputs, relative_error
 from vit_opt.passes.quantization.retype import (
     FREE,
     ImpossibleFormatError,
@@ -49,13 +47,13 @@ class RefinePass(ModulePass):
 
     The graph is cut where a single value is alive: after residual sums. Block by block, in order,
     every result of 8 bits whose format is free is tried with one fractional bit more (values that
-    do not fit saturate) and one less, on the calibration batches; then what the block's output is
-    off by on average is taken off the biases before its end. A change stays if it brings the
-    integer block's output closer to the float block's, both on the float block's input, and does
-    so on altered copies of images, too (mirrored, or a corner enlarged): formats fitted to few
-    images saturate on images unlike them. Weights are left as they are; tables and the biases of
-    readers follow. Needs what `calibrate` and `quantize` left in the asset store; without it
-    nothing changes.
+    do not fit saturate) and one less, on as long as that helps, on the calibration batches; then
+    what the block's output is off by on average is taken off the biases before its end. A change
+    stays if it brings the integer block's output closer to the float block's, both on the float
+    block's input, and does so on altered copies of images, too (`HELD_OUT`, none of which
+    calibration sees): what is fitted to few images saturates on images unlike them. Weights are
+    left as they are; tables and the biases of readers follow. Needs what `calibrate` and `quantize`
+    left in the asset store; without it nothing changes.
 
         %q = vit.pot_requant %a : (...) -> tensor<...!vit.fixed<i8, 4>>
         %q = vit.pot_requant %a : (...) -> tensor<...!vit.fixed<i8, 5>>
@@ -86,7 +84,11 @@ class RefinePass(ModulePass):
 
 
 def refine(
-    module: ModuleOp, constants: Constants, sweeps: int = 1, batches: int = 6, held: int = 6
+    module: ModuleOp,
+    constants: Constants,
+    sweeps: int = 1,
+    batches: int = 6,
+    held: int = 6,
 ) -> int:
     """Refine every block; the number of changes. See `RefinePass`."""
     store = constants.store
@@ -112,145 +114,6 @@ def refine(
     erase_unused_constants(main_function(module).body.block)
     store.reports["refine"] = report
     return changed
-
-
-def held_out(batches: Sequence[Mapping[str, Array]], count: int) -> list[dict[str, Array]]:
-    """Altered copies of batches, one of each in turn; none where nothing is an image."""
-    from vit_opt.passes.algorithms.copies import HELD_OUT
-
-    copies: list[dict[str, Array]] = []
-    for index in range(min(count, len(batches))):
-        alter = HELD_OUT[index % len(HELD_OUT)]
-        altered = {name: alter(array) for name, array in batches[index].items()}
-        if all(altered[name] is array for name, array in batches[index].items()):
-            return []
-        copies.append(altered)
-    return copies
-
-
-@dataclass(frozen=True)
-class Block:
-    """Operations between two places where one value is alive."""
-
-    name: str
-    """Node name of the sum that ends it, or of the output."""
-
-    operations: tuple[VitOp, ...]
-
-    end: VitOp
-    """The operation whose result is compared with the float graph's."""
-
-    view: View | None = None
-    """What the blocks behind make of the result, where that is a LayerNorm."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A residual as the next block sees it: normalised, weighted by the weights that read it.
-
-    Raw residuals are dominated by a few loud channels and tokens that normalisation mutes.
-    """
-
-    weight: Reals
-    """[C]: LayerNorm's scale times the root of the summed squares of the reading weights' columns."""
-
-    epsilon: float
-
-    def __call__(self, x: Array) -> Reals:
-        """[..., C] -> [..., C]."""
-        import numpy as np
-
-        x = x.astype(np.float64)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centred).mean(axis=-1, keepdims=True)
-        return np.asarray(centred / np.sqrt(variance + self.epsilon) * self.weight)
-
-
-def view_of(value: SSAValue, constants: Constants) -> View | None:
-    """The view of the first LayerNorm that reads a value of the float graph."""
-    import numpy as np
-
-    for use in value.uses:
-        norm = use.operation
-        if isinstance(norm, onnx.LayerNormalization) and norm.x is value:
-            scale = constants.array(norm.scale)
-            readers = [
-                constants.array(u.operation.w)
-                for u in norm.y.uses
-                if isinstance(u.operation, onnx.Linear)
-            ]
-            if scale is None:
-                return None
-            weight = np.abs(scale).astype(np.float64)
-            squares = [np.square(w, dtype=np.float64).sum(axis=0) for w in readers if w is not None]
-            if squares:
-                weight = weight * np.sqrt(np.sum(squares, axis=0))
-            return View(weight, real_number(norm.epsilon))
-    return None
-
-
-def blocks_of(module: ModuleOp, reference: ModuleOp, constants: Constants) -> Iterator[Block]:
-    """The blocks of @main: cut after sums that the float graph has too, under the same name."""
-    sums = {
-        op.node_name.data: op
-        for op in main_function(reference).body.block.ops
-        if isinstance(op, onnx.Add) and op.node_name is not None
-    }
-    body = main_function(module).body.block
-    alive = _alive_after(body)
-    pending: list[VitOp] = []
-    for op in body.ops:
-        if not isinstance(op, VitOp):
-            continue
-        pending.append(op)
-        named = isinstance(op, ops.AddOp) and op.node_name is not None
-        if named and alive[op] == 1 and cast("Any", op.node_name).data in sums:
-            name = cast("Any", op.node_name).data
-            yield Block(name, tuple(pending), op, view_of(sums[name].y, constants))
-            pending = []
-    last = body.last_op
-    if pending and isinstance(last, ReturnOp) and list(last.operands) == [pending[-1].results[0]]:
-        yield Block("", tuple(pending), pending[-1])
-
-
-def _alive_after(body: Any) -> dict[Operation, int]:
-    """For each operation, how many values made before its end are still read after it."""
-    order = {op: index for index, op in enumerate(body.ops)}
-    last: dict[SSAValue, int] = {}
-    for op in body.ops:
-        if isinstance(op, ops.ConstantOp):
-            continue
-        for value in op.results:
-            readers = [order[use.operation] for use in value.uses if use.operation in order]
-            last[value] = max(readers, default=-1)
-    counts = dict.fromkeys(body.ops, 0)
-    alive: set[SSAValue] = set()
-    for op, index in order.items():
-        alive |= {value for value in op.results if last.get(value, -1) > index}
-        alive = {value for value in alive if last[value] > index}
-        counts[op] = len(alive)
-    return counts
-
-
-def float_outputs(
-    reference: ModuleOp, blocks: Sequence[Block], batches: Sequence[Mapping[str, Array]], store: Any
-) -> dict[str, list[Array]]:
-    """What the float graph has at the end of each block, per batch, images channels last."""
-    from vit_opt.dialects.onnx.semantics import evaluate
-
-    wanted = {block.name: shape_of(block.end.results[0]) for block in blocks}
-    found: dict[str, list[Array]] = {name: [] for name in wanted}
-
-    def observe(op: Operation, results: Sequence[Array]) -> None:
-        if isinstance(op, onnx.Add) and op.node_name is not None and op.node_name.data in wanted:
-            same = results[0].shape == wanted[op.node_name.data]
-            found[op.node_name.data].append(results[0] if same else results[0].transpose(NHWC))
-
-    for batch in batches:
-        outputs = run_main(reference, batch, lambda op, args: evaluate(op, args, store), observe)
-        if "" in wanted:
-            found[""].append(next(iter(outputs.values())))
-    return found
 
 
 @dataclass
@@ -309,32 +172,29 @@ class _Tuner:
         format_ = format_of(end.results[0])
         return (held[end, 0].astype("float64") - format_.zero_point) * format_.channel_scales()
 
-    def errors(self, values: Sequence[Mapping[Slot, Array]] | None = None) -> Reals:
-        """Relative squared errors of the block's output, per batch [B, ways to look at it].
+    def errors(self) -> Reals:
+        """`error` of the block's output as it now is, per batch [B, ways]."""
+        import numpy as np
+
+        pairs = zip(self.values, self.targets, strict=True)
+        return np.array([self.error(held, target) for held, target in pairs])
+
+    def error(self, held: Mapping[Slot, Array], target: Array) -> Reals:
+        """Relative squared errors of the block's output on a batch [ways to look at it].
 
         The ways: as it is; channel by channel; and as the LayerNorm behind it sees it. Later blocks
         read a residual in other ways than the next one, so none may suffer.
         """
         import numpy as np
 
-        view, found = self.block.view, list[list[float]]()
-        for held, target in zip(values or self.values, self.targets, strict=True):
-            real = self.real(held)
-            found.append([relative_error(real, target)])
-            if view is not None:
-                rms = np.sqrt(np.square(target).reshape(-1, target.shape[-1]).mean(axis=0))
-                rms = np.where(rms > 0, rms, 1.0)
-                found[-1].append(relative_error(real / rms, target / rms))
-                found[-1].append(relative_error(view(real), view(target)))
+        view, real = self.block.view, self.real(held)
+        found = [relative_error(real, target)]
+        if view is not None:
+            rms = np.sqrt(np.square(target).reshape(-1, target.shape[-1]).mean(axis=0))
+            rms = np.where(rms > 0, rms, 1.0)
+            found.append(relative_error(real / rms, target / rms))
+            found.append(relative_error(view(real), view(target)))
         return np.array(found)
-
-    def better(self, errors: Reals, best: Reals) -> bool:
-        """Whether a change helps, on the batches it is made by and on those held out."""
-        return all(
-            better(errors[part], best[part])
-            for part in (slice(0, self.seen), slice(self.seen, None))
-            if best[part].size
-        )
 
     def centre(self) -> bool:
         """Take the mean error of the block's output off the bias of the product that ends in it."""
@@ -377,10 +237,22 @@ class _Tuner:
         return self.judge(op, best)
 
     def judge(self, op: VitOp, best: Reals) -> Reals | None:
-        """The errors after a change at an operation if they are better; else undo it."""
-        fresh = [self.again(op, values) for values in self.values]
-        errors = self.errors([ChainMap(a, b) for a, b in zip(fresh, self.values, strict=True)])
-        if not self.better(errors, best):
+        """The errors after a change at an operation if they are better; else undo it.
+
+        The first input that loses too much ends the trial.
+        """
+        import numpy as np
+
+        fresh: list[Values] = []
+        rows: list[Reals] = []
+        for values, target, before in zip(self.values, self.targets, best, strict=True):
+            fresh.append(self.again(op, values))
+            rows.append(self.error(ChainMap(fresh[-1], values), target))
+            if not bearable(rows[-1], before):
+                self.retyper.revert()
+                return None
+        errors = np.array(rows)
+        if not better(errors, best, self.seen):
             self.retyper.revert()
             return None
         self.retyper.keep()
@@ -416,30 +288,6 @@ class _Tuner:
         }
 
 
-GAIN = 0.01
-"""Least mean gain (in the logarithm of the error) for which a format is changed."""
-
-LOSS = 0.02
-"""Most that any batch may lose: a finer grid saturates first on inputs unlike the others."""
-
-
-def better(errors: Reals, best: Reals) -> bool:
-    """Whether errors [B, ways] are an improvement that can be expected to carry over."""
-    import numpy as np
-
-    tiny = np.finfo(np.float64).tiny
-    change = np.log(np.maximum(errors, tiny)) - np.log(np.maximum(best, tiny))
-    return bool(change.mean() < -GAIN and change.max() < LOSS)
-
-
-def relative_error(real: Array, target: Array) -> float:
-    """Squared error over the energy of the target."""
-    import numpy as np
-
-    energy = float(np.square(target).sum(dtype=np.float64))
-    return float(np.square(real - target).sum(dtype=np.float64)) / (energy or 1.0)
-
-
 def _slot(value: SSAValue) -> Slot:
     """A name for a value that survives a change of its type."""
     result = cast("OpResult", value)
@@ -463,4 +311,4 @@ def stepped(type_: FixedType, direction: int) -> FixedType:
     return FixedType(type_.storage, type_.frac + direction, min(low + zero, high))
 
 
-__all__ = ["Block", "RefinePass", "blocks_of", "refine", "stepped"]
+__all__ = ["RefinePass", "refine", "stepped"]

@@ -10,6 +10,7 @@ a byte of which one writes must be ordered by them. Bytes that nobody has writte
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class _Bytes:
         return self.read.setdefault(engine, np.zeros(self.writer.size, np.int32))
 
 
-class _Recorder(UnitPort):
+class Recorder(UnitPort):
     """An engine's access to the memories that notes every view with its place."""
 
     def __init__(self, memories: Memories, resolve: Any):
@@ -72,6 +73,17 @@ class _Recorder(UnitPort):
         place = self.resolve(addr)
         self.seen.append((addr, place.space, (place.offset, dtype.size, shape, strides)))
         return super().view(addr, dtype, shape, strides)
+
+    def accesses(self, inst: isa.UnitInst) -> Iterator[tuple[tuple[Space, Where], bool]]:
+        """What an instruction has read, then what it has written, and which of them it was."""
+        results = [id(getattr(inst, name, None)) for name in ("dst", "p", "sum")]
+        if isinstance(inst, ACCUMULATING):
+            results.append(id(inst.acc))
+        adds = bool(getattr(inst, "accumulate", False))
+        for written in (False, True):
+            for field, space, where in self.seen:
+                if (id(field) in results) is written or (adds and not written):
+                    yield (space, where), written
 
 
 class OrderedMachine(Machine):
@@ -99,23 +111,15 @@ class OrderedMachine(Machine):
         self.handed[signal.sem].extend([self.clocks[signal.engine].copy()] * signal.count)
 
     def _unit(self, state: Any, index: int, inst: isa.UnitInst) -> None:
-        port = _Recorder(self.memories, state.resolve)
+        port = Recorder(self.memories, state.resolve)
         EFFECTS[type(inst)](port, inst)
         clock = self.clocks[inst.engine]
         clock[inst.engine] += 1
-        results = [id(getattr(inst, name, None)) for name in ("dst", "p", "sum")]
-        if isinstance(inst, ACCUMULATING):
-            results.append(id(inst.acc))
-        adds = bool(getattr(inst, "accumulate", False))
-        # Operands before results: an instruction may write over what it has read.
-        for field, space, where in sorted(port.seen, key=lambda each: id(each[0]) in results):
-            reason = None
-            if id(field) not in results or adds:
-                reason = _read(self.places[space], inst, clock, where)
-            if id(field) in results:
-                reason = reason or _write(self.places[space], inst, clock, where)
+        for place, written in port.accesses(inst):
+            check = _write if written else _read
+            reason = check(self.places[place[0]], inst, clock, place[1])
             if reason:
-                raise RaceError(f"instruction {index} '{inst.text()}': {field} {reason}")
+                raise RaceError(f"instruction {index} '{inst.text()}': {place[0].name} {reason}")
         self.timing_only = True
         super()._unit(state, index, inst)
         self.timing_only = False

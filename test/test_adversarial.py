@@ -19,6 +19,8 @@ from vit_opt.dialects.evaluation import main_function
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.base import ROUNDINGS, VitOp, format_of
 from vit_opt.passes.algorithms.ranges import GRIDS, OBSERVERS
+from vit_opt.passes.pipelines import OPTIONAL
+from vit_opt.passes.pot_fold import BIASES, INPUTS, WEIGHTS
 from vit_opt.passes.quantization.options import GELUS, PLACES, RESIDUALS, SOFTMAXES
 
 SIDE, PATCH, WIDTH, HEADS, HIDDEN, CLASSES = 8, 4, 16, 2, 32, 5
@@ -139,6 +141,7 @@ ROAD = (
     "smooth",
     "fold-scales",
     "split-channels",
+    "fit-ranges",
     "fill-grids",
     "assign-bits",
     "quantize",
@@ -162,7 +165,7 @@ def through(
     floats = module.clone()
     try:
         for name in ROAD:
-            if name != "refine" or name in options:
+            if name not in OPTIONAL or name in options:
                 apply(ctx, module, name, **options.get(name, {}))
     except VitError as error:
         assert "cannot be represented by integers" in str(error)
@@ -213,11 +216,13 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "wide": [(), ("norm",), PLACES],
     },
     "pot-fold": {
-        "weights": ["compensated", "nearest"],
+        "weights": list(WEIGHTS),
+        "inputs": list(INPUTS),
         "exponents": ["cover", "search"],
-        "bias": ["plain", "corrected"],
+        "bias": list(BIASES),
         "rounding": list(ROUNDINGS),
     },
+    "fit-ranges": {"batches": [1, 6], "held": [0, 6]},
     "refine": {"batches": [1, 6]},
 }
 """Options of the passes and the values to mix."""

@@ -17,8 +17,9 @@ from vit_opt.frontends.onnx_import import import_onnx
 from vit_opt.passes.calibrate import FLOAT_GRAPH
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.pipelines import RAISE
+from vit_opt.passes.quantization.blocks import blocks_of
 from vit_opt.passes.quantization.retype import FREE, ImpossibleFormatError, Retyper
-from vit_opt.passes.refine import blocks_of, refine, stepped
+from vit_opt.passes.refine import refine, stepped
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
 

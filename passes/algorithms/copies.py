@@ -33,19 +33,36 @@ def flipped(axes: tuple[int, ...], array: Array) -> Array:
     return np.ascontiguousarray(np.flip(array, axes))
 
 
-def cropped(corner: tuple[float, float], array: Array) -> Array:
-    """A part of the image, enlarged to its size by linear interpolation between pixels."""
+def cropped(corner: tuple[float, float], array: Array, share: float = CROP) -> Array:
+    """A share of the image, enlarged to its size by linear interpolation between pixels."""
     if not is_image(array):
         return array
     for axis, place in zip((2, 3), corner, strict=True):
         size = array.shape[axis]
-        span = max(1.0, size * CROP) - 1
+        span = max(1.0, size * share) - 1
         points = place * (size - 1 - span) + np.linspace(0.0, span, size)
         low = np.minimum(points.astype(np.int64), max(0, size - 2))
-        share = np.expand_dims(points - low, tuple(range(1, 4 - axis))).astype(array.dtype)
+        weight = np.expand_dims(points - low, tuple(range(1, 4 - axis))).astype(array.dtype)
         near, far = (np.take(array, np.minimum(i, size - 1), axis) for i in (low, low + 1))
-        array = near + (far - near) * share
+        array = near + (far - near) * weight
     return array
+
+
+def negative(array: Array) -> Array:
+    """The image with the largest and the smallest value of each channel swapped, and so on."""
+    if not is_image(array):
+        return array
+    low, high = (end(array, axis=(2, 3), keepdims=True) for end in (np.min, np.max))
+    return low + high - array
+
+
+def tiled(array: Array) -> Array:
+    """Four copies of the image, every second pixel each, mirrored so that they meet at their edges."""
+    if not is_image(array):
+        return array
+    rows = np.concatenate([array[:, :, ::2], array[:, :, ::2][:, :, ::-1]], axis=2)
+    both = np.concatenate([rows[..., ::2], rows[..., ::2][..., ::-1]], axis=3)
+    return np.ascontiguousarray(both[:, :, : array.shape[2], : array.shape[3]])
 
 
 AUGMENTS: dict[str, list[Copy]] = {
@@ -60,8 +77,9 @@ FEW = 7
 """Inputs up to which `few` takes crops."""
 
 HELD_OUT: tuple[Copy, ...] = (
-    partial(cropped, CORNERS[0]),
+    negative,
+    tiled,
     partial(flipped, (3,)),
-    partial(cropped, CORNERS[1]),
+    partial(cropped, (0.5, 0.5), share=0.35),
 )
-"""Copies that choices made on the images themselves are tested on, in turn."""
+"""Copies that choices made on the images themselves are tested on, in turn: unlike `crops`."""

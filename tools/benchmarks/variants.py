@@ -31,9 +31,6 @@ TURNS = 8
 Options: TypeAlias = Mapping[str, "Mapping[str, Any] | None"]
 """Options by pass; a pass with None is left out, one that is not on the road is added."""
 
-AFTER = {"refine": "pot-fold"}
-"""Passes that are not on the road, and the pass that they follow."""
-
 UNNEEDED = ("verify-integer", "prove-ranges", "tile")
 """Passes of the road that change no number; `tile` is done for the backend."""
 
@@ -53,9 +50,9 @@ def passes_for(options: Options, road: str = "pot") -> tuple[ModulePass, ...]:
 
     Raises VitError for a pass or an option that does not exist.
     """
-    from vit_opt.passes.pipelines import ROADS
+    from vit_opt.passes.pipelines import OPTIONAL, ROADS
 
-    unknown = set(options) - set(ROADS[road]) - set(AFTER)
+    unknown = set(options) - set(ROADS[road]) - set(OPTIONAL)
     if unknown:
         raise VitError(f"no pass {', '.join(sorted(unknown))} on the {road} road")
     passes: list[ModulePass] = []
@@ -68,8 +65,10 @@ def passes_for(options: Options, road: str = "pot") -> tuple[ModulePass, ...]:
 
 def _following(name: str, options: Options) -> list[str]:
     """Added passes that come after a pass of the road."""
+    from vit_opt.passes.pipelines import OPTIONAL
+
     return [
-        more for more, place in AFTER.items() if place == name and options.get(more) is not None
+        more for more, place in OPTIONAL.items() if place == name and options.get(more) is not None
     ]
 
 
