@@ -62,7 +62,8 @@ class FillGridsPass(ModulePass):
     Operands of such functions: onto the layer that makes them, the inverse is part of the table, too.
     Results of attention: onto the layer that makes the values. Queries and keys: a factor and its
     inverse, which share what both have to spare. The function is unchanged but for rounding of
-    floats. At run time the factors cost nothing. Needs the statistics of `calibrate`.
+    floats. At run time the factors cost nothing; where `quantize{gelu=shift}` makes no tables, those
+    around GELU are multiplications. Needs the statistics of `calibrate`.
 
         %g = onnx.Gelu %h                        %g = onnx.Gelu %h
                                           ->     %m = onnx.Mul %g, 1.7

@@ -134,8 +134,17 @@ builtin.module attributes {vit.stage = "float"} {
 """
 
 
-@pytest.mark.parametrize("function", ["Gelu", "HardSwish", "Swish"])
-@pytest.mark.parametrize("kind", ["ordinary", "loud", "dead", "constant", "zero"])
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        ("HardSwish", "ordinary"),
+        ("Gelu", "loud"),
+        ("Swish", "loud"),
+        ("HardSwish", "dead"),
+        ("Gelu", "constant"),
+        ("Swish", "zero"),
+    ],
+)
 def test_operands_of_tables(function: str, kind: str) -> None:
     """Hidden values up to 5, of which those from -3 change Hardswish's: a little too many for a finer grid.
 
@@ -164,7 +173,7 @@ def test_operands_of_tables(function: str, kind: str) -> None:
         found = run_integer(ctx, module, batch)["output0"]
         assert np.isfinite(found).all()
         results.append(sqnr(exact, found) if exact.any() else 0.0)
-    assert (kind, function) != ("ordinary", "HardSwish") or results[1] > results[0] + 2
+    assert kind != "ordinary" or results[1] > results[0] + 2
     assert kind == "zero" or results[1] > 25
 
 
