@@ -114,6 +114,7 @@ def test_table_of_changes() -> None:
 def test_ablation_command(data: Path, calib: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--calib", str(calib), "--eval", str(data), "--on", "reference"]
     chosen = ["--features", "compensated", "--base", "default", "--markdown"]
+    chosen += ["--passes", "assign-bits{bits=4}"]
     assert bench.run(["ablation", str(MODEL), *options, *chosen]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 4 and "| without error-compensated weights |" in lines[3]

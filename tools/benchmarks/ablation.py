@@ -127,8 +127,11 @@ def ablate(
     features: Sequence[Feature],
     bases: Sequence[str] = BASES,
     say: Callable[[str], None] = lambda _: None,
+    given: Options | None = None,
 ) -> list[dict[str, Any]]:
     """Measure all variants: rows with base, feature (None: the base), on, and the measures.
+
+    All of them have the options ``given`` as well, where they do not switch them themselves.
 
     A variant that the model cannot take has `error` instead of measures.
     """
@@ -140,7 +143,8 @@ def ablate(
         say(f"{each.base}: {name or 'itself'}")
         row: dict[str, Any] = {"base": each.base, "feature": name}
         try:
-            row |= model.measure(each.options, say=lambda step, name=name: say(f"{name}: {step}"))
+            options = merged(given or {}, each.options)
+            row |= model.measure(options, say=lambda step, name=name: say(f"{name}: {step}"))
         except VitError as error:
             row["error"] = str(error)
         rows.append(row)
@@ -216,8 +220,9 @@ def _run(args: argparse.Namespace) -> None:
     features = chosen(args.features)
     model = open_variants(args)
     bases = BASES if args.base == "both" else (args.base,)
+    given = options_of(args.passes)
     with progress("vit-bench ablation") as say:
-        rows = ablate(model, features, bases, say)
+        rows = ablate(model, features, bases, say, given)
     if args.json:
         print(json.dumps(rows))
         return
@@ -231,6 +236,21 @@ def _run(args: argparse.Namespace) -> None:
     for row in rows:
         if "error" in row:
             print(f"{row['base']}, {row['feature']}: {row['error']}")
+
+
+def options_of(spec: str) -> Options:
+    """Passes with options, as in `vit-compile --passes`, as options of variants.
+
+    Raises UsageError for a pass or an option that does not exist.
+    """
+    from xdsl.passes import PassPipeline
+
+    from vit_opt.passes import get_all_passes
+    from vit_opt.tools.pass_options import checked_pipeline
+
+    checked = checked_pipeline("--passes", spec, get_all_passes(), "")
+    passes = PassPipeline.parse_spec(get_all_passes(), checked).passes
+    return {each.name: dict(vars(each)) for each in passes}
 
 
 def open_variants(args: argparse.Namespace, model: Path | None = None) -> Variants:
@@ -279,6 +299,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add_data_arguments(command)
     command.add_argument(
         "--features", metavar="WORDS", help="only features with one of these words, by comma"
+    )
+    command.add_argument(
+        "--passes",
+        default="",
+        metavar="PASSES",
+        help="options that all variants have, for example 'assign-bits{bits=4}'",
     )
     command.add_argument("--base", choices=(*BASES, "both"), default="both", help="default: both")
     command.set_defaults(run=_run)
