@@ -64,7 +64,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
-from vit_opt.passes.mapping import best_map, image_rows, is_image
+from vit_opt.passes.mapping import best_map, block_rows, image_rows, is_image
 
 Array = NDArray[Any]
 
@@ -150,6 +150,7 @@ def _tile(arch: AccelTarget, conv: Convolution, element: int) -> Tiling:
     room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
     room_out //= 2
     taps = conv.sliding.kernel[0] * conv.sliding.kernel[1]
+    likely = block_rows(arch, conv.sliding.out[0] * conv.sliding.out[1])
     for width in _halvings(min(conv.weights.shape[0], arch.lanes)):
         panels = conv.panels(width)
         chans = max(panel.chans for panel in panels)
@@ -157,7 +158,8 @@ def _tile(arch: AccelTarget, conv: Convolution, element: int) -> Tiling:
         single = chans == conv.in_per_group
         for depth in _halvings(chans) if single else (chans,):
             weights = taps * min(depth, conv.in_per_group) * height
-            pixels = choose_pixels(conv.sliding, room_out, room_in, element * height, depth)
+            room = room_out, room_in, element * height, depth
+            pixels = choose_pixels(conv.sliding, *room, likely)
             if pixels is not None and weights <= room_w:
                 return Tiling(panels, pixels, depth if single else conv.in_per_group)
     raise VitError(

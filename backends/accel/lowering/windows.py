@@ -315,10 +315,13 @@ def pixel_blocks(out: Pair, count: Pair) -> Iterator[tuple[Pair, Pair]]:
             yield (y, x), (min(count[0], out[0] - y), min(count[1], out[1] - x))
 
 
-def choose_pixels(s: Sliding, room_out: int, room_in: int, width: int, chans: int) -> Pair | None:
+def choose_pixels(
+    s: Sliding, room_out: int, room_in: int, width: int, chans: int, likely: int = 0
+) -> Pair | None:
     """Largest block of output pixels: whole rows if one fits, else part of a row; None if none.
 
-    `width` is bytes of output a pixel, `chans` the channels of input that must fit.
+    `width` is bytes of output a pixel, `chans` the channels of input that must fit. A block has
+    `likely` pixels, as those of a product that reads the result have, where these are whole rows.
     """
     item = s.x.dtype.size
 
@@ -334,6 +337,8 @@ def choose_pixels(s: Sliding, room_out: int, room_in: int, width: int, chans: in
     rows = 1
     while cols == s.out[1] and rows < s.out[0] and fits((rows + 1, cols)):
         rows += 1
-    if rows < s.out[0]:
+    if likely and not likely % cols and likely // cols <= rows:
+        rows = likely // cols
+    elif rows < s.out[0]:
         rows = -(-s.out[0] // -(-s.out[0] // rows))
     return rows, cols
