@@ -11,7 +11,8 @@ reduction. Each block is one instruction, so what it costs is known from the mac
     room    bytes on chip that the blocks in work take, so that something else cannot stay: it is
             stored and loaded again, 2 * room / DRAM bytes a cycle
 
-    cycles  max(array, loads) + room, as transfers overlap with products
+    cycles  max(array, loads) + room, as transfers overlap with products; where two engines share
+            products, half of what they take, and half of a block when one has no other left
 
 The candidate with the fewest cycles is taken. Double buffering is in what fits: operands may take
 half of their buffer, the other half is being filled; four blocks of accumulators (one in work, one
@@ -247,7 +248,17 @@ class Mapping:
     @property
     def cycles(self) -> int:
         """What the choice is made by."""
-        return max(self.array, self.loads) + self.displaced
+        return max(self.work, self.loads) + self.displaced
+
+    @property
+    def work(self) -> int:
+        """Cycles of the products: of the array, or of two engines that share them, of which one has
+        nothing to do for half of a block at the end, on average."""
+        if self.arch.peak != "both":
+            return self.array
+        return (
+            self.array + array_cycles(self.arch, self.block, self.axes, self.problem.types)
+        ) // 2
 
 
 def _parts(total: int, step: int) -> Counter[int]:

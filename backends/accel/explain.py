@@ -45,7 +45,7 @@ def _choice_lines(group: list[ProductChoice], arch: AccelTarget) -> Iterator[str
         m, n, k = way.block
         mark = "->" if way is best else "  "
         yield (
-            f" {mark} {m:>5}{n:>6}{k:>6}  {way.axes.name.lower():<4}{way.array:>12,}{way.loads:>10,}"
+            f" {mark} {m:>5}{n:>6}{k:>6}  {way.axes.name.lower():<4}{way.work:>12,}{way.loads:>10,}"
             f"{way.displaced:>10,}{way.cycles:>12,}{'' if way.fits else '  does not fit'}"
         )
     yield from _reasons(first, arch)
