@@ -8,6 +8,7 @@ import pytest
 from vit_opt.backends.reference import run_reference
 from vit_opt.passes.calibrate import ValueStatistics
 from vit_opt.passes.pipelines import passes_of, remaining
+from vit_opt.tools.opt import VitOptMain
 from vit_opt.tools.steps import import_onnx, new_context, provide_batches, run_pipeline
 from vit_opt.tools.weights import referenced_digests, release_weights
 
@@ -34,3 +35,16 @@ def test_road_with_and_without_release(release: bool) -> None:
     assert context.assets.nbytes < 0.5 * floats
     after = run_reference(module, context.assets, context.assets.batches[0]).codes
     assert np.array_equal(before["logits"], after["logits"])
+
+
+def test_vit_opt_releases(tmp_path: Path) -> None:
+    calib, out = ["--calib", str(DIGITS / "calib.npz"), "--calib-images", "4"], tmp_path / "m.mlir"
+    main = VitOptMain([str(DIGITS / "model.onnx"), "-p", "smooth", *calib, "-o", str(out)])
+    main.run()
+    used = sum(main.context.assets.arrays[digest].nbytes for digest in _saved(out))
+    assert main.context.assets.nbytes < 1.2 * used
+
+
+def _saved(path: Path) -> list[str]:
+    with np.load(path.with_suffix(".weights.npz")) as saved:
+        return list(saved.files)

@@ -16,6 +16,9 @@ Or all of it as `vit-compile` does, and the result run as `vit-run` does:
     result = api.run(Path("out"), "c", {"image": image})
     result.reals["logits"], result.codes["logits"]
 
+A context may hold weights of several modules, so those that passes replace are kept; with one module
+`run_pipeline(..., release=True)` forgets them, as the commands do.
+
 Every step raises VitError for what a user can get wrong.
 """
 

@@ -208,6 +208,8 @@ class VitOptMain(xDSLOptMain):
         return (self.args.frontend or name.rpartition(".")[2]) == "onnx"
 
     def _apply(self, prog: ModuleOp, passes: tuple[ModulePass, ...]) -> None:
+        from vit_opt.tools.steps import releaser
+
         if any(_short(each) == "calibrate" for each in passes):
             from vit_opt.tools.steps import provide_batches
 
@@ -218,6 +220,7 @@ class VitOptMain(xDSLOptMain):
                 print(f"vit-opt: warning: {note}", file=sys.stderr)
         self._applied += passes
         inner = self.pipeline.callback
+        forget = None if self.args.split_input_file else releaser(self.context)
         with progress("vit-opt") as say:
 
             def callback(
@@ -225,6 +228,8 @@ class VitOptMain(xDSLOptMain):
             ) -> None:
                 if inner is not None:
                     inner(previous, module, following)
+                if forget is not None:
+                    forget(module)
                 if following is not None:
                     say(following.name)
                     if _short(following) in ("fuse", "tile"):

@@ -78,6 +78,21 @@ RELEASE_GROWTH = 1.2
 """Growth of the asset store from which on a pipeline looks for weights that are no longer used."""
 
 
+def releaser(context: VitContext) -> Callable[[ModuleOp], None]:
+    """What to call after each pass on a module, the only one that needs the weights in a context:
+    those that passes have replaced are forgotten once they are many."""
+    kept = context.assets.nbytes
+
+    def release(module: ModuleOp) -> None:
+        nonlocal kept
+        if context.assets.nbytes > RELEASE_GROWTH * kept:
+            release_weights(module, context.assets)
+            kept = context.assets.nbytes
+        return_memory()
+
+    return release
+
+
 def run_pipeline(
     module: ModuleOp,
     context: VitContext,
@@ -97,16 +112,12 @@ def run_pipeline(
         except ValueError as error:
             raise VitError(str(error)) from error
 
-    kept = context.assets.nbytes
+    forget = releaser(context)
 
     def callback(_: ModulePass | None, module: ModuleOp, following: ModulePass | None) -> None:
-        nonlocal kept
         module.verify()
         if release:
-            if context.assets.nbytes > RELEASE_GROWTH * kept:
-                release_weights(module, context.assets)
-                kept = context.assets.nbytes
-            return_memory()
+            forget(module)
         if following is not None:
             say(following.name)
 
