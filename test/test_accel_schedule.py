@@ -116,3 +116,14 @@ def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]):
     image = Image(TRIO.name, code, (), (), (), 1 << 16, 0, TRIO.digest(), origins)
     cycles = Machine(image, TRIO, timing_only=True).run().cycles
     assert abs(cycles - found.cycles) <= (12 + TRIO.dram_latency) * len(draws)
+
+
+def test_what_only_one_engine_can_do_goes_before_what_two_can():
+    """Three products that either engine takes, and one of the second engine alone, emitted last."""
+    tasks = Tasks()
+    for name in ("first", "second", "third"):
+        tasks.add(*product(), name, [], [])
+    tasks.add(product()[1], None, "alone", [], [])
+    found = schedule(tasks.all, TRIO)
+    of_dw = [number for number, inst in found.steps if isinstance(inst, isa.EngineMatmul)]
+    assert of_dw[0] == 3 and len(of_dw) == 2
