@@ -116,3 +116,21 @@ def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]):
     image = Image(TRIO.name, code, (), (), (), 1 << 16, 0, TRIO.digest(), origins)
     cycles = Machine(image, TRIO, timing_only=True).run().cycles
     assert abs(cycles - found.cycles) <= (12 + TRIO.dram_latency) * len(draws)
+
+
+def test_what_only_one_engine_can_do_goes_before_what_two_can():
+    """Two long products that either engine takes, and a short one of the second engine alone, which
+    something waits for: less far from the end than a long one, but nobody else can do it."""
+    tasks = Tasks()
+    for name in ("first", "second"):
+        tasks.add(*product(640), name, [], [])
+    tasks.add(product()[1], None, "alone", [], [whole(BUFFER)])
+    rescale = isa.Requant(
+        100, 64, Addr(Space.OBUF), Addr(Space.ABUF, 64), 64, 0, DType.I8, DType.I8
+    )
+    tasks.add(rescale, None, "behind", [whole(BUFFER)], [])
+    found = schedule(tasks.all, TRIO)
+    assert next(number for number, inst in found.steps if isinstance(inst, isa.EngineMatmul)) == 2
+    long, short = (product(m)[0].cycles(TRIO) for m in (640, 64))
+    assert long > short + rescale.cycles(TRIO)
+    assert long + short <= found.cycles < long + short + 10

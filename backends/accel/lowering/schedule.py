@@ -116,9 +116,21 @@ class _Problem:
             steps.append((number, inst))
         return Schedule(steps, max(ends, default=0))
 
+    def ranks(self) -> list[int]:
+        """Of each task how far it is from the end of the program, negated. Where two engines share
+        work, what only one of them can do goes before all that either can: while it waits, so do
+        the units behind it, and the rest has another place to go."""
+        far = self.distances()
+        shared = {inst.engine for ways in self.ways if len(ways) > 1 for inst, _ in ways}
+        first = max(far, default=0)
+        return [
+            -distance - (first if len(ways) == 1 and ways[0][0].engine in shared else 0)
+            for distance, ways in zip(far, self.ways, strict=True)
+        ]
+
     def listed(self) -> Schedule:
-        """A free engine takes the ready task that is farthest from the end."""
-        machine, ranks = _Machine(self.arch), [-far for far in self.distances()]
+        """A free engine takes the ready task of the lowest rank."""
+        machine, ranks = _Machine(self.arch), self.ranks()
         waiting = _Waiting(machine)
         left = [len(task.needs) for task in self.tasks]
         ready = [SYNC] * len(left)
