@@ -30,7 +30,7 @@ from xdsl.targets.mlir import MLIRTarget
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.command import require_folder, write_text
+from vit_opt.tools.command import parsing, require_folder, write_text
 from vit_opt.tools.weights import referenced_digests, sidecar_of
 
 IMAGE, ASSEMBLY, ARCH, ORIGINS = "model.img", "model.asm", "arch.json", "origins.json"
@@ -88,14 +88,16 @@ class Artefact:
     def read_module(self, context: VitContext) -> ModuleOp:
         """The graph, its weights loaded into the context."""
         try:
-            text = self.module.read_text(encoding="utf-8")
+            with parsing(str(self.module)):
+                text = self.module.read_text(encoding="utf-8")
         except OSError as error:
             raise VitError(f"{self.module}: cannot be read: {error.strerror}") from error
         if sidecar_of(self.module).exists():
             context.assets.load(sidecar_of(self.module))
         elif "asset<" in text:
             raise VitError(f"{sidecar_of(self.module)}: no such file, but the model needs it")
-        return Parser(context, text, str(self.module)).parse_module()
+        with parsing(str(self.module)):
+            return Parser(context, text, str(self.module)).parse_module()
 
     def write_module(self, module: ModuleOp, context: VitContext) -> None:
         """Write the graph and its weights."""

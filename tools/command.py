@@ -45,6 +45,16 @@ def complain(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.exit(2, f"{parser.prog}: error: {_one_line(message)}; --help lists all options\n")
 
 
+@contextmanager
+def parsing(name: str) -> Generator[None]:
+    """Around xDSL's parser, which raises more than ParseError for text that is no program."""
+    try:
+        yield
+    except (ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = _one_line(str(error)) or type(error).__name__
+        raise VitError(f"{name}: cannot be parsed: {reason}") from error
+
+
 def run_command(tool: str, body: Callable[[], None]) -> int:
     """Run a command and return its exit code; a user's mistake is told on stderr."""
     if sys.__stdout__ is None:  # it was closed before we started: nobody wants to read

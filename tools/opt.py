@@ -31,6 +31,7 @@ from vit_opt.tools.command import (
     UsageError,
     complain,
     describe,
+    parsing,
     require_writable,
     run_command,
     write_text,
@@ -93,10 +94,8 @@ class VitOptMain(xDSLOptMain):
         parse_text = self.available_frontends["mlir"]
 
         def parse_mlir(stream: IO[bytes]) -> ModuleOp:
-            try:
+            with parsing(self.get_input_name()):
                 return parse_text(stream)
-            except UnicodeDecodeError as error:
-                raise VitError(f"{self.get_input_name()}: not a text file: {error}") from error
 
         self.available_frontends["mlir"] = parse_mlir
         self.available_frontends["onnx"] = self._parse_onnx
