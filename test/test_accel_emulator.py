@@ -161,7 +161,7 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
         (
             "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=16000 ow=16000 chans=4 kh=3 kw=3 acc_row=32 "
             "acc_pix=16 src_row=8 src_pix=4 w_row=9 top=16000 left=16000",
-            "larger than any memory|borders larger",
+            "larger than any memory|more than any memory",
         ),
         (
             "table.gather dst=obuf[0] src=obuf[0] index=none count=1 run=1 dst_row=1 src_row=1",

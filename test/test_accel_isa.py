@@ -21,6 +21,7 @@ from vit_opt.dialects.vit_accel.enums import DType, Engine, Flag, MacMap
 from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space, layout
 from vit_opt.dialects.vit_accel.isa import BY_OPCODE, CONTROL, INSTRUCTIONS, array_cycles
 from vit_opt.dialects.vit_accel.ops import OP_OF, InstructionOp
+from vit_opt.dialects.vit_accel.traffic import traffic
 
 
 @settings(max_examples=300, deadline=None)
@@ -172,3 +173,13 @@ def test_targets() -> None:
         accel_target("nope")
     with pytest.raises(VitError, match="no memory 'zbuf'"):
         P2VIT.memory_size("zbuf")
+
+
+def test_groups_of_a_convolution_fill_the_array_once() -> None:
+    """Each of 5 groups has 7 x 14 pixels, 16 outputs and 16 inputs; bytes and MACs count for all."""
+    places = (A, A, A, 7, 14, 16, 1, 1, 16, 14 * 320, 320, 14 * 80, 80, 16)
+    one, five = isa.Conv(*places), isa.Conv(*places, groups=5)
+    skew = P2VIT.array_fill + P2VIT.array_drain
+    assert five.cycles(P2VIT) == 5 * (one.cycles(P2VIT) - skew) + skew
+    assert five.macs() == 5 * one.macs() == 5 * 98 * 16 * 16
+    assert traffic(five) == {A.space: 5 * traffic(one)[A.space]}

@@ -27,6 +27,8 @@ def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArr
     (height, width), (rows, cols) = isa.reach(inst), isa.inside(inst)
     if min(rows, cols) < 1:
         raise AccessError("no pixel of the source lies under the windows")
+    if height * width * chans > MAX_REACH:
+        raise AccessError("windows that reach over more than any memory")
     strides = (inst.src_row, inst.src_pix, inst.src_type.size if step is None else step)
     image = port.view(inst.src, inst.src_type, (rows, cols, chans), strides)
     if (rows, cols) != (height, width):
@@ -40,8 +42,6 @@ def _bordered(inst: Any, image: NDArray[Any], size: tuple[int, int]) -> NDArray[
     if not low <= inst.fill <= high:
         raise AccessError(f"value {inst.fill} is not a code of {inst.src_type.name.lower()}")
     rows, cols, chans = image.shape
-    if size[0] * size[1] * chans > MAX_REACH:
-        raise AccessError("borders larger than any memory")
     full = np.full((*size, chans), inst.fill, image.dtype)
     full[inst.top : inst.top + rows, inst.left : inst.left + cols] = image
     return full
@@ -50,20 +50,22 @@ def _bordered(inst: Any, image: NDArray[Any], size: tuple[int, int]) -> NDArray[
 @effect(isa.Conv)
 def _conv(port: Port, inst: isa.Conv) -> None:
     check_macs(inst)
-    shape, strides = (inst.oh, inst.ow, inst.oc), (inst.acc_row, inst.acc_pix, 4)
+    outs = inst.groups * inst.oc
+    shape, strides = (inst.oh, inst.ow, outs), (inst.acc_row, inst.acc_pix, 4)
     acc = port.view(inst.acc, DType.I32, shape, strides)
     depth = inst.kh * inst.kw * inst.ic
     size = inst.w_type.size
-    weight = port.operand(inst.w, inst.w_type, inst.oc, depth, (inst.w_row, size))
+    weight = port.operand(inst.w, inst.w_type, outs, depth, (inst.w_row, size))
     product = convolution.conv2d(
-        _window(port, inst, inst.ic, inst.src_step),
-        weight.reshape(inst.oc, inst.kh, inst.kw, inst.ic),
+        _window(port, inst, inst.groups * inst.ic, inst.src_step),
+        weight.reshape(outs, inst.kh, inst.kw, inst.ic),
         None,
         (inst.sh, inst.sw),
         (0, 0, 0, 0),
         (inst.dh, inst.dw),
+        inst.groups,
     )[0]
-    accumulate(acc, product, port.bias(inst.bias, inst.oc), bool(inst.accumulate))
+    accumulate(acc, product, port.bias(inst.bias, outs), bool(inst.accumulate))
 
 
 @effect(isa.DepthwiseConv)

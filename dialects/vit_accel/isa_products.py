@@ -38,11 +38,12 @@ def array_cycles(
     mapping: MacMap,
     types: tuple[DType, DType],
     lanes: int | None = None,
+    count: int = 1,
 ) -> int:
-    """Cycles of an m x n x k product on the MAC array, or on `lanes` lanes of its kind.
+    """Cycles of `count` m x n x k products on the MAC array, or on `lanes` lanes of its kind.
 
-    fill + ceil(lane axis / lanes) * ceil(column axis / columns) * time axis + drain; 16-bit and
-    log2 operands take two passes each, int4 weights pair two steps of the reduction in one.
+    fill + count * ceil(lane axis / lanes) * ceil(column axis / columns) * time axis + drain; 16-bit
+    and log2 operands take two passes each, int4 weights pair two steps of the reduction in one.
     """
     lanes = arch.lanes if lanes is None else lanes
     extents = dict(zip("MNK", size, strict=True))
@@ -54,7 +55,7 @@ def array_cycles(
     passes = 1
     for dtype in types:
         passes *= 2 if dtype in (DType.I16, DType.UI16, DType.LOG2) else 1
-    return arch.array_fill + passes * steps * time + arch.array_drain
+    return arch.array_fill + count * passes * steps * time + arch.array_drain
 
 
 class Windowed(Protocol):
@@ -161,13 +162,13 @@ class EngineMatmul(Matmul):
 
 @dataclass(frozen=True)
 class Conv(UnitInst):
-    """Convolution of one group into int32 accumulators, with borders around the input block.
+    """Convolution into int32 accumulators, with borders around the input block.
 
-    for y < oh, x < ow, o < oc:
-        t = accumulate ? acc : (bias is none ? 0 : bias[o])
-        acc[y*acc_row + x*acc_pix][o] = t + sum_{r < kh, c < kw, i < ic}
-            src[(y*sh + r*dh - top)*src_row + (x*sw + c*dw - left)*src_pix + i*src_step]
-            * w[o*w_row][(r*kw + c)*ic + i]
+    for g < groups, y < oh, x < ow, o < oc:
+        t = accumulate ? acc : (bias is none ? 0 : bias[g*oc + o])
+        acc[y*acc_row + x*acc_pix][g*oc + o] = t + sum_{r < kh, c < kw, i < ic}
+            src[(y*sh + r*dh - top)*src_row + (x*sw + c*dw - left)*src_pix + (g*ic + i)*src_step]
+            * w[(g*oc + o)*w_row][(r*kw + c)*ic + i]
 
     `src_step` is the distance of neighbouring channels, so that both image layouts can be read.
 
@@ -179,9 +180,9 @@ class Conv(UnitInst):
     opcode: ClassVar[int] = 0x21
     mnemonic: ClassVar[str] = "mac.conv"
     engine_of: ClassVar[Engine] = Engine.MAC
-    acc: Annotated[Addr, address("oh x ow x oc int32 accumulators")]
+    acc: Annotated[Addr, address("oh x ow x (groups * oc) int32 accumulators")]
     src: Annotated[Addr, address("input block")]
-    w: Annotated[Addr, address("oc x kh x kw x ic weights")]
+    w: Annotated[Addr, address("(groups * oc) x kh x kw x ic weights")]
     oh: Count
     ow: Count
     oc: Count
@@ -200,7 +201,7 @@ class Conv(UnitInst):
     src_step: Stride = 1
     src_type: Type = DType.I8
     w_type: Type = DType.I8
-    bias: Annotated[Addr, address("oc int32, or none")] = NO_ADDR
+    bias: Annotated[Addr, address("groups * oc int32, or none")] = NO_ADDR
     accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
     map: Annotated[MacMap, choice(MacMap, "axes: m = pixels, n = oc, k = window")] = MacMap.NM
     top: Outside = 0
@@ -208,13 +209,14 @@ class Conv(UnitInst):
     bottom: Outside = 0
     right: Outside = 0
     fill: Fill = 0
+    groups: Count = 1
 
     def cycles(self, arch: AccelTarget) -> int:
         size = (self.oh * self.ow, self.oc, self.kh * self.kw * self.ic)
-        return array_cycles(arch, size, self.map, (self.src_type, self.w_type))
+        return array_cycles(arch, size, self.map, (self.src_type, self.w_type), count=self.groups)
 
     def macs(self) -> int:
-        return self.oh * self.ow * self.oc * self.kh * self.kw * self.ic
+        return self.groups * self.oh * self.ow * self.oc * self.kh * self.kw * self.ic
 
 
 @dataclass(frozen=True)

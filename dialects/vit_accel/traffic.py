@@ -88,11 +88,12 @@ def _matmul(inst: isa.Matmul) -> Operands:
 
 @_operands_of(isa.Conv)
 def _conv(inst: isa.Conv) -> Operands:
+    outs = inst.groups * inst.oc
     return [
-        (inst.src, _window(inst, inst.ic)),
-        (inst.w, _matrix(inst.w_type, inst.oc, inst.kh * inst.kw * inst.ic)),
-        (inst.bias, 4 * inst.oc),
-        (inst.acc, 4 * inst.oh * inst.ow * inst.oc),
+        (inst.src, _window(inst, inst.groups * inst.ic)),
+        (inst.w, _matrix(inst.w_type, outs, inst.kh * inst.kw * inst.ic)),
+        (inst.bias, 4 * outs),
+        (inst.acc, 4 * inst.oh * inst.ow * outs),
     ]
 
 

@@ -275,20 +275,9 @@ def _accumulate(
         weights, dtype, row = _load_weights(builder, conv, panel, begin, count)
         bias = bias_region(builder, conv.bias, panel.first, panel.count) if not begin else None
         groups = 1 if single else panel.chans // conv.in_per_group
-        for group in range(groups):
-            outs = panel.count // groups
-            _emit_conv(
-                lowering,
-                conv,
-                acc,
-                patch,
-                (weights, dtype, row),
-                bias,
-                size,
-                (group * outs, outs),
-                (group * conv.in_per_group, count),
-                begin > 0,
-            )
+        kernels = weights, dtype, row
+        chans = count, groups
+        _emit_conv(lowering, conv, acc, patch, kernels, bias, size, panel, chans, begin > 0)
         builder.unpin(mark)
     return acc
 
@@ -320,23 +309,25 @@ def _emit_conv(
     weights: tuple[Region, DType, int],
     bias: Region | None,
     size: Pair,
-    outs: Pair,
+    panel: Panel,
     chans: Pair,
     accumulate: bool,
 ) -> None:
-    """One group's convolution; `outs` and `chans` are (first, count) within panel and patch."""
+    """A panel's convolution; `chans` are the input channels of a group, and the groups."""
     s = conv.sliding
     region, dtype, row = weights
     x_type = s.x.dtype
-    work = (size[0] * size[1], outs[1], s.kernel[0] * s.kernel[1] * chans[1])
+    depth, groups = chans
+    outs = panel.count // groups
+    work = (size[0] * size[1], outs, s.kernel[0] * s.kernel[1] * depth)
     inst = isa.Conv(
-        acc.region.addr(4 * outs[0]),
-        patch.region.addr(patch.offset + chans[0] * patch.chan),
-        region.addr(outs[0] * row),
+        acc.addr,
+        patch.region.addr(patch.offset),
+        region.addr(),
         *size,
-        outs[1],
+        outs,
         *s.kernel,
-        chans[1],
+        depth,
         size[1] * acc.row,
         acc.row,
         patch.row,
@@ -347,12 +338,13 @@ def _emit_conv(
         patch.chan,
         x_type,
         dtype,
-        NO_ADDR if bias is None else bias.addr(4 * outs[0]),
+        NO_ADDR if bias is None else bias.addr(),
         Flag.ON if accumulate else Flag.OFF,
         best_map(lowering.arch, work, (x_type, dtype)),
         *patch.borders(s.extent(size), s.fill),
+        groups,
     )
-    reads = [patch.use(sum(chans), x_type.size), whole(region)]
+    reads = [patch.use(depth * groups, x_type.size), whole(region)]
     reads += [whole(bias)] if bias is not None else []
     reads += [whole(acc.region)] if accumulate else []
     lowering.builder.emit(inst, reads, [whole(acc.region)])
