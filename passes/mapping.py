@@ -132,7 +132,8 @@ def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
     multiple of the lanes, so that the reduction may lie on them; always even, for int4 pairs."""
     if depth <= limit:
         return depth
-    step = next(s for s in (arch.lanes, 2 * arch.columns, 2) if s <= limit)
+    lanes = arch.lanes * (1 + arch.lanes % 2)
+    step = next(s for s in (lanes, 2 * arch.columns, 2) if s <= limit)
     even = -(-depth // -(-depth // limit))
     return min(-(-even // step) * step, limit // step * step)
 

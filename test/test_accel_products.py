@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
@@ -82,6 +84,18 @@ def test_long_reduction_is_split() -> None:
     data = [random_codes(rng, (5, 4001), FixedType("i8", 5)), np.zeros((5, 17), np.int16)]
     image, _ = compare(net, [acc], data, SMALL)
     assert any(getattr(inst, "accumulate", 0) for inst in image.code)
+
+
+@pytest.mark.parametrize("lanes", [5, 7])
+def test_pairs_of_codes_are_not_cut(lanes: int) -> None:
+    """Parts of a reduction are multiples of the lanes, but never odd where two codes share a byte."""
+    arch = replace(SMALL, lanes=lanes, name="odd lanes")
+    rng = np.random.default_rng(1)
+    net, acc, _ = linear_net(rng, (5, 1001, 17), FixedType("i8", 5), "i4", True)
+    data = [random_codes(rng, (5, 1001), FixedType("i8", 5)), np.zeros((5, 17), np.int16)]
+    image, _ = compare(net, [acc], data, arch)
+    parts = {inst.k for inst in image.code if isinstance(inst, isa.Matmul)}
+    assert len(parts) == 2 and max(parts) % (2 * lanes) == 0
 
 
 def test_weight_zero_point_is_folded() -> None:

@@ -90,7 +90,7 @@ def find_pair(
         return None
     way = tile(arch, product, [links])[0]
     block, panel, depth = way.block
-    if depth < product.k or hidden % panel or panel < arch.dram_burst:
+    if depth < product.k or hidden % panel or panel < arch.dram_burst or panel % 2:
         return None
     cols = value_shape(reader.weight)[0]
     heights = row_blocks(rows, way.problem.height, block)

@@ -225,7 +225,7 @@ def product_blocks(
         spread = taller(lowering.arch, targets, spread, rows)
     lowering.widths.update((target.region, spread[1]) for target in targets)
     together = lowering.widths.get(product.a[0].region, 0)
-    if 2 * lowering.arch.lanes <= together < depth and not product.k % together:
+    if 2 * lowering.arch.lanes <= together < depth and not (product.k % together or together % 2):
         depth = together
     builder.macs += rows * cols * product.k * len(product.a)
     order = block_order(lowering.arch, product, heights, range(0, cols, panel), by_panels)
@@ -355,6 +355,7 @@ def load_right(
         return Block(product.b_narrow.load(builder, first, size), DType.I8, size[1], 1)
     if product.b_packed:
         (col, k0), (width, k) = first, size
+        assert not k0 % 2, "a part of a reduction begins with a pair of 4-bit codes"
         block = load_block(builder, b, (col, k0 // 2), (width, (k + 1) // 2), Space.BBUF)
         return replace(block, dtype=DType.I4X2)
     return load_operand(lowering, b, first, size, Space.BBUF)
