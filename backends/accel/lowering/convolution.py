@@ -31,14 +31,12 @@ from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
-from vit_opt.backends.accel.lowering.products import (
-    ARRAY_TYPES,
-    bias_region,
-)
+from vit_opt.backends.accel.lowering.products import ARRAY_TYPES
 from vit_opt.backends.accel.lowering.streams import windowed
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
+    bias_region,
     centred_weights,
     folded_bias,
     narrow_weights,

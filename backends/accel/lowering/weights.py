@@ -13,6 +13,7 @@ from vit_opt.backends.accel.groups import pack_groups
 from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.tensors import load_vector
 from vit_opt.backends.accel.memory import pack_int4
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
@@ -48,6 +49,11 @@ def folded_bias(lowering: Lowering, op: Any, weights: Array) -> Array | None:
     if np.abs(bias).max() >= 1 << 31:
         raise VitError(f"{where(op)}: bias with the zero point folded in needs more than 32 bits")
     return bias.astype(np.int32)
+
+
+def bias_region(builder: Builder, bias: Array | None, first: int, count: int) -> Region | None:
+    """The biases of some columns in the parameter buffer, or None."""
+    return None if bias is None else load_vector(builder, bias, first, count)
 
 
 def pack_weights(builder: Builder, op: Any, weights: Array) -> tuple[Region, DType, int]:
