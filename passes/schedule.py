@@ -25,7 +25,8 @@ from vit_opt.dialects.vit.ops.base import VitOp, integers, shape_of, tensor_type
 from vit_opt.dialects.vit.ops.pipeline import LoopsAttr
 from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.passes.mapping import Problem, block_rows, candidates, on_chip
+from vit_opt.passes import windows
+from vit_opt.passes.mapping import LEAST_HEIGHT, Problem, block_rows, candidates, on_chip
 
 PRODUCTS = (
     ops.LinearOp,
@@ -185,13 +186,15 @@ def loops_of(op: Operation, machine: Machine, stream: Stream, needs: Sequence[st
 
     Blocks of a product: columns and reduction so that their weights fit, rows so that their
     accumulators do. The weights stay on chip if all of them fit, else the rows do while weights
-    stream by, if a block of them fits. Matrix products on an accelerator are cut as `mapping` says,
-    which the lowering asks, too.
+    stream by, if a block of them fits. On an accelerator, matrix products are cut as `mapping`
+    says and convolutions as `windows` does, which the lowering asks, too.
     """
     size = problem(op)
     lanes = best_lanes(machine, size)
     if machine.arch is not None and isinstance(op, MATRICES):
         return _mapped(op, machine.arch, needs)
+    if machine.arch is not None and isinstance(op, ops.Conv2dOp | ops.ConvTranspose2dOp):
+        return _windowed(op, machine.arch, needs)
     if not isinstance(op, PRODUCTS):
         rows = min(stream.rows * stream.share(op), size[0])
         return LoopsAttr.get(lanes, (rows, *size[1:]), "none", needs)
@@ -240,7 +243,9 @@ def _array_type(op: Operation, value: SSAValue) -> DType:
     if element.zero_point and not isinstance(op, ops.LinearOp):
         return DType.I16
     name = str(element.storage).upper()
-    weight = isinstance(op, ops.LinearOp) and value is op.weight
+    weight = isinstance(op, (ops.LinearOp, ops.Conv2dOp, ops.ConvTranspose2dOp)) and (
+        value is op.weight
+    )
     return DType.I4X2 if name == "I4" and weight else DType[name]
 
 
@@ -250,7 +255,14 @@ def _followed(op: Operation, size: tuple[int, int, int], arch: AccelTarget) -> t
     _, cols, depth = size
     stays = cols * depth * element_bytes(op.operands[1]) <= on_chip(arch) // 4
     may_wait = cols <= 4096 and (len(shape_of(op.operands[1])) > 2 or stays)
-    sizes, whole, value = [4], False, op.results[0]
+    width, whole, _ = _behind(op.results[0], 4, may_wait)
+    return width, whole
+
+
+def _behind(value: SSAValue, item: int, may_wait: bool) -> tuple[int, bool, SSAValue]:
+    """Bytes that an element takes at most with the operations that follow on chip, `item` by
+    itself; whether one of them needs whole rows; the last result."""
+    sizes, whole = [item], False
     while len(uses := list(value.uses)) == 1:
         reader = uses[0].operation
         if not isinstance(reader, (*ELEMENTWISE, *(ROW_REDUCTIONS if may_wait else ()))):
@@ -262,7 +274,68 @@ def _followed(op: Operation, size: tuple[int, int, int], arch: AccelTarget) -> t
         value = reader.results[0]
         if len(reader.results) > 1:
             break
-    return max(a + b for a, b in zip(sizes, [*sizes[1:], 0], strict=True)), whole
+    return max(a + b for a, b in zip(sizes, [*sizes[1:], 0], strict=True)), whole, value
+
+
+def _windowed(
+    op: ops.Conv2dOp | ops.ConvTranspose2dOp, arch: AccelTarget, needs: Sequence[str]
+) -> LoopsAttr:
+    """The loops of a convolution on an accelerator."""
+    way = windows.candidates(arch, window_problem(op))
+    if not way:
+        return LoopsAttr.get("columns", problem(op), "none", needs)
+    best = way[0]
+    resident = "none"
+    if best.weights <= on_chip(arch) // 4:
+        resident = "weight"
+    elif best.inputs <= on_chip(arch):
+        resident = "rows"
+    lanes = {"M": "rows", "N": "columns", "K": "reduction"}[best.axes.name[0]]
+    block = [min(a, b) for a, b in zip(best.work, problem(op), strict=True)]
+    return LoopsAttr.get("columns" if best.problem.depthwise else lanes, block, resident, needs)
+
+
+def window_problem(op: ops.Conv2dOp | ops.ConvTranspose2dOp) -> windows.Problem:
+    """What the mapper must know of a convolution; the lowering asks with what it has found out, as
+    what weights are less their zero point."""
+    outs, *kernel, ins = shape_of(op.weight)
+    shape = shape_of(op.result)
+    strides = dilations = (1, 1)
+    if isinstance(op, ops.Conv2dOp):
+        strides, dilations = integers(op.strides), integers(op.dilations)
+    geometry = windows.Geometry(
+        (shape[1], shape[2]),
+        (kernel[0], kernel[1]),
+        (strides[0], strides[1]),
+        (dilations[0], dilations[1]),
+    )
+    groups = op.groups.value.data
+    types = _stored_type(op.x), _array_type(op, op.weight)
+    readers = [use.operation for use in op.result.uses]
+    ends = [_behind(op.result, 4, may_wait=False)]
+    if len(readers) > 1 and all(isinstance(reader, ops.PotRequantOp) for reader in readers):
+        made = [(reader.results[0], element_bytes(reader.results[0])) for reader in readers]
+        ends = [_behind(value, item, may_wait=False) for value, item in made]
+        ends = [
+            (max(width, 4 + item), False, value)
+            for (width, _, value), (_, item) in zip(ends, made, strict=True)
+        ]
+    small = shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
+    by_panels = small and any(
+        all(isinstance(use.operation, ops.Conv2dOp) and use.index == 0 for use in end.uses)
+        for _, _, end in ends
+    )
+    depthwise = groups > 1 and ins == 1 and types[1] is not DType.I16
+    width = max(width for width, _, _ in ends)
+    return windows.Problem(
+        geometry, shape[0], outs, ins, groups, types, width, depthwise, by_panels
+    )
+
+
+def _stored_type(value: SSAValue) -> DType:
+    """The type of the codes of a value."""
+    element = tensor_type(value).get_element_type()
+    return DType[str(element.storage).upper()] if isinstance(element, QuantizedType) else DType.I8
 
 
 def needs_of(op: Operation) -> tuple[str, ...]:

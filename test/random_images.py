@@ -224,7 +224,7 @@ class RandomImages(RandomGraph):
         )
 
     def pad(self) -> SSAValue:
-        x = self.any()
+        x = self.pick(8, 16, 32)
         low, high = (
             [0, *(int(n) for n in self.rng.integers(0, 3, len(shape_of(x)) - 1))] for _ in range(2)
         )

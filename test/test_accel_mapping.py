@@ -15,12 +15,15 @@ from vit_opt.backends.accel.lowering.loops import unroll
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.pipeline import LOOPS
-from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, AccelTarget
+from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.passes import windows
 from vit_opt.passes.mapping import Problem, ProductChoice, block_rows, candidates
 from vit_opt.passes.schedule import problem as problem_of
+from vit_opt.passes.schedule import window_problem
 from vit_opt.passes.tile import tile
+from vit_opt.passes.windows import Choice, WindowChoice
 
 I8 = (DType.I8, DType.I8)
 LANES = {"M": "rows", "N": "columns", "K": "reduction"}
@@ -42,10 +45,11 @@ def test_cycles_are_those_of_the_program(arch: AccelTarget, size: tuple[int, int
     weight = net.constant(random_codes(rng, (n, k), w), w)
     (acc,) = net.add(ops.LinearOp, [net.args[0], weight], ((m, n), FixedType("i32", 12)))
     (y,) = net.add(ops.PotRequantOp, [acc], ((m, n), FixedType("i8", 3)))
-    choices: list[ProductChoice] = []
+    choices: list[Choice] = []
     image = lower_accel(net.module(y), net.store, arch, choices=choices)
     code, _ = unroll(image.code, image.origins)
     (choice,) = choices
+    assert isinstance(choice, ProductChoice)
     products = [inst for inst in code if isinstance(inst, isa.Matmul)]
     assert sum(inst.cycles(arch) for inst in products) == choice.ways[0].array
     block = max((inst.m, inst.n, inst.k) for inst in products)
@@ -79,12 +83,13 @@ def test_blocks_fit_twice(arch: AccelTarget) -> None:
 def test_explanation_by_hand() -> None:
     """48 columns on the lanes, 16 steps of the reduction on 8 multipliers, 5 rows; 16 to fill."""
     net = VitNet(Size(image=16, patch=8, dim=16, heads=2, layers=2, classes=4))
-    choices: list[ProductChoice] = []
+    choices: list[Choice] = []
     lower_accel(net.module(net.result), net.store, P2VIT, choices=choices)
     text = "\n".join(explain_lines(choices, P2VIT))
     assert "products on p2vit: 64 lanes of 8 multipliers" in text
     # Two layers have one table each for qkv, scores, values, projection and both of the MLP.
-    assert text.count("    axes: ") == len({(c.kind, c.batch, c.ways[0].problem) for c in choices})
+    products = [choice for choice in choices if isinstance(choice, ProductChoice)]
+    assert text.count("    axes: ") == len({(c.kind, c.batch, c.ways[0].problem) for c in products})
     assert "vit.linear: vit.linear, 5 x 48 x 16, i8 x i8" in text
     assert "columns on the lanes, reduction on the multipliers; cycles of a block: nk 26," in text
 
@@ -94,9 +99,10 @@ def test_what_tile_writes_is_what_the_lowering_does(arch: AccelTarget) -> None:
     net = VitNet(Size(image=96, patch=8, dim=96, heads=3, layers=1, classes=10))
     module = net.module(net.result)
     tile(module, arch)
-    choices: list[ProductChoice] = []
+    choices: list[Choice] = []
     lower_accel(module, net.store, arch, choices=choices)
-    plans = {choice.ways[0].problem.size: choice.ways[0] for choice in choices}
+    products = [choice for choice in choices if isinstance(choice, ProductChoice)]
+    plans = {choice.ways[0].problem.size: choice.ways[0] for choice in products}
     found = 0
     for op in module.walk():
         loops = op.attributes.get(LOOPS)
@@ -107,3 +113,82 @@ def test_what_tile_writes_is_what_the_lowering_does(arch: AccelTarget) -> None:
             sizes = zip(way.block, way.problem.size, strict=True)
             assert loops.block_sizes == tuple(min(pair) for pair in sizes)
     assert found >= 6
+
+
+# -- convolutions -----------------------------------------------------------------------------
+
+
+def convolution(
+    arch: AccelTarget, size: int, channels: tuple[int, int, int], kernel: int, stride: int = 1
+) -> tuple[Net, ops.Conv2dOp, list[isa.UnitInst], WindowChoice]:
+    """A convolution of an image of so many rows and columns by groups, channels of a group, and
+    results of a group, lowered: it, its instructions and how it was cut."""
+    groups, inner, outer = channels
+    out, pad = -(-size // stride), kernel // 2
+    x, w = FixedType("i8", 4), FixedType("i8", 6)
+    net = Net(((1, size, size, groups * inner), x))
+    codes = random_codes(np.random.default_rng(0), (groups * outer, kernel, kernel, inner), w)
+    shape = (1, out, out, groups * outer)
+    (acc,) = net.add(
+        ops.Conv2dOp,
+        [net.args[0], net.constant(codes, w)],
+        (shape, FixedType("i32", 10)),
+        strides=[stride, stride],
+        pads=[pad, pad, pad, pad],
+        dilations=[1, 1],
+        groups=groups,
+    )
+    (y,) = net.add(ops.PotRequantOp, [acc], (shape, FixedType("i8", 3)))
+    choices: list[Choice] = []
+    image = lower_accel(net.module(y), net.store, arch, choices=choices)
+    code, _ = unroll(image.code, image.origins)
+    (choice,) = choices
+    assert isinstance(choice, WindowChoice)
+    assert isinstance(acc.owner, ops.Conv2dOp)
+    done = [inst for inst in code if isinstance(inst, isa.Conv | isa.DepthwiseConv)]
+    return net, acc.owner, list(done), choice
+
+
+@pytest.mark.parametrize("arch", [P2VIT, TRIO, EDGE], ids=lambda arch: arch.name)
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride"),
+    [
+        (20, (1, 24, 40), 3, 1),
+        (14, (24, 16, 16), 3, 1),
+        (30, (96, 1, 1), 5, 2),
+        (9, (7, 1, 3), 3, 1),
+    ],
+)
+def test_windows_cost_what_the_program_does(
+    arch: AccelTarget, size: int, channels: tuple[int, int, int], kernel: int, stride: int
+) -> None:
+    _, op, done, choice = convolution(arch, size, channels, kernel, stride)
+    best = choice.ways[0]
+    assert sum(inst.cycles(arch) for inst in done) == best.array
+    assert best.cycles == min(way.cycles for way in choice.ways)
+    assert best.problem == window_problem(op)
+
+
+def test_windows_are_cut_by_cost() -> None:
+    """Groups of 16 channels by 14 x 14 pixels: on lanes all pixels at once beat full panels."""
+    _, _, _, choice = convolution(P2VIT, 14, (24, 16, 16), 1)
+    widest = max(choice.ways, key=lambda way: way.width)
+    assert choice.ways[0].width < widest.width == P2VIT.lanes
+    assert choice.ways[0].array < widest.array
+    # Where bytes are dear, weights are loaded once; where the array is slow, nothing else counts.
+    problem = replace(choice.ways[0].problem, groups=1, ins=512, outs=512)
+    cheap = replace(P2VIT, dram_bytes_per_cycle=1e5)
+    ways = {arch: windows.candidates(arch, problem) for arch in (P2VIT, cheap)}
+    assert ways[P2VIT][0].down
+    assert ways[cheap][0].array == min(way.array for way in ways[cheap])
+
+
+def test_explanation_of_a_convolution_by_hand() -> None:
+    """72 steps on 64 lanes, 32 channels or half of them on 8 multipliers, 4 pixels in time; 16 cycles
+    to fill and drain."""
+    _, _, _, choice = convolution(P2VIT, 2, (1, 8, 32), 3)
+    text = "\n".join(explain_lines([choice], P2VIT))
+    assert "vit.conv2d 3 x 3, 8 to 1 x 2 x 2 x 32, i8 x i8" in text
+    assert [way.array for way in choice.ways] == [16 + 2 * 4 * 4, 2 * (16 + 2 * 2 * 4)]
+    assert "order: block by block (" in text
+    assert "weights 2,304 B loaded once" in text

@@ -7,7 +7,7 @@ DIR/accel/model.img       the binary image
 DIR/accel/model.asm       its assembly, with model.data.npz beside it
 DIR/accel/arch.json       the architecture it is made for
 DIR/accel/origins.json    which operation of the model each instruction is a part of
-DIR/accel/explain.txt     why the mapper cut every product as it did
+DIR/accel/explain.txt     why the mapper cut every product and convolution as it did
 DIR/report.json           what was done and what came out, for programs
 DIR/report.txt            the same to read
 DIR/recipe.yaml           all settings, for `--recipe`

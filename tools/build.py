@@ -12,7 +12,7 @@ from vit_opt.tools.artefact import ARCH, ASSEMBLY, EXPLANATION, IMAGE, ORIGINS
 from vit_opt.tools.command import write_text
 
 if TYPE_CHECKING:
-    from vit_opt.passes.mapping import ProductChoice
+    from vit_opt.passes.windows import Choice
 
 
 def build_c(
@@ -43,7 +43,7 @@ def build_accel(
     from vit_opt.tools.assemble import describe_image, save_assembly
 
     target = read_arch(arch)
-    choices: list[ProductChoice] = []
+    choices: list[Choice] = []
     image = lower_accel(module, context.assets, target, choices=choices)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / EXPLANATION, "\n".join(explain_lines(choices, target)) + "\n")

@@ -1,13 +1,15 @@
-"""Why each product was cut as it was: the candidates of the mapper, their cost, and what was taken."""
+"""Why each product and convolution was cut as it was: the mapper's candidates, their cost, and what
+was taken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_products import array_cycles
 from vit_opt.passes.mapping import ProductChoice, on_chip
+from vit_opt.passes.windows import Choice, WindowChoice
 
 _AXES = {"M": "rows", "N": "columns", "K": "reduction"}
 
@@ -17,29 +19,77 @@ LEGEND = (
     "to store and load what the blocks in work displace. cost = max(array, DRAM) + room decides.",
 )
 
+WINDOWS = (
+    "",
+    "convolutions: rows, cols, channels and depth: pixels of a block, output channels of a panel and",
+    "input channels of a pass. engine: cycles of the array, of the reconfigurable engine if depthwise;",
+    "loads: at DRAM's bandwidth; room: DRAM cycles of what is loaded again or displaced by the blocks",
+    "in work. cost = max(engine, loads) + room decides.",
+)
 
-def explain_lines(choices: Iterable[ProductChoice], arch: AccelTarget) -> Iterator[str]:
-    """A table for every kind of product, those of equal size together."""
+
+def explain_lines(choices: Iterable[Choice], arch: AccelTarget) -> Iterator[str]:
+    """A table for every kind of product and of convolution, those of equal size together."""
     groups: dict[object, list[ProductChoice]] = {}
+    windows: dict[object, list[WindowChoice]] = {}
     for choice in choices:
-        key = (choice.kind, choice.batch, choice.ways[0].problem)
-        groups.setdefault(key, []).append(choice)
+        if isinstance(choice, WindowChoice):
+            windows.setdefault((choice.kind, choice.ways[0].problem), []).append(choice)
+        else:
+            key = (choice.kind, choice.batch, choice.ways[0].problem)
+            groups.setdefault(key, []).append(choice)
     yield f"products on {arch.name}: {arch.lanes} lanes of {arch.columns} multipliers"
     yield from LEGEND
     for group in groups.values():
         yield ""
         yield from _choice_lines(group, arch)
+    if windows:
+        yield from WINDOWS
+    for each in windows.values():
+        yield ""
+        yield from _window_lines(each, arch)
+
+
+def _names(group: Sequence[Choice]) -> str:
+    names = list(dict.fromkeys(choice.name for choice in group))
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _window_lines(group: list[WindowChoice], arch: AccelTarget) -> Iterator[str]:
+    first = group[0]
+    best = first.ways[0]
+    problem = best.problem
+    kernel = " x ".join(map(str, problem.geometry.kernel))
+    shape = " x ".join(map(str, problem.shape))
+    types = " x ".join(dtype.name.lower() for dtype in problem.types)
+    parts = f", {problem.groups} groups" if problem.groups > 1 else ""
+    yield f"{_names(group)}: {first.kind} {kernel}, {problem.ins} to {shape}{parts}, {types}"
+    head = "".join(f"{name:>9}" for name in ("rows", "cols", "channels", "depth"))
+    yield f"   {head}  axes{'engine':>12}{'loads':>10}{'room':>10}{'cost':>12}"
+    for way in first.ways:
+        rows, cols = way.pixels
+        axes = "" if problem.depthwise else way.axes.name.lower()
+        yield (
+            f" {'->' if way is best else '  '}{rows:>9}{cols:>9}{way.work[1]:>9}{way.depth:>9}"
+            f"  {axes:<4}{way.array:>12,}{way.loads:>10,}{way.displaced:>10,}{way.cycles:>12,}"
+        )
+    panels, blocks = best.walks
+    order = "panel by panel" if best.down else "block by block"
+    why = ", as its reader asks" if problem.by_panels else ""
+    yield f"    order: {order}{why} (panel by panel {panels:,} B of loads, block by block {blocks:,} B)"
+    room = on_chip(arch) // 4
+    stay = "loaded once" if best.down or best.weights <= room else "loaded for every block"
+    yield f"    on chip: weights {best.weights:,} B {stay} ({room:,} B free)"
+    yield f"    double buffering: 4 blocks of results, 2 of weights, 2 of windows: {best.held:,} B"
 
 
 def _choice_lines(group: list[ProductChoice], arch: AccelTarget) -> Iterator[str]:
-    names = list(dict.fromkeys(choice.name for choice in group))
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     first = group[0]
     best = first.ways[0]
     rows, cols, depth = best.problem.size
     types = " x ".join(dtype.name.lower() for dtype in best.problem.types)
     times = f"{first.batch} times " if first.batch > 1 else ""
-    yield f"{names[0]}{more}: {first.kind}, {times}{rows} x {cols} x {depth}, {types}"
+    yield f"{_names(group)}: {first.kind}, {times}{rows} x {cols} x {depth}, {types}"
     yield f"    {'m':>5}{'n':>6}{'k':>6}  axes{'array':>12}{'DRAM':>10}{'room':>10}{'cost':>12}"
     for way in first.ways:
         m, n, k = way.block

@@ -219,6 +219,13 @@ class Conv(UnitInst):
         return self.groups * self.oh * self.ow * self.oc * self.kh * self.kw * self.ic
 
 
+def depthwise_cycles(arch: AccelTarget, macs: int, dtype: DType) -> int:
+    """Cycles of a depthwise convolution on the reconfigurable engine: 16-bit input takes two
+    passes."""
+    passes = 2 if dtype.size == 2 else 1
+    return passes * ceil_div(macs, arch.dw_width) + arch.dw_latency
+
+
 @dataclass(frozen=True)
 class DepthwiseConv(UnitInst):
     """Depthwise convolution into int32 accumulators, with borders around the input block.
@@ -264,8 +271,7 @@ class DepthwiseConv(UnitInst):
     fill: Fill = 0
 
     def cycles(self, arch: AccelTarget) -> int:
-        passes = 2 if self.src_type.size == 2 else 1
-        return passes * ceil_div(self.macs(), arch.dw_width) + arch.dw_latency
+        return depthwise_cycles(arch, self.macs(), self.src_type)
 
     def macs(self) -> int:
         return self.oh * self.ow * self.chans * self.kh * self.kw

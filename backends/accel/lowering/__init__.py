@@ -51,7 +51,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.mapping import ProductChoice
+from vit_opt.passes.windows import Choice
 
 Rule = Callable[[Lowering, Any], None]
 
@@ -83,12 +83,12 @@ def lower_accel(
     assets: AssetStore,
     arch: AccelTarget,
     pipelines: Pipelines | None = None,
-    choices: list[ProductChoice] | None = None,
+    choices: list[Choice] | None = None,
 ) -> Image:
     """The image that runs the function `main` of a PoT module on `arch`.
 
     `pipelines` switches pipelines off for comparison; by default all are used. `choices`, if given,
-    takes in how the products were cut.
+    takes in how products and convolutions were cut.
     VitError for modules with scales that are not powers of two, operations in conformance modes,
     and operations that do not fit the architecture's memories.
     """

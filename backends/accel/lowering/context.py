@@ -34,7 +34,7 @@ from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.base import integers
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.mapping import ProductChoice
+from vit_opt.passes.windows import Choice
 
 Array = NDArray[Any]
 
@@ -106,7 +106,7 @@ class Lowering:
         self.layers = layers_of(self.order, self.source)
         self.widths: dict[Region, int] = {}
         """Columns of a result that lie together on chip."""
-        self.choices: list[ProductChoice] = []
+        self.choices: list[Choice] = []
         """How each product was cut, in the order of the program."""
         self._last_use: dict[Region, int] = {}
         self._deferred: dict[Operation, list[Source]] = {}

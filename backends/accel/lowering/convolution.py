@@ -5,7 +5,7 @@ A transposed convolution is the convolution of the image spread out by its strid
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vit_opt.backends.accel.lowering.arena import Region, Use, whole
 from vit_opt.backends.accel.lowering.builder import Builder
-from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
     Branch,
     bytes_per_element,
@@ -31,25 +31,22 @@ from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
-from vit_opt.backends.accel.lowering.products import (
-    ARRAY_TYPES,
-    bias_region,
-)
+from vit_opt.backends.accel.lowering.products import ARRAY_TYPES
 from vit_opt.backends.accel.lowering.streams import windowed
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
+    bias_region,
     centred_weights,
     folded_bias,
     narrow_weights,
     pack_weights,
+    weight_type,
 )
 from vit_opt.backends.accel.lowering.windows import (
-    Pair,
     Patch,
     Slice,
     Sliding,
-    choose_pixels,
     load_bands,
     load_patch,
     pixel_blocks,
@@ -60,23 +57,13 @@ from vit_opt.backends.accel.lowering.windows import (
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import integers
-from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
-from vit_opt.passes.mapping import best_map, block_rows, image_rows, is_image
+from vit_opt.passes.mapping import best_map
+from vit_opt.passes.windows import Mapping, Pair, Panel, Problem, WindowChoice, candidates
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Output channels `first` to `first + count - 1` and the input channels that they need."""
-
-    first: int
-    count: int
-    chan: int
-    chans: int
 
 
 @dataclass(frozen=True)
@@ -108,63 +95,41 @@ class Convolution:
         narrow = int(w.min()) >= -128 and int(w.max()) <= 127
         return self.groups > 1 and self.in_per_group == 1 and narrow
 
-    def panels(self, width: int) -> list[Panel]:
-        """Panels of about `width` output channels; several whole groups, or part of one."""
-        og, ig = self.out_per_group, self.in_per_group
-        result: list[Panel] = []
-        if og >= width or self.groups == 1:
-            for group in range(self.groups):
-                for first in range(0, og, width):
-                    count = min(width, og - first)
-                    result.append(Panel(group * og + first, count, group * ig, ig))
-            return result
-        step = width // og
-        for group in range(0, self.groups, step):
-            count = min(step, self.groups - group)
-            result.append(Panel(group * og, count * og, group * ig, count * ig))
-        return result
+    def problem(self, width: int, by_panels: bool) -> Problem:
+        """What the mapper must know; a result takes `width` bytes with what follows it."""
+        s = self.sliding
+        return Problem(
+            s.geometry,
+            s.x.shape[0],
+            self.weights.shape[0],
+            self.in_per_group,
+            self.groups,
+            (s.x.dtype, self.weight_type),
+            width,
+            self.is_depthwise,
+            by_panels,
+        )
+
+    @property
+    def weight_type(self) -> DType:
+        """The type of the weights on the array."""
+        return DType.I8 if self.narrow is not None else weight_type(self.op, self.weights)
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """Panels of output channels, output pixels of a block, input channels of one pass."""
+def _tile(lowering: Lowering, conv: Convolution, width: int, by_panels: bool) -> Mapping:
+    """The best way to cut a convolution, whose results take `width` bytes each.
 
-    panels: list[Panel]
-    pixels: Pair
-    depth: int
-
-
-def _halvings(size: int) -> Iterator[int]:
-    """A size, half of it, and so on down to 1."""
-    while size > 1:
-        yield size
-        size = (size + 1) // 2
-    yield 1
-
-
-def _tile(arch: AccelTarget, conv: Convolution, element: int) -> Tiling:
-    """The widest panels, then the deepest passes, of which two fit into every buffer.
-
-    `element` is the bytes of output buffer that one result needs.
+    VitError if not even one window fits.
     """
-    room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
-    room_out //= 2
-    taps = conv.sliding.kernel[0] * conv.sliding.kernel[1]
-    likely = block_rows(arch, conv.sliding.out[0] * conv.sliding.out[1])
-    for width in _halvings(min(conv.weights.shape[0], arch.lanes)):
-        panels = conv.panels(width)
-        chans = max(panel.chans for panel in panels)
-        height = max(panel.count for panel in panels)
-        single = chans == conv.in_per_group
-        for depth in _halvings(chans) if single else (chans,):
-            weights = taps * min(depth, conv.in_per_group) * height
-            room = room_out, room_in, element * height, depth
-            pixels = choose_pixels(conv.sliding, *room, likely)
-            if pixels is not None and weights <= room_w:
-                return Tiling(panels, pixels, depth if single else conv.in_per_group)
-    raise VitError(
-        f"{where(conv.op)}: one window does not fit into the buffers of architecture '{arch.name}'"
-    )
+    arch = lowering.arch
+    ways = candidates(arch, conv.problem(width, by_panels))
+    if not ways:
+        raise VitError(
+            f"{where(conv.op)}: one window does not fit into the buffers of architecture "
+            f"'{arch.name}'"
+        )
+    lowering.choices.append(WindowChoice(node_of(conv.op), conv.op.name, ways))
+    return ways[0]
 
 
 def _lower(lowering: Lowering, conv: Convolution) -> None:
@@ -181,19 +146,15 @@ def _lower(lowering: Lowering, conv: Convolution) -> None:
     branches = fork(lowering, conv.op, grid, whole_rows=False, reads=(conv.sliding.x,))
     targets = [target for branch in branches for target in branch.all_targets]
     width = max(bytes_per_element(branch.all_links) for branch in branches)
-    tiling = _tile(lowering.arch, conv, width)
-    if is_image(shape):
-        rows = min(tiling.pixels[0], image_rows(lowering.arch, shape) // shape[2])
-        tiling = replace(tiling, pixels=(rows, tiling.pixels[1]))
-    lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
-    blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
     stream = find_stream(lowering, conv.op, branches)
     by_columns = stream is not None and stream.by_columns
-    # Weights that fit stay on chip; otherwise each panel is loaded once.
-    if not by_columns and conv.weights.size <= lowering.arch.memory_size("bbuf") * 3 // 4:
-        order = [(panel, block) for block in blocks for panel in tiling.panels]
-    else:
+    tiling = _tile(lowering, conv, width, by_columns)
+    lowering.builder.macs += int(np.prod(shape)) * int(np.prod(conv.weights.shape[1:]))
+    blocks = list(pixel_blocks(conv.sliding.out, tiling.pixels))
+    if tiling.down:
         order = [(panel, block) for panel in tiling.panels for block in blocks]
+    else:
+        order = [(panel, block) for block in blocks for panel in tiling.panels]
     pixels = tiling.pixels[0] * tiling.pixels[1]
     width = max(panel.count for panel in tiling.panels)
     spread = raster(lowering.arch, targets, pixels, shape[3], width)

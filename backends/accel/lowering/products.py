@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.ir import Operation
 
-from vit_opt.backends.accel.lowering.arena import Region, whole
+from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
@@ -43,12 +43,12 @@ from vit_opt.backends.accel.lowering.tensors import (
     Block,
     Tensor,
     load_block,
-    load_vector,
     value_shape,
 )
 from vit_opt.backends.accel.lowering.weights import (
     NOWHERE,
     Narrow,
+    bias_region,
     centred_weights,
     folded_bias,
     narrow_weights,
@@ -77,11 +77,6 @@ Array = NDArray[Any]
 
 ARRAY_TYPES = (DType.I4, DType.I8, DType.UI8, DType.I16, DType.UI16, DType.LOG2, DType.I4X2)
 """Operand types of the MAC array."""
-
-
-def bias_region(builder: Builder, bias: Array | None, first: int, count: int) -> Region | None:
-    """The biases of some columns in the parameter buffer, or None."""
-    return None if bias is None else load_vector(builder, bias, first, count)
 
 
 # -- the problem ------------------------------------------------------------------------------

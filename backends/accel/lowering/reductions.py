@@ -27,7 +27,6 @@ from vit_opt.backends.accel.lowering.tensors import (
 )
 from vit_opt.backends.accel.lowering.windows import (
     Sliding,
-    choose_pixels,
     load_patch,
     pixel_blocks,
 )
@@ -216,7 +215,8 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
     chans = min(shape[3], MAX_COLS)
     rooms = arch.memory_size("obuf") // 2, arch.memory_size("abuf") // 2
     width = middle.size + target.dtype.size
-    while (count := choose_pixels(s, *rooms, width * chans, chans)) is None:
+    item = s.x.dtype.size
+    while (count := s.geometry.largest_block(*rooms, width * chans, chans * item)) is None:
         if chans == 1:
             raise VitError(f"{where(op)}: one window does not fit on chip")
         chans = (chans + 1) // 2

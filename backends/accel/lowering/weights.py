@@ -13,6 +13,7 @@ from vit_opt.backends.accel.groups import pack_groups
 from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
+from vit_opt.backends.accel.lowering.tensors import load_vector
 from vit_opt.backends.accel.memory import pack_int4
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
@@ -50,18 +51,33 @@ def folded_bias(lowering: Lowering, op: Any, weights: Array) -> Array | None:
     return bias.astype(np.int32)
 
 
+def bias_region(builder: Builder, bias: Array | None, first: int, count: int) -> Region | None:
+    """The biases of some columns in the parameter buffer, or None."""
+    return None if bias is None else load_vector(builder, bias, first, count)
+
+
 def pack_weights(builder: Builder, op: Any, weights: Array) -> tuple[Region, DType, int]:
     """Rows of weights in the narrowest type that holds them: region, type, bytes per row."""
-    bits = fixed_format(op.weight).storage.width.data
     rows = weights.reshape(weights.shape[0], -1)
-    low, high = int(rows.min()), int(rows.max())
-    if bits == 4 and low >= -8 and high <= 7:
+    dtype = weight_type(op, weights)
+    if dtype is DType.I4X2:
         packed: Array = pack_int4(rows)
-        return builder.constant(packed, rows.size), DType.I4X2, packed.shape[1]
+        return builder.constant(packed, rows.size), dtype, packed.shape[1]
+    if dtype is DType.I8:
+        return builder.constant(rows.astype(np.int8)), dtype, rows.shape[1]
+    return builder.constant(rows.astype(np.int16)), dtype, 2 * rows.shape[1]
+
+
+def weight_type(op: Any, weights: Array) -> DType:
+    """The narrowest type of the array that holds weights; VitError if there is none."""
+    bits = fixed_format(op.weight).storage.width.data
+    low, high = int(weights.min()), int(weights.max())
+    if bits == 4 and low >= -8 and high <= 7:
+        return DType.I4X2
     if low >= -128 and high <= 127:
-        return builder.constant(rows.astype(np.int8)), DType.I8, rows.shape[1]
+        return DType.I8
     if low >= -(1 << 15) and high < 1 << 15:
-        return builder.constant(rows.astype(np.int16)), DType.I16, 2 * rows.shape[1]
+        return DType.I16
     raise VitError(f"{where(op)}: weights less their zero point need more than 16 bits")
 
 

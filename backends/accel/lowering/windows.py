@@ -19,8 +19,7 @@ from vit_opt.backends.accel.lowering.tensors import Tensor
 from vit_opt.backends.accel.lowering.transfers import Dim, transfer
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.fields import Space
-
-Pair = tuple[int, int]
+from vit_opt.passes.windows import Geometry, Pair
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,14 @@ class Sliding:
     fill: int = 0
     """Code outside the image and between spread pixels."""
 
+    @property
+    def geometry(self) -> Geometry:
+        """What blocks depend on."""
+        return Geometry(self.out, self.kernel, self.strides, self.dilations)
+
     def extent(self, count: Pair) -> Pair:
         """Input rows and columns under `count` output rows and columns."""
-        height, width = (
-            (count[i] - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilations[i] + 1
-            for i in range(2)
-        )
-        return height, width
+        return self.geometry.extent(count)
 
 
 Borders = tuple[int, int, int, int, int]
@@ -313,32 +313,3 @@ def pixel_blocks(out: Pair, count: Pair) -> Iterator[tuple[Pair, Pair]]:
     for y in range(0, out[0], count[0]):
         for x in range(0, out[1], count[1]):
             yield (y, x), (min(count[0], out[0] - y), min(count[1], out[1] - x))
-
-
-def choose_pixels(
-    s: Sliding, room_out: int, room_in: int, width: int, chans: int, likely: int = 0
-) -> Pair | None:
-    """Largest block of output pixels: whole rows if one fits, else part of a row; None if none.
-
-    `width` is bytes of output a pixel, `chans` the channels of input that must fit. A block has
-    `likely` pixels, as those of a product that reads the result have, where these are whole rows.
-    """
-    item = s.x.dtype.size
-
-    def fits(count: Pair) -> bool:
-        height, wide = s.extent(count)
-        return count[0] * count[1] * width <= room_out and height * wide * chans * item <= room_in
-
-    cols = s.out[1]
-    while cols > 1 and not fits((1, cols)):
-        cols = (cols + 1) // 2
-    if not fits((1, cols)):
-        return None
-    rows = 1
-    while cols == s.out[1] and rows < s.out[0] and fits((rows + 1, cols)):
-        rows += 1
-    if likely and not likely % cols and likely // cols <= rows:
-        rows = likely // cols
-    elif rows < s.out[0]:
-        rows = -(-s.out[0] // -(-s.out[0] // rows))
-    return rows, cols
