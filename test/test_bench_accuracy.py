@@ -119,6 +119,9 @@ def test_ablation_command(data: Path, calib: Path, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 4 and "| without error-compensated weights |" in lines[3]
     assert lines[2].split("|")[4].strip() == "100.0%"
+    options[1] = "nothere.npz"
+    assert bench.run(["ablation", str(MODEL), *options, *chosen]) == 1
+    assert capsys.readouterr().err == "vit-bench: error: nothere.npz: no such file or folder\n"
 
 
 def test_a_variant_leaves_the_next_one_as_it_was(data: Path, calib: Path) -> None:

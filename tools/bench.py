@@ -146,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
         pipelines,
         scalesim,
     )
+    from vit_opt.tools.opt import positive
 
     result = command_line("vit-bench", DESCRIPTION)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -154,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", metavar="MODEL.onnx")
     command.add_argument("--calib", metavar="DATA", help="calibration data (default: synthetic)")
     command.add_argument("--target", choices=("c", "accel", "all"), default="all")
-    command.add_argument("--inferences", type=int, default=3, metavar="N", help="default: 3")
+    command.add_argument("--inferences", type=positive, default=3, metavar="N", help="default: 3")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=_road)
     cpu.add_command(commands)

@@ -223,6 +223,9 @@ def _run(args: argparse.Namespace) -> None:
     given = options_of(args.passes)
     with progress("vit-bench ablation") as say:
         rows = ablate(model, features, bases, say, given)
+    failed = [row["error"] for row in rows if row["feature"] is None and "error" in row]
+    if len(failed) == len(bases):
+        raise VitError(failed[0])
     if args.json:
         print(json.dumps(rows))
         return
@@ -235,7 +238,7 @@ def _run(args: argparse.Namespace) -> None:
             print()
     for row in rows:
         if "error" in row:
-            print(f"{row['base']}, {row['feature']}: {row['error']}")
+            print(f"{row['base']}, {row['feature'] or 'as it is'}: {row['error']}")
 
 
 def options_of(spec: str) -> Options:
