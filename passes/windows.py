@@ -213,7 +213,7 @@ class Mapping:
             part = problem.taps * min(self.depth, problem.ins - begin)
             size = (pixels, count // groups, part)
             axes = best_map(arch, size, problem.types)
-            total += groups * array_cycles(arch, size, axes, problem.types)
+            total += array_cycles(arch, size, axes, problem.types, count=groups)
         return total
 
     @property
