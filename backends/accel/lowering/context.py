@@ -16,7 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.arena import Region
 from vit_opt.backends.accel.lowering.builder import Builder, Origin
-from vit_opt.backends.accel.lowering.memory import STREAMING_TURNS, Demand, Source
+from vit_opt.backends.accel.lowering.memory import Demand, Source
 from vit_opt.backends.accel.lowering.pipelines import Pipelines, layers_of
 from vit_opt.backends.accel.lowering.residency import Trace
 from vit_opt.backends.accel.lowering.tensors import (
@@ -316,7 +316,6 @@ class Lowering:
         last, read their rows or columns; what they read themselves is made no earlier."""
         self.defer(source, results, reader)
         self._driver.update(dict.fromkeys(members, reader))
-        self.builder.turns = STREAMING_TURNS
         for operand in (operand for op in members for operand in op.operands):
             tensor = self.tensors.get(self.source(operand))
             if tensor is not None:
@@ -344,7 +343,6 @@ class Lowering:
         if any(self._deferred.values()):
             return
         self._awaited.clear()
-        self.builder.turns = self.builder.usual_turns
         for region in [r for r, last in self._last_use.items() if last <= position]:
             del self._last_use[region]
             self.builder.forget(region)

@@ -29,9 +29,6 @@ DRAM_ALIGN = 64
 TURNS = 2
 """Blocks of work for which an address rests before it is used again, so that engines may overlap:
 while one block is worked on, the one before is still being read."""
-STREAMING_TURNS = 4
-"""The same where blocks of several layers follow each other."""
-
 DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
 
 
@@ -55,10 +52,6 @@ class Memory:
         """Reads so far: the time by which `Trace` tells."""
         self.turn = 0
         """Blocks of work so far."""
-        self.usual_turns = TURNS * (2 if arch.peak == "both" else 1)
-        """Two engines work on two blocks at a time."""
-        self.turns = self.usual_turns
-        """Blocks of work for which an address rests now."""
         self.pieces: dict[Region, list[Piece]] = {}
         """By the DRAM region that they are parts of."""
         self.sources: dict[Region, Demand] = {}
@@ -129,7 +122,7 @@ class Memory:
         if region.space is Space.DRAM:
             self.arenas[region.space].release(region, self.turn)
         elif not self.rehearsing:
-            self._resting.append((self.turn + (self.turns if turns is None else turns), region))
+            self._resting.append((self.turn + (TURNS if turns is None else turns), region))
 
     def next_turn(self) -> None:
         """Begin another block of work: what was given back two blocks ago may be used again."""
@@ -182,7 +175,7 @@ class Memory:
             for index in range(first, len(live)):
                 region = live[index]
                 held = self._held.get(region)
-                if held is None or held.pins or (rested and held.turn > self.turn - self.turns):
+                if held is None or held.pins or (rested and held.turn > self.turn - TURNS):
                     break
                 use = held.next_use(self.now)
                 soonest = min(soonest, use)
