@@ -38,6 +38,12 @@ from vit_opt.dialects.vit_accel.isa_products import array_cycles
 LEAST_HEIGHT = 16
 """Rows that an image must have to be worth cutting."""
 
+LEAST_BLOCKS = 14
+"""Blocks that such an image is cut into at least: what flows is a small part of it."""
+
+LONGEST_ROW = 4096
+"""Columns of a row that a function of whole rows may wait for: 16 KiB of accumulators."""
+
 LEAST_COLS = 16
 """Columns of a block at least: the units behind the array pay their latency for every block."""
 
@@ -46,6 +52,9 @@ DISPLACED = 2
 
 RESULT = 2
 """Bytes of a result as it stays, at most: residuals have 16 bits."""
+
+AXES = {"M": "rows", "N": "columns", "K": "reduction"}
+"""What the letters of a `MacMap` stand for."""
 
 Size = tuple[int, int, int]
 Types = tuple[DType, DType]
@@ -60,6 +69,19 @@ def best_map(arch: AccelTarget, size: Size, types: Types) -> MacMap:
 def on_chip(arch: AccelTarget) -> int:
     """Bytes that may stay on chip besides the blocks in work."""
     return sum(memory.size for memory in arch.memories) * 5 // 8
+
+
+def on_chip_beside(arch: AccelTarget) -> int:
+    """Of these, the bytes for an operand that is read again for every block of rows, while the rows
+    and their results go by."""
+    return on_chip(arch) // 4
+
+
+def waits_for_rows(arch: AccelTarget, cols: int, operand: int, batched: bool) -> bool:
+    """Whether a product whose right operand has so many bytes makes whole rows where a function
+    needs them. Such blocks are low, so that the operand is read again and again: it must stay, or be
+    one of a batch."""
+    return cols <= LONGEST_ROW and (batched or operand <= on_chip_beside(arch))
 
 
 def block_rows(arch: AccelTarget, rows: int) -> int:
@@ -82,12 +104,17 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[0] == 1 and shape[1] >= LEAST_HEIGHT
 
 
+def is_small_image(shape: Sequence[int]) -> bool:
+    """Whether a value is one image [1, H, W, C] of a few rows, which is not cut into rows."""
+    return len(shape) == 4 and shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
+
+
 def image_rows(arch: AccelTarget, shape: Sequence[int]) -> int:
     """Pixels of a block of an image: whole rows, so many that the array is busy for a while."""
     height, width, channels = shape[1:4]
     sums = 4 * min(arch.lanes, channels)
     most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // sums)
-    rows = max(1, min(most // width, height // 14))
+    rows = max(1, min(most // width, height // LEAST_BLOCKS))
     return rows * width
 
 
@@ -121,9 +148,8 @@ def walk_bytes(
     is less room for b, which is walked while rows and results of a go by.
     """
     left, right = operands
-    room = on_chip(arch)
-    down = right + left * (1 if left <= room else panels)
-    along = left + right * (1 if right <= room // 4 else blocks)
+    down = right + left * (1 if left <= on_chip(arch) else panels)
+    along = left + right * (1 if right <= on_chip_beside(arch) else blocks)
     return down, along
 
 

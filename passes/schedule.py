@@ -1,9 +1,10 @@
 """How one operation's loops lie on a machine: what `tile` decides per operation.
 
-What `mapping` says of an accelerator's matrix products is written down; here is what it leaves open.
-A product has rows m, columns n and a reduction k. The machine has lanes, and multipliers in a lane
-(an accelerator's array, or the vector registers of a CPU). Rows or columns go over the lanes, a
-second axis over the multipliers, the third runs in time, so that a step needs
+What `mapping` says of an accelerator's matrix products and `windows` of its convolutions is written
+down; here is what they leave open. A product has rows m, columns n and a reduction k. The machine has
+lanes, and multipliers in a lane (an accelerator's array, or the vector registers of a CPU). Rows or
+columns go over the lanes, a second axis over the multipliers, the third runs in time, so that a step
+needs
 
     ceil(lanes_axis / lanes) * ceil(second / multipliers) * third
 
@@ -25,8 +26,18 @@ from vit_opt.dialects.vit.ops.base import VitOp, integers, shape_of, tensor_type
 from vit_opt.dialects.vit.ops.pipeline import LoopsAttr
 from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget
 from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.dialects.vit_accel.isa_base import ceil_div
 from vit_opt.passes import windows
-from vit_opt.passes.mapping import LEAST_HEIGHT, Problem, block_rows, candidates, on_chip
+from vit_opt.passes.mapping import (
+    AXES,
+    Problem,
+    block_rows,
+    candidates,
+    is_small_image,
+    on_chip,
+    on_chip_beside,
+    waits_for_rows,
+)
 
 PRODUCTS = (
     ops.LinearOp,
@@ -39,7 +50,6 @@ PRODUCTS = (
 
 ROW_REDUCTIONS = (ops.LayerNormOp, ops.SoftmaxExpOp, ops.ShiftmaxOp, ops.Log2SoftmaxOp)
 """Operations that see a whole row before its first result."""
-
 
 MATRICES = (ops.LinearOp, ops.MatmulOp, ops.Log2MatmulOp)
 """Products of matrices."""
@@ -82,14 +92,10 @@ class Machine:
         return Machine(target.lanes, target.columns, *sizes, arch=target)
 
 
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def element_bytes(value: SSAValue) -> int:
     """Bytes of one element in memory."""
     element = tensor_type(value).get_element_type()
-    return _ceil(element.storage.width.data, 8) if isinstance(element, QuantizedType) else 1
+    return ceil_div(element.storage.width.data, 8) if isinstance(element, QuantizedType) else 1
 
 
 def row_bytes(value: SSAValue) -> int:
@@ -127,10 +133,10 @@ def best_lanes(machine: Machine, size: tuple[int, int, int]) -> str:
     rows, columns, reduction = size
 
     def cycles(lanes_axis: int, other: int) -> int:
-        steps = _ceil(lanes_axis, machine.lanes)
+        steps = ceil_div(lanes_axis, machine.lanes)
         return steps * min(
-            _ceil(other, machine.multipliers) * reduction,
-            other * _ceil(reduction, machine.multipliers),
+            ceil_div(other, machine.multipliers) * reduction,
+            other * ceil_div(reduction, machine.multipliers),
         )
 
     return "rows" if cycles(rows, columns) < cycles(columns, rows) else "columns"
@@ -172,7 +178,7 @@ class Stream:
                 limit = min(limit, machine.rows // (share * row_bytes(op.operands[0])))
         limit = max(1, limit)
         if limit < machine.lanes:
-            return Stream(total, _ceil(total, _ceil(total, limit)))
+            return Stream(total, ceil_div(total, ceil_div(total, limit)))
         return Stream(total, _rounded(total, limit, machine.lanes))
 
     def share(self, op: Operation) -> int:
@@ -222,14 +228,15 @@ def _mapped(op: Operation, arch: AccelTarget, needs: Sequence[str]) -> LoopsAttr
     shape = shape_of(op.results[0])
     way = candidates(arch, Problem.of(arch, shape, size, types, width, whole_rows))[0]
     left, right = size[0] * size[2] * types[0].size, size[1] * size[2] * types[1].size
-    resident = "none"
-    if right <= on_chip(arch) // 4:
-        resident = "weight"
-    elif left <= on_chip(arch):
-        resident = "rows"
-    lanes = {"M": "rows", "N": "columns", "K": "reduction"}[way.axes.name[0]]
     block = [min(a, b) for a, b in zip(way.block, size, strict=True)]
-    return LoopsAttr.get(lanes, block, resident, needs)
+    return LoopsAttr.get(AXES[way.axes.name[0]], block, _resident(arch, left, right), needs)
+
+
+def _resident(arch: AccelTarget, rows: int, weights: int) -> str:
+    """Which operand of a product stays on chip, by their bytes."""
+    if weights <= on_chip_beside(arch):
+        return "weight"
+    return "rows" if rows <= on_chip(arch) else "none"
 
 
 def _array_type(op: Operation, value: SSAValue) -> DType:
@@ -253,8 +260,9 @@ def _followed(op: Operation, size: tuple[int, int, int], arch: AccelTarget) -> t
     """Bytes that a result takes at most with the operations that follow a product on chip, and
     whether one of them needs whole rows."""
     _, cols, depth = size
-    stays = cols * depth * element_bytes(op.operands[1]) <= on_chip(arch) // 4
-    may_wait = cols <= 4096 and (len(shape_of(op.operands[1])) > 2 or stays)
+    right = op.operands[1]
+    operand = cols * depth * element_bytes(right)
+    may_wait = waits_for_rows(arch, cols, operand, len(shape_of(right)) > 2)
     width, whole, _ = _behind(op.results[0], 4, may_wait)
     return width, whole
 
@@ -285,14 +293,9 @@ def _windowed(
     if not way:
         return LoopsAttr.get("columns", problem(op), "none", needs)
     best = way[0]
-    resident = "none"
-    if best.weights <= on_chip(arch) // 4:
-        resident = "weight"
-    elif best.inputs <= on_chip(arch):
-        resident = "rows"
-    lanes = {"M": "rows", "N": "columns", "K": "reduction"}[best.axes.name[0]]
-    block = [min(a, b) for a, b in zip(best.work, problem(op), strict=True)]
-    return LoopsAttr.get("columns" if best.problem.depthwise else lanes, block, resident, needs)
+    lanes = "columns" if best.problem.depthwise else AXES[best.axes.name[0]]
+    block = [min(a, b) for a, b in zip(best.block, problem(op), strict=True)]
+    return LoopsAttr.get(lanes, block, _resident(arch, best.inputs, best.weights), needs)
 
 
 def window_problem(op: ops.Conv2dOp | ops.ConvTranspose2dOp) -> windows.Problem:
@@ -320,8 +323,7 @@ def window_problem(op: ops.Conv2dOp | ops.ConvTranspose2dOp) -> windows.Problem:
             (max(width, 4 + item), False, value)
             for (width, _, value), (_, item) in zip(ends, made, strict=True)
         ]
-    small = shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
-    by_panels = small and any(
+    by_panels = is_small_image(shape) and any(
         all(isinstance(use.operation, ops.Conv2dOp) and use.index == 0 for use in end.uses)
         for _, _, end in ends
     )

@@ -28,7 +28,7 @@ from functools import cached_property
 from math import prod
 
 from vit_opt.dialects.vit.targets import AccelTarget
-from vit_opt.dialects.vit_accel.enums import DType, MacMap
+from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
 from vit_opt.dialects.vit_accel.isa_products import array_cycles, depthwise_cycles
 from vit_opt.passes.mapping import (
@@ -36,15 +36,17 @@ from vit_opt.passes.mapping import (
     LEAST_COLS,
     RESULT,
     ProductChoice,
+    Size,
+    Types,
     best_map,
     block_rows,
     image_rows,
     is_image,
     on_chip,
+    on_chip_beside,
 )
 
 Pair = tuple[int, int]
-Types = tuple[DType, DType]
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,14 @@ class Mapping:
         )
 
     @property
-    def work(self) -> tuple[int, int, int]:
-        """Pixels, channels and steps of the reduction of a whole block."""
+    def block(self) -> Size:
+        """Pixels, output channels and part of the reduction of a whole block."""
         return prod(self.pixels), max(p.count for p in self.panels), self.problem.taps * self.depth
 
     @cached_property
     def axes(self) -> MacMap:
         """The axes of a whole block on the array."""
-        return best_map(self.arch, self.work, self.problem.types)
+        return best_map(self.arch, self.block, self.problem.types)
 
     @cached_property
     def array(self) -> int:
@@ -218,7 +220,7 @@ class Mapping:
 
     @property
     def inputs(self) -> int:
-        """Bytes of an image's input, what two blocks need twice."""
+        """Bytes of the input, what two blocks need twice."""
         problem = self.problem
         pixels = sum(prod(problem.geometry.extent(n)) * k for n, k in self.sizes.items())
         return problem.images * pixels * problem.ins * problem.groups * problem.types[0].size
@@ -228,15 +230,19 @@ class Mapping:
         """Bytes of the weights."""
         return self.problem.outs * self.problem.taps * self.problem.ins * self.problem.types[1].size
 
+    @property
+    def weights_stay(self) -> bool:
+        """Whether all weights stay on chip while pixels go by."""
+        return self.weights <= on_chip_beside(self.arch)
+
     @cached_property
     def walks(self) -> Pair:
         """Bytes loaded panel by panel, and block by block."""
-        room = on_chip(self.arch)
-        stays = self.problem.groups > 1 or self.inputs <= room
+        stays = self.problem.groups > 1 or self.inputs <= on_chip(self.arch)
         again = 1 if stays else len(self.panels)
         blocks = self.problem.images * self.sizes.total()
         down = self.weights + self.inputs * again
-        along = self.inputs + self.weights * (1 if self.weights <= room // 4 else blocks)
+        along = self.inputs + self.weights * (1 if self.weights_stay else blocks)
         return down, along
 
     @property
@@ -249,10 +255,10 @@ class Mapping:
     def held(self) -> int:
         """Bytes on chip of the blocks in work: four of results, two of weights, two of input."""
         problem = self.problem
-        pixels, count, depth = self.work
+        pixels, count, depth = self.block
         chans = self.depth * max(panel.chans for panel in self.panels) // problem.ins
         patch = prod(problem.geometry.extent(self.pixels)) * chans * problem.types[0].size
-        return 16 * pixels * count + 2 * count * depth * problem.types[1].size + 2 * patch
+        return 4 * 4 * pixels * count + 2 * count * depth * problem.types[1].size + 2 * patch
 
     @cached_property
     def loads(self) -> int:
@@ -278,7 +284,7 @@ class Mapping:
         others += 0 if problem.flows else self.inputs + results
         excess = max(0, min(self.held, others + self.held - on_chip(self.arch)))
         # What leaves does so in runs of a panel's channels, each of whole bursts.
-        burst, run = self.arch.dram_burst, self.work[1]
+        burst, run = self.arch.dram_burst, self.block[1]
         excess = excess * ceil_div(run, burst) * burst // run
         return round((again + DISPLACED * excess) / self.arch.dram_bytes_per_cycle)
 

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_products import array_cycles
-from vit_opt.passes.mapping import ProductChoice, on_chip
+from vit_opt.passes.mapping import AXES, ProductChoice, on_chip, on_chip_beside
 from vit_opt.passes.windows import Choice, WindowChoice
-
-_AXES = {"M": "rows", "N": "columns", "K": "reduction"}
 
 LEGEND = (
     "m, n, k: rows, columns and part of the reduction of a block. axes: what lies on the lanes and",
@@ -70,16 +68,15 @@ def _window_lines(group: list[WindowChoice], arch: AccelTarget) -> Iterator[str]
         rows, cols = way.pixels
         axes = "" if problem.depthwise else way.axes.name.lower()
         yield (
-            f" {'->' if way is best else '  '}{rows:>9}{cols:>9}{way.work[1]:>9}{way.depth:>9}"
+            f" {'->' if way is best else '  '}{rows:>9}{cols:>9}{way.block[1]:>9}{way.depth:>9}"
             f"  {axes:<4}{way.array:>12,}{way.loads:>10,}{way.displaced:>10,}{way.cycles:>12,}"
         )
     panels, blocks = best.walks
     order = "panel by panel" if best.down else "block by block"
     why = ", as its reader asks" if problem.by_panels else ""
     yield f"    order: {order}{why} (panel by panel {panels:,} B of loads, block by block {blocks:,} B)"
-    room = on_chip(arch) // 4
-    stay = "loaded once" if best.down or best.weights <= room else "loaded for every block"
-    yield f"    on chip: weights {best.weights:,} B {stay} ({room:,} B free)"
+    stay = "loaded once" if best.down or best.weights_stay else "loaded for every block"
+    yield f"    on chip: weights {best.weights:,} B {stay} ({on_chip_beside(arch):,} B free)"
     yield f"    double buffering: 4 blocks of results, 2 of weights, 2 of windows: {best.held:,} B"
 
 
@@ -107,7 +104,7 @@ def _reasons(choice: ProductChoice, arch: AccelTarget) -> Iterator[str]:
     problem, block = way.problem, way.block
     cycles = {axes: array_cycles(arch, block, axes, problem.types) for axes in MacMap}
     ranked = sorted(cycles, key=lambda axes: cycles[axes])
-    lanes, columns = (_AXES[axis] for axis in way.axes.name)
+    lanes, columns = (AXES[axis] for axis in way.axes.name)
     yield (
         f"    axes: {lanes} on the lanes, {columns} on the multipliers; cycles of a block: "
         + ", ".join(f"{axes.name.lower()} {cycles[axes]:,}" for axes in ranked)
@@ -117,12 +114,11 @@ def _reasons(choice: ProductChoice, arch: AccelTarget) -> Iterator[str]:
     yield f"    order: {order} (down the rows {down:,} B of loads, along {along:,} B)"
     rows, cols, depth = problem.size
     left, right = (dtype.size for dtype in problem.types)
-    room = on_chip(arch)
     stays = [
         f"{name} {size:,} B {'stays' if size <= limit else 'is loaded again'} ({limit:,} B free)"
         for name, size, limit in (
-            ("left operand", rows * depth * left, room),
-            ("right operand", cols * depth * right, room // 4),
+            ("left operand", rows * depth * left, on_chip(arch)),
+            ("right operand", cols * depth * right, on_chip_beside(arch)),
         )
     ]
     yield "    on chip: " + "; ".join(stays)

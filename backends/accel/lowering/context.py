@@ -107,7 +107,7 @@ class Lowering:
         self.widths: dict[Region, int] = {}
         """Columns of a result that lie together on chip."""
         self.choices: list[Choice] = []
-        """How each product was cut, in the order of the program."""
+        """How products and convolutions were cut, in the order in which they were lowered."""
         self._last_use: dict[Region, int] = {}
         self._deferred: dict[Operation, list[Source]] = {}
         self._driver: dict[Operation, Operation] = {}

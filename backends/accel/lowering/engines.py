@@ -23,7 +23,7 @@ def has_two(arch: AccelTarget) -> bool:
 def emit_matmul(
     builder: Builder, inst: isa.Matmul, reads: Iterable[Use], writes: Iterable[Use]
 ) -> None:
-    """Append a product, on the engine that completes it first."""
+    """Append a product; where there are two engines, for the one that will complete it first."""
     instead = None
     if has_two(builder.arch) and not builder.rehearsing:
         instead = isa.EngineMatmul(*(getattr(inst, field.name) for field in fields(inst)))

@@ -12,6 +12,9 @@ from vit_opt.backends.accel.lowering.tensors import Block, Tensor
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
 
+BLOCKS_TOGETHER = 2
+"""Blocks of rows that lie together where windows slide over them."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -63,15 +66,11 @@ def raster(
 
     `rows` of a block and `panel` columns are the least unless that is too much.
     """
-    room = arch.memory_size("abuf") * 3 // 8
+    room = _room_together(arch)
     item = max(target.dtype.size for target in targets)
     parts = -(-cols * rows * item // room)
     wide = -(-cols // parts // panel) * panel if parts * panel <= cols else panel
     return max(1, min(rows, room // (min(panel, cols) * item))), min(cols, wide)
-
-
-BLOCKS_TOGETHER = 2
-"""Blocks of rows that lie together where windows slide over them."""
 
 
 def taller(
@@ -80,5 +79,10 @@ def taller(
     """A raster of several blocks of rows, `rows` in all, as far as there is room: a window whose
     rows lie in one buffer takes one instruction."""
     item = max(target.dtype.size for target in targets)
-    most = arch.memory_size("abuf") * 3 // 8 // (spread[0] * spread[1] * item)
+    most = _room_together(arch) // (spread[0] * spread[1] * item)
     return min(rows, spread[0] * max(1, min(BLOCKS_TOGETHER, most))), spread[1]
+
+
+def _room_together(arch: AccelTarget) -> int:
+    """Bytes of a result that may lie together on chip: three eighths of a buffer for inputs."""
+    return arch.memory_size("abuf") * 3 // 8

@@ -39,12 +39,7 @@ from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.streams import windowed
-from vit_opt.backends.accel.lowering.tensors import (
-    Block,
-    Tensor,
-    load_block,
-    value_shape,
-)
+from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     NOWHERE,
     Narrow,
@@ -70,6 +65,7 @@ from vit_opt.passes.mapping import (
     is_image,
     on_chip,
     row_blocks,
+    waits_for_rows,
     walks_rows,
 )
 
@@ -135,10 +131,9 @@ def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) 
 
 def product_branches(lowering: Lowering, product: Product) -> list[Branch]:
     """The chains that take the results of a product block by block, their results allocated."""
-    # Blocks of whole rows are low, so that the right operand is read again and again: it must fit.
-    cols, batch = product.grid.col_count, len(product.a)
-    stays = cols * product.k * product.types[1].size <= on_chip(lowering.arch) // 4
-    whole_rows = cols <= 4096 and (batch > 1 or stays)
+    cols = product.grid.col_count
+    operand = cols * product.k * product.types[1].size
+    whole_rows = waits_for_rows(lowering.arch, cols, operand, len(product.a) > 1)
     reads = (product.a[0], product.b[0])
     return fork(lowering, product.op, product.grid, whole_rows, reads)
 
@@ -359,7 +354,8 @@ def load_right(
 def prefetch(
     lowering: Lowering, product: Product, b: Tensor, cols: Sequence[int], width: int, depth: int
 ) -> None:
-    """Load panels of weights ahead of the rows that they meet, which are still to be made."""
+    """Load panels of weights ahead of the rows that they meet, which are still to be made, as far as
+    a sixth of what may stay on chip holds them."""
     builder = lowering.builder
     room = on_chip(lowering.arch) // 6
     mark = builder.mark()

@@ -7,8 +7,8 @@ tensor of an inverted bottleneck never exists as a whole, depthwise convolutions
 pointwise ones of neighbouring rows, and a layer that the tables delay overlaps with one that the
 multipliers delay, many layers further on.
 
-An image of a few rows is not cut so. It flows in panels of channels, as far as its readers take
-groups of channels.
+An image of a few rows is not cut so. It flows in panels of channels to convolutions, which load their
+weights meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xdsl.ir import Operation, SSAValue
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.tensors import value_shape
 from vit_opt.dialects.vit import ops
-from vit_opt.passes.mapping import LEAST_HEIGHT, is_image
+from vit_opt.passes.mapping import is_image, is_small_image
 
 ROWWISE = (
     ops.Conv2dOp,
@@ -45,11 +45,8 @@ def stream_reader(lowering: Lowering, value: SSAValue) -> Operation | None:
 
 
 def panel_reader(lowering: Lowering, value: SSAValue) -> Operation | None:
-    """The last reader of a small image if all its readers are convolutions, of groups of channels
-    or such as load their weights while the image is made; else None."""
-    shape = value_shape(value)
-    small = len(shape) == 4 and shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
-    if not lowering.pipelines.inter or not small:
+    """The last reader of a small image if all its readers are convolutions; else None."""
+    if not lowering.pipelines.inter or not is_small_image(value_shape(value)):
         return None
     readers = lowering.users.get(value, [])
     if not readers or not all(_convolves(lowering, reader, value) for reader in readers):
