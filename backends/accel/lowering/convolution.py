@@ -79,11 +79,6 @@ class Convolution:
     """The weights if they are narrow in groups."""
 
     @property
-    def out_per_group(self) -> int:
-        """Output channels of a group."""
-        return self.weights.shape[0] // self.groups
-
-    @property
     def in_per_group(self) -> int:
         """Input channels of a group."""
         return self.weights.shape[3]
@@ -252,6 +247,11 @@ def _load_weights(
         region = conv.narrow.load(builder, (panel.first, begin), (panel.count, count))
         return region, DType.I8, part[0].size
     source, dtype, row = pack_weights(builder, conv.op, part)
+    return _load_panel(builder, source, panel, row), dtype, row
+
+
+def _load_panel(builder: Builder, source: Region, panel: Panel, row: int) -> Region:
+    """Weights of a panel's output channels, `row` bytes each, in the weight buffer; pinned."""
     key = (source, panel.first, panel.count, Space.BBUF)
     region = builder.cached(key)
     if region is None:
@@ -259,7 +259,7 @@ def _load_weights(
         region = builder.keep(key, size, Space.BBUF)
         inst = isa.Load(region.addr(), source.addr(panel.first * row), size)
         builder.emit(inst, [whole(source)], [whole(region)])
-    return region, dtype, row
+    return region
 
 
 def _emit_conv(
@@ -324,14 +324,8 @@ def _depthwise(
     builder, s = lowering.builder, conv.sliding
     mark = builder.mark()
     bands = load_bands(builder, s, image, first, size, (panel.chan, panel.chans))
-    taps = s.kernel[0] * s.kernel[1]
     source = builder.constant(conv.weights.astype(np.int8))
-    key = (source, panel.first, panel.count, Space.BBUF)
-    weights = builder.cached(key)
-    if weights is None:
-        weights = builder.keep(key, panel.count * taps, Space.BBUF)
-        inst = isa.Load(weights.addr(), source.addr(panel.first * taps), panel.count * taps)
-        builder.emit(inst, [whole(source)], [whole(weights)])
+    weights = _load_panel(builder, source, panel, s.kernel[0] * s.kernel[1])
     bias = bias_region(builder, conv.bias, panel.first, panel.count)
     for part in slices(s, first[0], size[0], bands):
         _emit_depthwise(lowering, conv, panel, (first, size), acc, part, (weights, bias))

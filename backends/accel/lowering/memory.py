@@ -29,7 +29,9 @@ DRAM_ALIGN = 64
 TURNS = 2
 """Blocks of work for which an address rests before it is used again, so that engines may overlap:
 while one block is worked on, the one before is still being read."""
+
 DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
+"""Memories of the chip in the order in which room is looked for."""
 
 
 class CapacityError(VitError):
@@ -125,7 +127,7 @@ class Memory:
             self._resting.append((self.turn + (TURNS if turns is None else turns), region))
 
     def next_turn(self) -> None:
-        """Begin another block of work: what was given back two blocks ago may be used again."""
+        """Begin another block of work: what was given back TURNS blocks ago may be used again."""
         self.turn += 1
         over = [entry for entry in self._resting if entry[0] <= self.turn]
         for entry in over:

@@ -97,6 +97,7 @@ class _Problem:
             behind = max((result[reader] for reader in self.readers[number]), default=0)
             latency = self.arch.dram_latency if self.moved[number] else 0
             fastest = min(cycles for _, cycles in self.ways[number])
+            # A wait before it and a signal after it.
             result[number] = behind + fastest + latency + 2 * SYNC
         return result
 

@@ -3,7 +3,8 @@
 A lowering is written as if the machine were sequential. An instruction must wait for the last one
 that wrote what it reads (a true dependency), for those that have read what it overwrites, and for the
 one that wrote it before (anti and output dependencies). Nothing else binds it: two instructions that
-touch no common byte may be executed in either order, or at a time.
+touch no common byte may be executed in either order, or at a time. Only where pipelines are switched
+off does a task also need the one before it in its layer (a chain), or all before it (a barrier).
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Tasks:
         self._floor: tuple[int, ...] = ()
         """What everything that follows needs."""
         self._chains: dict[int, int] = {}
+        """The last task of each chain."""
 
     def add(
         self,
@@ -87,7 +89,8 @@ class Tasks:
         writes: Iterable[Use],
         chain: int | None = None,
     ) -> None:
-        """Append a task. Those of one `chain` need each other in their order."""
+        """Append a task. `instead` does the same on another engine; tasks of one `chain` need each
+        other in their order."""
         number = len(self.all)
         needs = set(self._floor)
         for use in reads:

@@ -101,6 +101,20 @@ def _fetch(
         builder, tensor, source, dims[0], run, region, offset, pieces
     ):
         return
+    _fetch_steps(builder, tensor, source, dims, run, region, offset, pieces)
+
+
+def _fetch_steps(
+    builder: Builder,
+    tensor: Region,
+    source: int,
+    dims: list[Dim],
+    run: int,
+    region: Region,
+    offset: int,
+    pieces: Sequence[Piece],
+) -> None:
+    """Load step by step of the outermost dim: those that lie in one piece, or in none, together."""
     count, far, near = dims[0]
     inner = dims[1:]
 
