@@ -21,6 +21,7 @@ from vit_opt.dialects.vit.attributes import FixedType, QuantizedType
 from vit_opt.dialects.vit.ops.base import VitOp, format_of, tensor_type
 from vit_opt.dialects.vit.ops.linear import ConvBase
 from vit_opt.passes.calibrate import FLOAT_GRAPH
+from vit_opt.passes.quantization.graph import NHWC
 from vit_opt.passes.quantization.tables import scaled_operand
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
     Function: TypeAlias = Callable[[Array], Array]
-
-NHWC = (0, 2, 3, 1)
 
 UNTOLD = (ops.ConstantOp, ops.DequantizeOp, ops.ReshapeOp, ops.TransposeOp, ops.SliceOp)
 """Operations without a row: they change no number."""

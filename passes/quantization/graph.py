@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 NHWC = (0, 2, 3, 1)
+"""The axes of an image [B, C, H, W] in the order that makes it channels last."""
+
 NCHW = (0, 3, 1, 2)
+"""The inverse."""
 
 HEADROOM = 1.5
 """How far values of 16 bits may go beyond their calibrated range: they can afford the half bit, and

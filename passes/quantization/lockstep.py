@@ -44,9 +44,8 @@ MOST = 40
 MEMORY = 1 << 30
 """Bytes that these values may take, about: large images are run on fewer inputs."""
 
-PLACES = 12
+NUMBER = 12
 """Bytes for each number of the largest value: three or so are alive at a time, of 2 to 4 bytes."""
-
 
 QUIET = 1e-3
 """Share of the mean variance below which a row counts no more than at it."""
@@ -175,11 +174,13 @@ class Lockstep:
             self.floats.release(value)
 
     def _node(self, op: ops.LinearOp | ConvBase) -> Product | None:
+        """The product of the float graph that an integer one is made of."""
         node = None if op.node_name is None else self.products.get(op.node_name.data)
         return None if node is None or _rows_of(node) != _rows_of(op) else node
 
     @staticmethod
     def _windows(node: Product) -> WindowMoments | None:
+        """The windows of a convolution; None for linear layers and where windows are left out."""
         from vit_opt.passes.quantization.windows import window_moments
 
         if isinstance(node, onnx.Linear) or integer(node.group) > 1:
@@ -199,18 +200,18 @@ class Lockstep:
         if any(array is None for array in constants):
             return
         total = self._sum(op, node)
-        last = not isinstance(node, onnx.Linear)
+        channels_first = not isinstance(node, onnx.Linear)
         for image, exact, codes in zip(
             self.images, self.floats.values, self.integers.values, strict=True
         ):
             x = real_values(op.x, codes[op.x])
-            args = [x.transpose(NCHW) if last else x, *cast("list[Array]", constants)]
+            args = [x.transpose(NCHW) if channels_first else x, *cast("list[Array]", constants)]
             [y] = self.floats.evaluate(node, args)
             wanted = exact[node.y if total is None else total[0].y]
-            error = (wanted - y).transpose(NHWC) if last else wanted - y
+            error = (wanted - y).transpose(NHWC) if channels_first else wanted - y
             if total is not None:
                 error = error - real_values(total[1], codes[total[1]])
-            weights = None if total is None or last else row_weights(wanted)
+            weights = None if total is None or channels_first else row_weights(wanted)
             yield image, x, np.asarray(error, np.float32), weights
 
     def _sum(self, op: ops.LinearOp | ConvBase, node: Product) -> tuple[onnx.Add, SSAValue] | None:
@@ -254,6 +255,8 @@ def _rows_of(op: Product | ops.LinearOp | ConvBase) -> tuple[int, int]:
 
 
 def _empty(node: Product, windows: WindowMoments | None) -> Matching:
+    """Sums over no row yet: a pair for a linear layer, one for each phase of a convolution's windows,
+    none where windows are left out."""
     import numpy as np
 
     from vit_opt.passes.algorithms.matching import Matching, Pair, Sums
@@ -300,7 +303,7 @@ def lockstep_inputs(
     """
     values = (v for op in main_function(reference).body.block.ops for v in op.results)
     largest = max((prod(shape_of(v)) for v in values), default=1)
-    most = min(MOST, max(2, MEMORY // (PLACES * largest)))
+    most = min(MOST, max(2, MEMORY // (NUMBER * largest)))
     few = batches[:: -(-len(batches) // most)] if batches else batches
     copies = copies[: max(1, most // max(1, len(few)))]
     return [

@@ -31,7 +31,7 @@ from vit_opt.passes.quantization.formats import (
     power_exponent,
     scaled_epsilon,
 )
-from vit_opt.passes.quantization.graph import NCHW, IntegerGraph, label_of
+from vit_opt.passes.quantization.graph import IntegerGraph, label_of
 from vit_opt.passes.quantization.linear_attention import linear_attention
 from vit_opt.passes.quantization.options import activation_bits, readers_through
 from vit_opt.passes.quantization.products import (
@@ -426,4 +426,4 @@ RULES: dict[type[Operation], Rule] = {
 }
 """The rule of every float operation that has one; movement is in `movement`."""
 
-__all__ = ["NCHW", "RULES", "FixedType", "activation_type"]
+__all__ = ["RULES", "activation_type", "feeds_softmax", "wanted_bits"]

@@ -1,4 +1,4 @@
-"""Filter-wise shifting: channels between two convolutions are centred (Trio-ViT; docs/numerics.md 12).
+"""Filter-wise shifting: channels between two convolutions are centred (Trio-ViT; docs/accuracy.md).
 
 What a convolution reads is rounded on one grid for all channels. A channel that lies between 3 and 9
 takes codes for -9 to 9. Its midpoint z = (max + min) / 2 can be taken off by the bias of the
@@ -31,6 +31,7 @@ from vit_opt.passes.calibrate import MOMENTS, named_statistics, windows_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.channels import copy_range, replace_operand
 from vit_opt.passes.quantization.formats import ASYMMETRY
+from vit_opt.passes.quantization.graph import NHWC
 from vit_opt.passes.quantization.webs import Webs, by_weight, observe
 from vit_opt.passes.quantization.windows import window_moments
 
@@ -117,7 +118,7 @@ def observe_windows(module: ModuleOp, layers: Sequence[onnx.Conv], constants: Co
             for layer in wanted.get(value, ()):
                 moments = fresh[layer]
                 if moments is not None:
-                    moments.update(array.transpose(0, 2, 3, 1))
+                    moments.update(array.transpose(NHWC))
 
     for batch in store.batches if fresh else ():
         run_main(module, batch, lambda op, args: evaluate(op, args, store), note)

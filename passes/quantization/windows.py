@@ -14,7 +14,7 @@ Convolution: TypeAlias = onnx.Conv | onnx.ConvTranspose
 def window_moments(op: Convolution) -> WindowMoments | None:
     """Empty moments of a convolution's windows; None where they would be too large.
 
-    A transposed convolution with groups is left out, too.
+    A transposed convolution with groups or dilations is left out, too.
     """
     transposed = isinstance(op, onnx.ConvTranspose)
     groups, (_, channels, *sizes) = integer(op.group), shape_of(op.x)
