@@ -13,8 +13,9 @@ from vit_opt.passes.windows import Choice, WindowChoice
 
 LEGEND = (
     "m, n, k: rows, columns and part of the reduction of a block. axes: what lies on the lanes and",
-    "on the multipliers of a lane. Cycles of the whole product: array; DRAM, at its bandwidth; room,",
-    "to store and load what the blocks in work displace. cost = max(array, DRAM) + room decides.",
+    "on the multipliers of a lane. Cycles of the whole product: array, or two engines that share it;",
+    "DRAM, at its bandwidth; room, to store and load what the blocks in work displace.",
+    "cost = max(array, DRAM) + room decides.",
 )
 
 WINDOWS = (

@@ -6,7 +6,7 @@ So the instructions are listed anew: whenever an engine is free, it takes, of th
 the one with the longest way to the end of the program before it (list scheduling by the critical
 path: T. C. Hu, "Parallel sequencing and assembly line problems", 1961). What each one needs is known
 from the bytes that it touches (`tasks`), how long it takes from its formula. What may run on two
-engines goes to the one that completes it first.
+engines goes to the one that completes it first, and what only one of the two can do before it.
 
 Buffers lie where the emission has put them, so what overwrites a buffer stays behind those that read
 it. Greedy listing can be worse than the order that it began with; the faster one is taken.
