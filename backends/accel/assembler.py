@@ -220,7 +220,7 @@ class _Parts:
             self.segments.append(_blob(words, blobs))
         else:
             ports = self.inputs if name == ".input" else self.outputs
-            ports.append(_parse_port(text, words))
+            ports.append(_parse_port(text))
 
 
 def _digest(text: str) -> str:
@@ -249,7 +249,7 @@ def _blob(words: list[str], blobs: Mapping[str, bytes]) -> Segment:
     return Segment(_integer(words[0], "address"), data)
 
 
-def _parse_port(text: str, words: list[str]) -> Port:
+def _parse_port(text: str) -> Port:
     name, end = json.JSONDecoder().raw_decode(text, text.index('"')) if '"' in text else (None, 0)
     if not isinstance(name, str):
         raise FieldError("the name of an input or output stands in double quotes")

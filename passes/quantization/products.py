@@ -35,8 +35,8 @@ CHANNELS_LAST = 3
 """The channel axis of an image, channels last."""
 
 
-def migrated_type(graph: IntegerGraph, value: SSAValue, *readers: Operation) -> FixedType | None:
-    """The format of a value with a power of two per channel, if all these readers take that."""
+def migrated_type(graph: IntegerGraph, *readers: Operation) -> FixedType | None:
+    """The format of a value with a power of two per channel, if all its readers take that."""
     if graph.given or not readers:
         return None
     found = [reader.attributes.get(INPUT_CHANNELS) for reader in readers]
@@ -96,7 +96,7 @@ def linear(graph: IntegerGraph, op: onnx.Linear) -> None:
 
 def conv(graph: IntegerGraph, op: onnx.Conv) -> None:
     """Convolution, channels last."""
-    migrated = migrated_type(graph, op.x, op)
+    migrated = migrated_type(graph, op)
     if migrated is None:
         x = graph.codes(op.x, activation_bits(op), channels_last=True)
     else:

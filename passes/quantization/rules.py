@@ -298,7 +298,7 @@ def rectify(graph: IntegerGraph, op: onnx.Relu | onnx.Clip) -> None:
     record = graph.record(op.x)
     graph.settle(record)
     last = record.channels_last
-    type_ = migrated_type(graph, op.y, *(use.operation for use in op.y.uses))
+    type_ = migrated_type(graph, *(use.operation for use in op.y.uses))
     type_ = type_ or graph.type_for(op.y, wanted_bits(op.y))
     own = graph.given.get(op.x)
     if own is not None and own.fits(8, symmetric=False, pot=False):
