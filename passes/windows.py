@@ -195,7 +195,7 @@ class Mapping:
 
     @cached_property
     def array(self) -> int:
-        """Cycles of the engine."""
+        """Cycles of the engine that takes it, the array or the reconfigurable one."""
         shapes = Counter((panel.count, panel.chans) for panel in self.panels)
         return self.problem.images * sum(
             blocks * panels * self._cycles(prod(pixels), *shape)
@@ -319,7 +319,8 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
 
 
 def _deepest(arch: AccelTarget, problem: Problem, width: int) -> Mapping | None:
-    """Panels of a width with the deepest pass of which two fit into every buffer, or None."""
+    """Panels of a width with the deepest pass of which two blocks of input and of weights fit, and
+    four of results with what follows; None if there is none."""
     room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
     left, right = (dtype.size for dtype in problem.types)
     panels = problem.panels(width)

@@ -18,7 +18,7 @@ LEGEND = (
     "cost = max(array, DRAM) + room decides.",
 )
 
-WINDOWS = (
+WINDOW_LEGEND = (
     "",
     "convolutions: rows, cols, channels and depth: pixels of a block, output channels of a panel and",
     "input channels of a pass. engine: cycles of the array, of the reconfigurable engine if depthwise;",
@@ -43,7 +43,7 @@ def explain_lines(choices: Iterable[Choice], arch: AccelTarget) -> Iterator[str]
         yield ""
         yield from _choice_lines(group, arch)
     if windows:
-        yield from WINDOWS
+        yield from WINDOW_LEGEND
     for each in windows.values():
         yield ""
         yield from _window_lines(each, arch)
