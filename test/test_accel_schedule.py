@@ -21,7 +21,7 @@ def fill() -> isa.Fill:
     return isa.Fill(Addr(Space.ABUF, 0), 64, 0, DType.I8)
 
 
-def test_only_common_bytes_bind():
+def test_only_common_bytes_bind() -> None:
     tasks = Tasks()
     low, high = Use(BUFFER, 0, 32), Use(BUFFER, 32, 64)
     tasks.add(fill(), None, "write low", [], [low])
@@ -35,7 +35,7 @@ def test_only_common_bytes_bind():
     assert needs == [(), (), (0,), (0, 1), (0, 2, 3), (1,), ()]
 
 
-def test_barriers_and_chains_bind():
+def test_barriers_and_chains_bind() -> None:
     tasks = Tasks()
     tasks.add(fill(), None, "a", [], [], chain=3)
     tasks.add(fill(), None, "b", [], [], chain=4)
@@ -50,7 +50,7 @@ def product(m: int = 64) -> tuple[isa.Matmul, isa.EngineMatmul]:
     return isa.Matmul(*fields), isa.EngineMatmul(*fields)
 
 
-def test_what_is_ready_does_not_wait_behind_what_is_not():
+def test_what_is_ready_does_not_wait_behind_what_is_not() -> None:
     """A product that waits for a slow load, and one that waits for nothing and more depends on."""
     tasks = Tasks()
     slow = isa.Load(Addr(Space.ABUF, 64), Addr(Space.DRAM, 0), 50_000)
@@ -63,7 +63,7 @@ def test_what_is_ready_does_not_wait_behind_what_is_not():
     assert load + matmul < found.cycles < load + 2 * matmul
 
 
-def test_two_engines_share_products():
+def test_two_engines_share_products() -> None:
     tasks = Tasks()
     for _ in range(4):
         inst, instead = product()
@@ -88,7 +88,7 @@ def test_two_engines_share_products():
         max_size=40,
     )
 )
-def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]):
+def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]) -> None:
     """Each task comes after what it needs, the queues end without deadlock, and about when said."""
     places = [Region(Space.ABUF, 64 * index, 64) for index in range(8)]
     tasks = Tasks()
@@ -118,7 +118,7 @@ def test_every_order_is_valid(draws: list[tuple[str, int, int, int]]):
     assert abs(cycles - found.cycles) <= (12 + TRIO.dram_latency) * len(draws)
 
 
-def test_what_only_one_engine_can_do_goes_before_what_two_can():
+def test_what_only_one_engine_can_do_goes_before_what_two_can() -> None:
     """Two long products that either engine takes, and a short one of the second engine alone, which
     something waits for: less far from the end than a long one, but nobody else can do it."""
     tasks = Tasks()

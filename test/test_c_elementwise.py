@@ -25,7 +25,7 @@ def format_of(rng, storage: str, frac: int, axis: int | None, channels: int) -> 
 
 @EXAMPLES
 @given(SEEDS, ANY, ANY, FRACS, FRACS, ROUNDINGS, st.sampled_from([None, 0, 1, 2]), st.booleans())
-def test_pot_requant(seed, source, target, frac_in, frac_out, rounding, axis, both):
+def test_pot_requant(seed, source, target, frac_in, frac_out, rounding, axis, both) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     shape = (3, 5, 7)
@@ -38,7 +38,7 @@ def test_pot_requant(seed, source, target, frac_in, frac_out, rounding, axis, bo
 
 @EXAMPLES
 @given(SEEDS, NARROW, NARROW, st.sampled_from([None, 1, 2]))
-def test_dyadic_requant(seed, source, target, axis):
+def test_dyadic_requant(seed, source, target, axis) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
 
@@ -75,7 +75,9 @@ SHAPES = st.sampled_from(
     SEEDS, SHAPES, NARROW, NARROW, NARROW, st.integers(-4, 12), st.integers(-4, 12),
     st.integers(-8, 16), ROUNDINGS, st.booleans(),
 )  # fmt: skip
-def test_add_and_mul(seed, shapes, a_storage, b_storage, out, fa, fb, fo, rounding, product):
+def test_add_and_mul(
+    seed, shapes, a_storage, b_storage, out, fa, fb, fo, rounding, product
+) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     a_format, b_format = (
@@ -89,7 +91,7 @@ def test_add_and_mul(seed, shapes, a_storage, b_storage, out, fa, fb, fo, roundi
 
 @EXAMPLES
 @given(SEEDS, st.sampled_from([0, 1, 2]), st.booleans(), st.booleans(), st.booleans())
-def test_add_and_mul_per_channel(seed, axis, a_varies, b_varies, product):
+def test_add_and_mul_per_channel(seed, axis, a_varies, b_varies, product) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     shape = (3, 5, 7)
@@ -103,7 +105,7 @@ def test_add_and_mul_per_channel(seed, axis, a_varies, b_varies, product):
 
 @EXAMPLES
 @given(SEEDS, SHAPES, st.booleans(), st.booleans())
-def test_dyadic_add_and_mul(seed, shapes, product, fixed_operand):
+def test_dyadic_add_and_mul(seed, shapes, product, fixed_operand) -> None:
     """A scaled operand takes the published dyadic form, also beside a fixed one."""
     rng = np.random.default_rng(seed)
     case = Case()
@@ -117,7 +119,7 @@ def test_dyadic_add_and_mul(seed, shapes, product, fixed_operand):
 
 @EXAMPLES
 @given(SEEDS, st.sampled_from(["i8", "ui8"]), st.sampled_from(["i8", "ui8", "i16", "ui16"]))
-def test_lut(seed, storage, out):
+def test_lut(seed, storage, out) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     x = case.input(FixedType(storage, 4), codes(rng, FixedType(storage, 4), (2, 5, 300)))
@@ -127,7 +129,7 @@ def test_lut(seed, storage, out):
 
 @EXAMPLES
 @given(SEEDS)
-def test_lut_of_16_bits(seed):
+def test_lut_of_16_bits(seed) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     wide = FixedType("i16", 8)
@@ -138,7 +140,7 @@ def test_lut_of_16_bits(seed):
 
 @EXAMPLES
 @given(SEEDS, NARROW, st.integers(-(2**40), 2**40), st.integers(0, 300))
-def test_clamp(seed, storage, low, width):
+def test_clamp(seed, storage, low, width) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     format_ = FixedType(storage, 4)
@@ -149,7 +151,7 @@ def test_clamp(seed, storage, low, width):
     case.check(y, kernel="vit_map")
 
 
-def test_a_chain_on_a_stored_tensor_is_one_pass():
+def test_a_chain_on_a_stored_tensor_is_one_pass() -> None:
     """requantise, table, residual, clamp: one call, and the intermediate values are not stored."""
     rng = np.random.default_rng(0)
     case = Case()
@@ -171,7 +173,7 @@ def test_a_chain_on_a_stored_tensor_is_one_pass():
     st.sampled_from("lrn"),
     st.booleans(),
 )
-def test_branches(seed, rows, columns, head, stored):
+def test_branches(seed, rows, columns, head, stored) -> None:
     """One value in several formats: they are stored by the kernel that computes it."""
     rng = np.random.default_rng(seed)
     case, eight = Case(), FixedType("i8", 4)

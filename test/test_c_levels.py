@@ -25,7 +25,7 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.parametrize("cpu", LEVEL_NAMES)
-def test_vit_on_every_level(vit, tmp_path, cpu):
+def test_vit_on_every_level(vit, tmp_path, cpu) -> None:
     case, output, module = vit
     project = emit_c(module, case.store, tmp_path / "c", EmitOptions(cpu=cpu))
     assert project.cpu == cpu
@@ -49,7 +49,7 @@ def run_binary(vit, folder, cpu, make, emulator):
 
 @needs(CROSS, "qemu-aarch64")
 @pytest.mark.parametrize("cpu", ["neon", "portable"])
-def test_vit_on_arm(vit, tmp_path, cpu):
+def test_vit_on_arm(vit, tmp_path, cpu) -> None:
     make = [f"CC={CROSS}", "CFLAGS=-O2 -static"]
     process, output = run_binary(vit, tmp_path / "c", cpu, make, ["qemu-aarch64"])
     assert process.returncode == 0, process.stderr
@@ -60,7 +60,7 @@ def test_vit_on_arm(vit, tmp_path, cpu):
 
 @needs(CROSS, "qemu-aarch64")
 @pytest.mark.parametrize("storage", ["i8", "ui8"])
-def test_convolutions_on_arm(tmp_path, storage):
+def test_convolutions_on_arm(tmp_path, storage) -> None:
     """A depthwise and a grouped pointwise convolution, as EfficientViT has them."""
     rng = np.random.default_rng(5)
     case, format_ = Case(), FixedType(storage, 5, zp=7)
@@ -87,14 +87,14 @@ def test_convolutions_on_arm(tmp_path, storage):
 
 @needs("qemu-x86_64")
 @pytest.mark.skipif("avx512vnni" not in LEVEL_NAMES, reason="not an x86 compiler")
-def test_a_lesser_processor_is_refused(vit, tmp_path):
+def test_a_lesser_processor_is_refused(vit, tmp_path) -> None:
     """The emulated one has no AVX-512; the model says so before the first such instruction."""
     process, output = run_binary(vit, tmp_path / "c", "avx512vnni", [], ["qemu-x86_64"])
     assert process.returncode == 1
     assert not output.exists()
 
 
-def test_levels_are_ordered_and_named():
+def test_levels_are_ordered_and_named() -> None:
     assert [*LEVELS][-1] == "portable"
     assert find_level("host") is host_level() is HOST_LEVELS[0]
     with pytest.raises(VitError, match="unknown --cpu 'z80'"):
@@ -116,7 +116,7 @@ def finishes(case: Case, value: object) -> list[str]:
 @pytest.mark.parametrize(
     ("bias", "finish"), [(0, "VIT_TO_S8"), (2**31 - 1 - 8 * 127 * 127, "VIT_BY_STAGES")]
 )
-def test_rounding_is_folded_only_where_32_bits_hold_it(bias, finish):
+def test_rounding_is_folded_only_where_32_bits_hold_it(bias, finish) -> None:
     """Accumulators that just fit, as they do here, would not with the rounding constant added."""
     case, eight = Case(), FixedType("i8", 4)
     x = case.input(eight, np.full((7, 8), 127))
@@ -129,7 +129,7 @@ def test_rounding_is_folded_only_where_32_bits_hold_it(bias, finish):
 
 @pytest.mark.parametrize("storage", ["i8", "ui8"])
 @pytest.mark.parametrize("rows", [1, 6, 197])
-def test_table_and_dead_columns(storage, rows):
+def test_table_and_dead_columns(storage, rows) -> None:
     """Shifts of more than 31 bits leave the zero point, whatever the weights."""
     rng = np.random.default_rng(0)
     case, eight = Case(), FixedType("i8", 4)
@@ -142,7 +142,7 @@ def test_table_and_dead_columns(storage, rows):
     case.check(case.op(ops.LutOp, [code, table], FixedType("ui8", 4)))
 
 
-def test_projects_hold_the_kernels_of_their_level_only(vit, tmp_path):
+def test_projects_hold_the_kernels_of_their_level_only(vit, tmp_path) -> None:
     case, _, module = vit
     for level in LEVELS.values():
         project = emit_c(module, case.store, tmp_path / level.name, EmitOptions(cpu=level.name))

@@ -22,7 +22,7 @@ def kernels(passes: str) -> list[str]:
     return [call.kernel for call in lowered.calls]
 
 
-def test_pipelines_hide_nothing():
+def test_pipelines_hide_nothing() -> None:
     names = kernels("smooth,fold-scales,split-channels,fill-grids,quantize,pot-fold,fuse,tile")
     assert not [
         each for each in names if re.match("vit_conv2d_s16|vit_copy|vit_linear_attn$", each)

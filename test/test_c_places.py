@@ -88,7 +88,7 @@ def image_of(rng: np.random.Generator, case: Case, size: int, width: int) -> tup
     SEEDS, st.sampled_from([2, 6, 7]), st.just(2), st.booleans(), st.integers(2, 3),
     st.sampled_from([4, 8, 20]), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_windows_of_an_image(seed, window, count, shifted, heads, dim, bias, plain):
+def test_windows_of_an_image(seed, window, count, shifted, heads, dim, bias, plain) -> None:
     rng = np.random.default_rng(seed)
     case, size = Case(), window * count
     image, residual = image_of(rng, case, size, heads * dim)
@@ -98,7 +98,7 @@ def test_windows_of_an_image(seed, window, count, shifted, heads, dim, bias, pla
 
 
 @pytest.mark.parametrize("shift", [0, 3])
-def test_nothing_moves(shift):
+def test_nothing_moves(shift) -> None:
     rng, case = np.random.default_rng(0), Case()
     image, residual = image_of(rng, case, 14, 64)
     _, y = block(case, image, 2, 7, shift, bias=True)
@@ -111,7 +111,7 @@ def test_nothing_moves(shift):
 
 
 @pytest.mark.parametrize("kind", ["windows are read", "other way back", "one head"])
-def test_moves_that_are_needed(kind):
+def test_moves_that_are_needed(kind) -> None:
     """Rows that something else reads, or that do not come back, are copied; the result is right."""
     rng, case = np.random.default_rng(0), Case()
     image, residual = image_of(rng, case, 14, 64)
@@ -124,7 +124,7 @@ def test_moves_that_are_needed(kind):
     case.check(*outputs)
 
 
-def test_a_value_that_leaves_is_in_windows():
+def test_a_value_that_leaves_is_in_windows() -> None:
     """What the projection gives is an output, too: in windows, as the model says."""
     rng, case = np.random.default_rng(0), Case()
     image, residual = image_of(rng, case, 14, 64)

@@ -24,7 +24,7 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 
 @needs(RISCV, "qemu-riscv64", "make")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_vit_on_riscv(tmp_path, threads):
+def test_vit_on_riscv(tmp_path, threads) -> None:
     builder = VitBuilder(VitShape())
     output = builder.build()
     case = builder.case
@@ -82,7 +82,7 @@ def boot(image: Path) -> int:
 
 
 @needs(CORTEX, "qemu-system-arm")
-def test_digits_on_a_microcontroller(firmware, tmp_path):
+def test_digits_on_a_microcontroller(firmware, tmp_path) -> None:
     link(firmware, tmp_path / "model.elf")
     assert boot(tmp_path / "model.elf") == 0
     expected = bytearray((firmware / "expected.bin").read_bytes())

@@ -85,7 +85,7 @@ def test_residual_in_epilogue(
 
 @pytest.mark.parametrize(("storage", "zp"), [("ui16", 3), ("ui16", 65535), ("i16", -32768)])
 @pytest.mark.parametrize("length", [3, 4000])
-def test_wide_operands_with_zero_points(storage, zp, length):
+def test_wide_operands_with_zero_points(storage, zp, length) -> None:
     """The whole range of codes; the codes as they are would overflow sums that fit centred."""
     rng = np.random.default_rng(0)
     case = Case()
@@ -98,7 +98,7 @@ def test_wide_operands_with_zero_points(storage, zp, length):
     case.check(case.op(ops.LinearOp, [x, w, []]))
 
 
-def test_residual_on_the_grid_of_the_result():
+def test_residual_on_the_grid_of_the_result() -> None:
     """The usual case takes the 32-bit path; extremes of both operands must saturate alike."""
     rng = np.random.default_rng(0)
     for zp in (0, 7):
@@ -117,7 +117,7 @@ def test_residual_on_the_grid_of_the_result():
     SEEDS, LENGTHS, LENGTHS, LENGTHS, NARROW, NARROW, st.booleans(), st.integers(-200, 200),
     st.booleans(),
 )  # fmt: skip
-def test_matmul(seed, m, n, k, a_storage, b_storage, transposed, zp, requantised):
+def test_matmul(seed, m, n, k, a_storage, b_storage, transposed, zp, requantised) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     a_format, b_format = format_with(a_storage, 3, zp), format_with(b_storage, 4, -zp)
@@ -131,7 +131,7 @@ def test_matmul(seed, m, n, k, a_storage, b_storage, transposed, zp, requantised
 
 @EXAMPLES
 @given(SEEDS, LENGTHS, LENGTHS, LENGTHS)
-def test_log2_matmul(seed, m, n, k):
+def test_log2_matmul(seed, m, n, k) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     a = case.input(Log2Type(), rng.integers(0, 16, (2, m, k)))
@@ -142,7 +142,7 @@ def test_log2_matmul(seed, m, n, k):
 
 @EXAMPLES
 @given(SEEDS, st.data())
-def test_conv2d(seed, data):
+def test_conv2d(seed, data) -> None:
     rng = np.random.default_rng(seed)
     draw = data.draw
     groups = draw(st.sampled_from([1, 1, 2, 3]))
@@ -167,7 +167,7 @@ def test_conv2d(seed, data):
 
 @EXAMPLES
 @given(SEEDS, st.data())
-def test_depthwise(seed, data):
+def test_depthwise(seed, data) -> None:
     rng = np.random.default_rng(seed)
     draw = data.draw
     channels = draw(st.sampled_from([2, 3, 16, 33, 64, 96]))
@@ -186,7 +186,7 @@ def test_depthwise(seed, data):
 
 @EXAMPLES
 @given(SEEDS, st.data())
-def test_conv_transpose2d(seed, data):
+def test_conv_transpose2d(seed, data) -> None:
     rng = np.random.default_rng(seed)
     draw = data.draw
     groups, depth, multiple = (draw(st.integers(1, 3)) for _ in range(3))
@@ -249,7 +249,7 @@ def test_transposed_convolution_to_one_channel_with_its_own_scale() -> None:
     SEEDS, st.sampled_from([1, 2, 7, 33, 197]), st.sampled_from([1, 5, 16, 33]), st.booleans(),
     st.sampled_from(["none", "i16", "masked"]), st.integers(2, 9), st.integers(-20, 20),
 )  # fmt: skip
-def test_attention(seed, length, dim, transposed, between, frac, zp):
+def test_attention(seed, length, dim, transposed, between, frac, zp) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     heads, queries = 2, 3 if seed % 2 else length
@@ -273,7 +273,7 @@ def test_attention(seed, length, dim, transposed, between, frac, zp):
 
 
 @pytest.mark.parametrize("extra_reader", [False, True])
-def test_attention_falls_apart_when_its_parts_are_read(extra_reader):
+def test_attention_falls_apart_when_its_parts_are_read(extra_reader) -> None:
     """Exponentials that something else reads are stored, and the result stays the same."""
     rng = np.random.default_rng(1)
     case = Case()
@@ -300,7 +300,7 @@ def heads_of(case: Case, x: object, shape: tuple[int, ...], permutation: tuple[i
     SEEDS, st.sampled_from([1, 5, 6, 7, 49, 64, 197, 257]), st.sampled_from([4, 13, 32, 64, 80]),
     st.integers(1, 3), st.sampled_from(["i8", "ui8"]), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_attention_through_transposes(seed, length, dim, windows, storage, fused, swap_key):
+def test_attention_through_transposes(seed, length, dim, windows, storage, fused, swap_key) -> None:
     """Heads are read and written in place: nothing is copied before or after."""
     rng = np.random.default_rng(seed)
     case, heads, width = Case(), 2, 2 * dim
@@ -336,7 +336,7 @@ def test_attention_through_transposes(seed, length, dim, windows, storage, fused
     assert len(lowered.calls) == 1
 
 
-def test_a_transpose_that_something_else_reads_is_copied():
+def test_a_transpose_that_something_else_reads_is_copied() -> None:
     rng = np.random.default_rng(0)
     case, eight = Case(), FixedType("i8", 4)
     x = case.input(eight, codes(rng, eight, (1, 9, 16)))
@@ -354,7 +354,7 @@ def test_a_transpose_that_something_else_reads_is_copied():
     SEEDS, st.integers(1, 4), st.sampled_from([1, 2, 3, 7, 16]), st.sampled_from(["i8", "ui8"]),
     st.booleans(), st.integers(0, 2), st.sampled_from(["i8", "i16"]),
 )  # fmt: skip
-def test_patch_embedding(seed, channels, patch, storage, read_twice, pad, out):
+def test_patch_embedding(seed, channels, patch, storage, read_twice, pad, out) -> None:
     """An image with planes of channels goes through a transpose into a convolution."""
     rng = np.random.default_rng(seed)
     case, format_ = Case(), format_with(storage, 5, 4)
@@ -410,7 +410,7 @@ def test_window_attention(
     SEEDS, st.sampled_from([1, 2, 16, 32, 64]), st.sampled_from([1, 4, 16, 20]),
     st.sampled_from([2, 4, 8, 24]), st.sampled_from(["i8", "ui8"]),
 )  # fmt: skip
-def test_pointwise_groups(seed, columns, depth, groups, storage):
+def test_pointwise_groups(seed, columns, depth, groups, storage) -> None:
     rng = np.random.default_rng(seed)
     case, format_ = Case(), format_with(storage, 5, 4)
     x = case.input(format_, codes(rng, format_, (1, 3, 5, groups * depth)))

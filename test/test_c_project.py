@@ -49,7 +49,7 @@ BUILDS = [("gcc", "portable"), ("gcc", "host"), ("clang", "host")]
 
 
 @pytest.mark.parametrize(("compiler", "cpu"), [b for b in BUILDS if b[0] in COMPILERS])
-def test_vit_equals_definition(vit, compiler, cpu):
+def test_vit_equals_definition(vit, compiler, cpu) -> None:
     case, output, project = vit
     model = CModel(project.folder, BuildOptions(cpu, compiler))
     for _ in range(2):  # nothing of the first inference may leak into the second
@@ -63,14 +63,14 @@ def test_vit_equals_definition(vit, compiler, cpu):
     )
 
 
-def test_arena_is_near_its_lower_bound(vit):
+def test_arena_is_near_its_lower_bound(vit) -> None:
     fresh = VitBuilder(VitShape())
     lowered = fresh.case.lower(fresh.build())
     assert lowered.arena == vit[2].arena_bytes
     assert lowered.arena <= 1.1 * peak(lowered.calls)
 
 
-def test_attention_and_accumulators_are_fused(vit):
+def test_attention_and_accumulators_are_fused(vit) -> None:
     """No accumulator is stored: one call per layer, and one for each attention."""
     source = (vit[2].folder / "model.c").read_text()
     assert source.count("vit_attention_u8(") == 2
@@ -78,7 +78,7 @@ def test_attention_and_accumulators_are_fused(vit):
     assert "VIT_S32" not in source
 
 
-def test_no_floating_point(vit):
+def test_no_floating_point(vit) -> None:
     library = build_c(vit[2].folder)
     listing = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True
@@ -93,7 +93,7 @@ def test_no_floating_point(vit):
         assert "math.h" not in code
 
 
-def test_the_float_pattern_finds_float(tmp_path):
+def test_the_float_pattern_finds_float(tmp_path) -> None:
     """The test above can fail: the same search finds the instructions of float code."""
     source = tmp_path / "f.c"
     source.write_text("float f(float x, int n) { return x * (float)n + 1.0f; }\n")
@@ -105,7 +105,7 @@ def test_the_float_pattern_finds_float(tmp_path):
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_make_under_sanitizers(vit, compiler, tmp_path):
+def test_make_under_sanitizers(vit, compiler, tmp_path) -> None:
     """`make` builds a program that reads and writes raw codes; ASan and UBSan find nothing."""
     case, output, project = vit
     folder = tmp_path / "c"
@@ -129,7 +129,7 @@ def test_make_under_sanitizers(vit, compiler, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
-def test_cmake(tmp_path):
+def test_cmake(tmp_path) -> None:
     case = Case()
     x = case.input(FixedType("i8", 4), np.arange(-6, 6).reshape(3, 4))
     module = case.module(case.op(ops.TransposeOp, [x], permutation=(1, 0)))
@@ -143,7 +143,7 @@ def test_cmake(tmp_path):
     assert (tmp_path / "out").read_bytes() == expected
 
 
-def test_only_needed_kernels_are_copied():
+def test_only_needed_kernels_are_copied() -> None:
     names = {path.stem for path in needed_kernels({"vit_copy"})}
     assert names == {"vit_arith", "vit_kernels", "vit_copy", "vit_element"}
     assert "vit_gemm_s16" in {path.stem for path in needed_kernels({"vit_attention_u8"})}
@@ -156,7 +156,7 @@ def small_project(folder: Path, low: int = -8) -> tuple[Case, Path]:
     return case, emit_c(case.module(y), case.store, folder / "c").folder
 
 
-def test_real_inputs_are_quantised_at_the_border(tmp_path):
+def test_real_inputs_are_quantised_at_the_border(tmp_path) -> None:
     _, folder = small_project(tmp_path, low=-3)
     model = CModel(folder)
     codes = model.run({"input0": np.full((3, 4), -10.0)})
@@ -165,7 +165,7 @@ def test_real_inputs_are_quantised_at_the_border(tmp_path):
     assert (model.run({"input0": np.full((3, 4), 0.03)})["output0"] == 2).all()
 
 
-def test_an_input_in_two_formats(tmp_path):
+def test_an_input_in_two_formats(tmp_path) -> None:
     """One real input quantised twice feeds two ports; codes would be ambiguous."""
     case = Case()
     real = case.block.insert_arg(TensorType(f32, [2, 3]), 0)
@@ -183,7 +183,7 @@ def test_an_input_in_two_formats(tmp_path):
         run_c(folder, {"input0": np.full((2, 3), 1)})
 
 
-def test_wrong_inputs_are_refused(tmp_path):
+def test_wrong_inputs_are_refused(tmp_path) -> None:
     _, folder = small_project(tmp_path)
     good = np.zeros((3, 4), np.int64)
     for inputs, message in (
@@ -196,7 +196,7 @@ def test_wrong_inputs_are_refused(tmp_path):
             run_c(folder, inputs)
 
 
-def test_broken_projects_are_refused(tmp_path):
+def test_broken_projects_are_refused(tmp_path) -> None:
     _, folder = small_project(tmp_path)
     with pytest.raises(VitError, match=r"no model\.c here"):
         build_c(tmp_path)
@@ -220,14 +220,14 @@ def test_broken_projects_are_refused(tmp_path):
         CModel(folder)
 
 
-def test_a_second_build_compiles_nothing(tmp_path, monkeypatch):
+def test_a_second_build_compiles_nothing(tmp_path, monkeypatch) -> None:
     _, folder = small_project(tmp_path)
     first = build_c(folder)
     monkeypatch.setattr("vit_opt.backends.c.build.compile_c", None)
     assert build_c(folder) == first
 
 
-def test_misaligned_memory_is_refused(tmp_path):
+def test_misaligned_memory_is_refused(tmp_path) -> None:
     _, folder = small_project(tmp_path)
     model = CModel(folder)
     model.weights = np.zeros(256, np.uint8)[1:]
@@ -236,7 +236,7 @@ def test_misaligned_memory_is_refused(tmp_path):
         model.run({"input0": np.zeros((3, 4), np.int8)})
 
 
-def test_operations_without_a_kernel_are_refused(tmp_path):
+def test_operations_without_a_kernel_are_refused(tmp_path) -> None:
     case = Case()
     x = case.input(FixedType("i8", 4), np.zeros((3, 4)))
     w = case.input(FixedType("i4", 4), np.zeros((2, 4)))
@@ -247,7 +247,7 @@ def test_operations_without_a_kernel_are_refused(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_names_of_the_model_cannot_break_the_source(tmp_path):
+def test_names_of_the_model_cannot_break_the_source(tmp_path) -> None:
     """A node called like the end of a comment stays a comment; a bad prefix is refused."""
     case = Case()
     x = case.input(FixedType("i8", 4), np.arange(12).reshape(3, 4))
@@ -259,14 +259,14 @@ def test_names_of_the_model_cannot_break_the_source(tmp_path):
         EmitOptions("my-model")
 
 
-def test_interface_is_recorded(vit):
+def test_interface_is_recorded(vit) -> None:
     record = json.loads((vit[2].folder / "model.json").read_text())
     assert [port["name"] for port in record["inputs"]] == ["input0"]
     assert record["inputs"][0]["shape"] == [1, 32, 32, 3]
     assert record["outputs"][0]["scale"] == 2.0**-8
 
 
-def test_planner_never_overlaps_and_reuses():
+def test_planner_never_overlaps_and_reuses() -> None:
     """Random lifetimes: live buffers are disjoint, and a chain needs the memory of two links."""
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -289,7 +289,7 @@ def test_planner_never_overlaps_and_reuses():
 
 
 @pytest.mark.parametrize("read_again", [False, True])
-def test_a_residual_sum_is_computed_in_place(read_again):
+def test_a_residual_sum_is_computed_in_place(read_again) -> None:
     """Unless the residual is read later; the harness gives shared buffers one memory."""
     rng = np.random.default_rng(0)
     case = Case()

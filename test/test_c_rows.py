@@ -17,7 +17,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @EXAMPLES
 @given(SEEDS, LENGTHS, st.sampled_from(["i8", "ui8", "i16", "i32"]), st.integers(-6, 45))
-def test_softmax_exp(seed, length, storage, frac):
+def test_softmax_exp(seed, length, storage, frac) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     format_ = FixedType(storage, frac)
@@ -27,7 +27,7 @@ def test_softmax_exp(seed, length, storage, frac):
 
 
 @pytest.mark.parametrize("frac", range(-6, 42, 2))
-def test_softmax_exp_of_the_widest_scores(frac):
+def test_softmax_exp_of_the_widest_scores(frac) -> None:
     case = Case()
     low, high = FixedType("i32", 0).bounds
     rows = np.array([[low, high, 0], [low, -1, low + 1], [0, 0, -1], [high, low, low]])
@@ -41,7 +41,7 @@ def test_softmax_exp_of_the_widest_scores(frac):
     SEEDS, LENGTHS, st.integers(-6, 9), ROUNDINGS, st.sampled_from(["i8", "ui8", "i16"]),
     st.booleans(),
 )  # fmt: skip
-def test_normalize(seed, length, frac, rounding, storage, per_channel):
+def test_normalize(seed, length, frac, rounding, storage, per_channel) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     acc_format = (
@@ -59,7 +59,7 @@ def test_normalize(seed, length, frac, rounding, storage, per_channel):
     SEEDS, LENGTHS, st.integers(0, 8), st.sampled_from(["i8", "i16"]),
     st.sampled_from(["i8", "i16"]), ROUNDINGS, st.sampled_from(["standard", "ivit", "real"]),
 )  # fmt: skip
-def test_shiftmax(seed, length, frac, storage, out, rounding, mode):
+def test_shiftmax(seed, length, frac, storage, out, rounding, mode) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     format_ = FixedType(storage, frac)
@@ -74,7 +74,7 @@ def test_shiftmax(seed, length, frac, storage, out, rounding, mode):
 
 @EXAMPLES
 @given(SEEDS, LENGTHS, st.integers(0, 8), st.sampled_from(["i8", "ui8", "i16"]))
-def test_log2_softmax(seed, length, frac, storage):
+def test_log2_softmax(seed, length, frac, storage) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     format_ = FixedType(storage, frac)
@@ -84,7 +84,7 @@ def test_log2_softmax(seed, length, frac, storage):
 
 @EXAMPLES
 @given(SEEDS, LENGTHS, st.integers(0, 15), st.sampled_from(["i8", "i16"]), st.booleans())
-def test_shift_gelu(seed, length, frac, storage, published):
+def test_shift_gelu(seed, length, frac, storage, published) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     # Above 7 fractional bits the published sum saturates and sigmoids exceed 1 (int32 sums).
@@ -127,7 +127,7 @@ def test_layernorm(
     st.sampled_from(["i8", "ui8", "i16"]),
     st.integers(-20, 40), st.sampled_from([0, 2416]), st.integers(1, 33),
 )  # fmt: skip
-def test_layernorm_of_the_residual_stream(seed, channels, storage, zp, eps, rows):
+def test_layernorm_of_the_residual_stream(seed, channels, storage, zp, eps, rows) -> None:
     """int16 to any code with smoothed exponents: the form that has vectorised variants."""
     rng = np.random.default_rng(seed)
     case = Case()
@@ -145,7 +145,7 @@ def test_layernorm_of_the_residual_stream(seed, channels, storage, zp, eps, rows
 
 @EXAMPLES
 @given(SEEDS, LENGTHS, st.sampled_from(["i8", "i16"]))
-def test_layernorm_as_published(seed, channels, storage):
+def test_layernorm_as_published(seed, channels, storage) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     x_format = FixedType(storage, 5)
@@ -156,7 +156,7 @@ def test_layernorm_as_published(seed, channels, storage):
     case.check(y, kernel="vit_layernorm_ivit")
 
 
-def test_layernorm_too_wide_is_refused():
+def test_layernorm_too_wide_is_refused() -> None:
     """Exponents 10 apart on int16 leave 64 bits; the backend says so instead of wrapping."""
     case = Case()
     channels = 1536
@@ -174,7 +174,7 @@ def test_layernorm_too_wide_is_refused():
     SEEDS, LENGTHS, st.sampled_from([1, 3, 9, 16, 32, 64]), st.integers(-1, 14), st.integers(-1, 12),
     st.integers(-2, 6), st.booleans(), ROUNDINGS,
 )  # fmt: skip
-def test_linear_attn(seed, tokens, dim, kv_shift, ksum_shift, frac, pot, rounding):
+def test_linear_attn(seed, tokens, dim, kv_shift, ksum_shift, frac, pot, rounding) -> None:
     rng = np.random.default_rng(seed)
     case = Case()
     eight, top = FixedType("i8", 4), int(rng.choice([1, 2, 128]))
@@ -192,7 +192,7 @@ def test_linear_attn(seed, tokens, dim, kv_shift, ksum_shift, frac, pot, roundin
     SEEDS, st.sampled_from([1, 4, 7]), st.sampled_from([4, 16, 20]), st.integers(1, 3),
     st.integers(1, 6), st.booleans(),
 )  # fmt: skip
-def test_linear_attn_in_place(seed, side, dim, groups, shift, read_again):
+def test_linear_attn_in_place(seed, side, dim, groups, shift, read_again) -> None:
     """EfficientViT's: two tensors joined along channels, heads cut out, requantised one by one."""
     rng = np.random.default_rng(seed)
     case, wide, heads = Case(), FixedType("i16", 9), 2 * groups

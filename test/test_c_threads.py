@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("cpu", sorted({"portable", HOST_LEVELS[0].name}))
-def test_same_integers_for_any_number_of_threads(vit, tmp_path, cpu, threads):
+def test_same_integers_for_any_number_of_threads(vit, tmp_path, cpu, threads) -> None:
     case, output, module = vit
     project = emit_c(module, case.store, tmp_path / "c", EmitOptions(cpu=cpu, threads=threads))
     model = CModel(project.folder)
@@ -26,7 +26,7 @@ def test_same_integers_for_any_number_of_threads(vit, tmp_path, cpu, threads):
         np.testing.assert_array_equal(codes["output0"], case.arrays[output])
 
 
-def test_fewer_threads_than_emitted(vit, tmp_path):
+def test_fewer_threads_than_emitted(vit, tmp_path) -> None:
     """A project for three threads runs on one, without the system's threads, and not on four."""
     case, output, module = vit
     folder = emit_c(module, case.store, tmp_path / "c", EmitOptions(threads=3)).folder
@@ -38,7 +38,7 @@ def test_fewer_threads_than_emitted(vit, tmp_path):
         CModel(folder, BuildOptions(flags=("-DVIT_THREADS=4",)))
 
 
-def test_one_thread_needs_nothing(vit, tmp_path):
+def test_one_thread_needs_nothing(vit, tmp_path) -> None:
     case, _, module = vit
     folder = emit_c(module, case.store, tmp_path / "c").folder
     words = ("team", "pthread", "THREADS", "part")
@@ -51,7 +51,7 @@ def test_one_thread_needs_nothing(vit, tmp_path):
 
 
 @pytest.mark.parametrize("cpu", sorted({"portable", HOST_LEVELS[0].name}))
-def test_make_with_the_thread_sanitizer(vit, tmp_path, cpu):
+def test_make_with_the_thread_sanitizer(vit, tmp_path, cpu) -> None:
     case, output, module = vit
     folder = emit_c(module, case.store, tmp_path / "c", EmitOptions(cpu=cpu, threads=2)).folder
     flags = "CFLAGS=-O1 -g -fsanitize=thread -fno-sanitize-recover=all"

@@ -21,7 +21,7 @@ def any_input(case: Case, seed: int, storage: str, shape: tuple[int, ...], zp: i
 @given(
     SEEDS, NARROW, st.sets(st.integers(0, 3), min_size=1), st.booleans(), st.integers(-4, 14),
 )  # fmt: skip
-def test_mean(seed, storage, axes, keepdims, frac):
+def test_mean(seed, storage, axes, keepdims, frac) -> None:
     case = Case()
     x = any_input(case, seed, storage, (2, 3, 5, 7))
     out = FixedType("i16", frac, zp=-5)
@@ -34,7 +34,7 @@ def test_mean(seed, storage, axes, keepdims, frac):
 @given(
     SEEDS, st.sampled_from(["i8", "ui8", "i16"]), st.booleans(), st.integers(-2, 9), st.data(),
 )  # fmt: skip
-def test_pools(seed, storage, include, frac, data):
+def test_pools(seed, storage, include, frac, data) -> None:
     draw = data.draw
     kernel = [draw(st.integers(1, 4)) for _ in range(2)]
     pads = [draw(st.integers(0, kernel[i % 2] - 1)) for i in range(4)]
@@ -62,7 +62,7 @@ def test_pools(seed, storage, include, frac, data):
     st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
     st.integers(-3, 12), st.sampled_from(["rhu", "rhe", "floor"]),
 )  # fmt: skip
-def test_resize(seed, storage, height, width, coordinates, nearest, frac, rounding):
+def test_resize(seed, storage, height, width, coordinates, nearest, frac, rounding) -> None:
     case = Case()
     x = any_input(case, seed, storage, (2, 5, 4, 3))
     fields = {"coordinates": coordinates, "shape": (2, height, width, 3)}
@@ -74,7 +74,7 @@ def test_resize(seed, storage, height, width, coordinates, nearest, frac, roundi
 
 @EXAMPLES
 @given(SEEDS, ANY, st.permutations(range(4)))
-def test_transpose(seed, storage, permutation):
+def test_transpose(seed, storage, permutation) -> None:
     case = Case()
     x = any_input(case, seed, storage, (2, 3, 5, 7))
     case.check(case.op(ops.TransposeOp, [x], permutation=permutation))
@@ -82,7 +82,7 @@ def test_transpose(seed, storage, permutation):
 
 @EXAMPLES
 @given(SEEDS, ANY, st.data())
-def test_slice_pad_concat_gather(seed, storage, data):
+def test_slice_pad_concat_gather(seed, storage, data) -> None:
     draw = data.draw
     case = Case()
     shape = (2, 3, 5, 7)
@@ -101,7 +101,7 @@ def test_slice_pad_concat_gather(seed, storage, data):
     case.check(part, padded, taken, joined)
 
 
-def test_reshapes_and_reinterpretation_cost_nothing():
+def test_reshapes_and_reinterpretation_cost_nothing() -> None:
     """They share their operand's memory; an output that is an input is copied."""
     case = Case()
     x = any_input(case, 0, "i8", (2, 3, 4), zp=0)
@@ -114,7 +114,7 @@ def test_reshapes_and_reinterpretation_cost_nothing():
 
 @EXAMPLES
 @given(SEEDS, ANY, st.integers(-4, 4), st.integers(-2, 8))
-def test_reinterpretation_moves_the_grid_of_what_follows(seed, storage, exponent, frac):
+def test_reinterpretation_moves_the_grid_of_what_follows(seed, storage, exponent, frac) -> None:
     case = Case()
     x = any_input(case, seed, storage, (3, 8))
     same = case.op(ops.ReinterpretOp, [x], exponent=exponent)
@@ -122,7 +122,7 @@ def test_reinterpretation_moves_the_grid_of_what_follows(seed, storage, exponent
     case.check(flat, case.op(ops.PotRequantOp, [flat], FixedType("i8", frac)))
 
 
-def test_one_value_as_two_outputs():
+def test_one_value_as_two_outputs() -> None:
     case = Case()
     x = any_input(case, 0, "i8", (2, 3, 4))
     y = case.op(ops.TransposeOp, [x], permutation=(1, 0, 2))
@@ -131,7 +131,7 @@ def test_one_value_as_two_outputs():
 
 @pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 2, 3, 1), (0, 3, 2, 1)])
 @pytest.mark.parametrize("axes", [(2, 3), (1,), (1, 3)])
-def test_mean_reads_through_a_transpose(order, axes):
+def test_mean_reads_through_a_transpose(order, axes) -> None:
     rng = np.random.default_rng(0)
     case, format_ = Case(), FixedType("i16", 5)
     x = case.input(format_, codes(rng, format_, (1, 5, 4, 300)))

@@ -48,7 +48,7 @@ def finishes(case: Case, *outputs: object) -> list[str]:
 @given(
     SEEDS, ROWS, COLUMNS, st.integers(4, 13), st.integers(4, 13), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_sum_of_any_grids(seed, m, n, frac, frac_out, swap, again):
+def test_sum_of_any_grids(seed, m, n, frac, frac_out, swap, again) -> None:
     """An accumulator and a residual, each on a grid of its own, and another residual behind it."""
     rng = np.random.default_rng(seed)
     case = Case()
@@ -96,7 +96,7 @@ def test_requantised_then_added(
         min_size=2, max_size=3,
     ), st.booleans(),
 )  # fmt: skip
-def test_branches(seed, m, n, branches, from_words):
+def test_branches(seed, m, n, branches, from_words) -> None:
     """Several requantisations of the same accumulators, or of the same words."""
     rng = np.random.default_rng(seed)
     case = Case()
@@ -112,7 +112,7 @@ def test_branches(seed, m, n, branches, from_words):
 
 
 @pytest.mark.parametrize("kind", ["sum", "words", "branches", "table"])
-def test_no_accumulators_in_memory(kind):
+def test_no_accumulators_in_memory(kind) -> None:
     """What these tests are about is what AVX-512 is given."""
     rng = np.random.default_rng(0)
     case = Case()
@@ -133,7 +133,7 @@ def test_no_accumulators_in_memory(kind):
 
 @EXAMPLES
 @given(SEEDS, ROWS, COLUMNS, st.booleans(), st.sampled_from([5, 8, 12]))
-def test_product_in_two_parts(seed, m, n, swap, frac):
+def test_product_in_two_parts(seed, m, n, swap, frac) -> None:
     """Columns of the reduction in two products, whose sum has 16 bits between them."""
     rng = np.random.default_rng(seed)
     case = Case()
@@ -143,7 +143,7 @@ def test_product_in_two_parts(seed, m, n, swap, frac):
     case.check(case.op(ops.AddOp, [second, y] if swap else [y, second], sixteen))
 
 
-def test_second_product_adds_to_the_first():
+def test_second_product_adds_to_the_first() -> None:
     """Its accumulators are not stored, whichever product comes first."""
     rng = np.random.default_rng(0)
     for order in (1, -1):
@@ -154,7 +154,7 @@ def test_second_product_adds_to_the_first():
         assert finishes(case, y) == ["VIT_TO_SUM", "VIT_TO_SUM"]
 
 
-def test_levels_without_the_finish():
+def test_levels_without_the_finish() -> None:
     """The other levels go by stages."""
     case = Case()
     rng = np.random.default_rng(0)

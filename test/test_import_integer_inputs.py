@@ -40,7 +40,7 @@ def byte_model(path: Path, reader: str, storage: int = TensorProto.UINT8) -> Non
 
 
 @pytest.mark.parametrize("reader", ["Cast", "DequantizeLinear"])
-def test_bytes_run_as_they_are(tmp_path, reader):
+def test_bytes_run_as_they_are(tmp_path, reader) -> None:
     """The input has exactly the file's integers, although the calibration saw only some of them."""
     from onnxruntime import InferenceSession
 
@@ -58,7 +58,7 @@ def test_bytes_run_as_they_are(tmp_path, reader):
     assert 10 * np.log10((expected**2).sum() / (error**2).sum()) > 20
 
 
-def test_integers_read_by_other_operators_are_refused(tmp_path):
+def test_integers_read_by_other_operators_are_refused(tmp_path) -> None:
     byte_model(tmp_path / "model.onnx", "Cast")
     model = onnx.load(tmp_path / "model.onnx")
     model.graph.node[0].attribute[0].i = TensorProto.INT32
