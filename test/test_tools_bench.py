@@ -296,6 +296,6 @@ def test_builders_need_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_variants_are_refused(tmp_path: Path) -> None:
-    for name in ("swin_huge", "deit_huge_patch16_224"):
+    for name in ("swin_huge", "deit_huge_patch16_224", "dense_vit_224"):
         with pytest.raises(VitError, match="do not know"):
             sources.find_source(name).export(tmp_path, 1, {})

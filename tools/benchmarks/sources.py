@@ -118,7 +118,7 @@ def _build(name: str, target: Path, batch: int) -> Path:
     fields = dict(_option(text) for text in options)
     try:
         model = family.create(*[] if variant == "dense_vit" else [variant], **fields)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise VitError(f"{name}: the builders do not know this variant: {error}") from error
     torch: Any = importlib.import_module("torch")
     export: Any = importlib.import_module("models.export")
