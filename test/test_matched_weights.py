@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import apply, context, parse, run_float, run_integer, sqnr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_windows import KINDS, convolution, layer_of
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 
@@ -54,20 +52,23 @@ def test_a_lack_that_inputs_explain_goes_into_the_weights() -> None:
     assert np.square(left).mean() < 0.05 * np.square(fresh @ lack.T + 0.3).mean()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
-def test_noise_is_not_fitted(seed: int, images: int) -> None:
-    """Without anything to explain, weights and bias stay about as they are."""
-    rng = np.random.default_rng(seed)
-    weight, none = rng.normal(size=(OUTPUTS, SIZE)), np.zeros((OUTPUTS, SIZE))
-    found = gathered(rng, images, none, noise=1.0).solve(weight, centred=True)
-    # The least squares fit on all rows would change it by about sqrt(N K / rows) of the noise.
-    fitted = OUTPUTS * SIZE / (images * ROWS)
-    assert np.square(found.target - weight).sum() < 0.5 * fitted
-    assert np.square(found.mean).sum() < 2.0 * OUTPUTS / (images * ROWS)
+@pytest.mark.parametrize("images", range(1, 6))
+def test_noise_is_not_fitted(images: int) -> None:
+    """Without anything to explain, weights and bias stay about as they are: on average over draws."""
+    moved, means = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        weight, none = rng.normal(size=(OUTPUTS, SIZE)), np.zeros((OUTPUTS, SIZE))
+        found = gathered(rng, images, none, noise=1.0).solve(weight, centred=True)
+        moved.append(np.square(found.target - weight).sum())
+        means.append(np.square(found.mean).sum())
+    # The least squares fit on all rows would change weights by about sqrt(N K / rows) of the noise,
+    # and the mean over all rows biases by sqrt(N / rows).
+    assert np.mean(moved) < 0.05 * OUTPUTS * SIZE / (images * ROWS)
+    assert np.mean(means) < 0.4 * OUTPUTS / (images * ROWS)
     if images == 1:
-        np.testing.assert_array_equal(found.target, weight)
-        assert not found.mean.any()
+        assert not np.any(moved)
+        assert not np.any(means)
 
 
 def test_degenerate_inputs() -> None:
