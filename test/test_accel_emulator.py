@@ -159,6 +159,16 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
             "value 200 is not a code of i8",
         ),
         (
+            "mac.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=1 ow=1 oc=1 kh=1 kw=1 ic=1 acc_row=4 acc_pix=4 "
+            "src_row=1 src_pix=1 w_row=1 src_type=log2",
+            "not log2",
+        ),
+        (
+            "dw.pool dst=obuf[0] src=abuf[0] mode=max oh=1 ow=1 chans=2 kh=1 kw=1 dst_row=2 dst_pix=2 "
+            "src_row=2 src_pix=2 src_type=i4x2 dst_type=i8",
+            "not i4x2",
+        ),
+        (
             "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=16000 ow=16000 chans=4 kh=3 kw=3 acc_row=32 "
             "acc_pix=16 src_row=8 src_pix=4 w_row=9 top=16000 left=16000",
             "larger than any memory|more than any memory",

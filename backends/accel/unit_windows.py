@@ -24,6 +24,10 @@ def _window(port: Port, inst: Any, chans: int, step: int | None = None) -> NDArr
     """The input block of a sliding window as a batch of one image; `step` between channels."""
     if not 0 < inst.kh * inst.kw <= MAX_TAPS:
         raise AccessError("an empty window, or one larger than any memory")
+    if inst.src_type in (DType.I4X2, DType.LOG2):
+        raise AccessError(
+            f"windows read one number a byte or more, not {inst.src_type.name.lower()}"
+        )
     (height, width), (rows, cols) = isa.reach(inst), isa.inside(inst)
     if min(rows, cols) < 1:
         raise AccessError("no pixel of the source lies under the windows")
