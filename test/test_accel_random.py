@@ -91,6 +91,7 @@ def test_instructions_touch_no_more_than_is_told(kind: type[RandomGraph], seed: 
     Recording.told = []
     with patch.object(context, "Builder", Recording):
         lower_accel(graph.module, graph.store, arch)
+    assert Recording.told
     memories = Memories(arch, 1 << 22)
     for inst, reads, writes in Recording.told:
         port = Recorder(memories, lambda addr: addr)
