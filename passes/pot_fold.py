@@ -158,6 +158,9 @@ class _Folder:
     readers: Counter[str] = field(default_factory=Counter[str])
     """Weights still to be rounded by the statistics under a key; then its moments are given up."""
 
+    damping: float = DAMPING
+    """Damping of error compensation for the weight at hand."""
+
     report: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def remember(self, op: VitOp) -> None:
@@ -253,6 +256,7 @@ class _Folder:
         offsets = self.master(bias) if isinstance(bias, ops.ConstantOp) else None
         statistics = self.statistics(weight, master)
         matched = self.matched(op, master, offsets)
+        self.damping = DAMPING if matched is None else MATCHED_DAMPING
         if matched is not None:
             master = matched.target.reshape(master.shape)
             statistics = matched.parts or statistics
@@ -276,11 +280,6 @@ class _Folder:
             else:
                 fresh = self.matched_bias(matched, offsets, type_, codes, vector)
             self.replace(op, 2, bias, vector, fresh)
-
-    @property
-    def damping(self) -> float:
-        """Damping of error compensation."""
-        return DAMPING if self.lockstep is None else MATCHED_DAMPING
 
     def matched(
         self, op: ops.LinearOp | ConvBase, master: Array, bias: Array | None
