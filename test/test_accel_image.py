@@ -62,7 +62,7 @@ def test_wrong_magic_version_and_checksum() -> None:
     raw = IMAGE.to_bytes()
     with pytest.raises(ImageError, match="magic"):
         Image.from_bytes(b"X" + raw[1:])
-    with pytest.raises(ImageError, match="format version 9 and ISA version 5, this tool reads 1"):
+    with pytest.raises(ImageError, match="format version 9 and ISA version 6, this tool reads 1"):
         Image.from_bytes(resealed(raw[:8] + struct.pack("<H", 9) + raw[10:]))
     with pytest.raises(ImageError, match="checksum"):
         Image.from_bytes(raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:])

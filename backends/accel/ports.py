@@ -71,13 +71,14 @@ class Port:
         return self.view(addr, DType.I32, (count,), (4 * step,))
 
     def operand(
-        self, addr: Addr, dtype: DType, rows: int, cols: int, strides: tuple[int, int]
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
     ) -> Ints:
-        """A matrix operand of the array: int4 pairs unpacked, log2 codes decoded."""
+        """An operand of the array, along whose last axis it reduces: int4 pairs unpacked, log2
+        codes decoded."""
         if dtype is DType.I4X2:
-            packed = self.view(addr, dtype, (rows, (cols + 1) // 2), (strides[0], 1))
-            return unpack_int4(packed, cols)
-        values = self.view(addr, dtype, (rows, cols), strides)
+            pairs = (*shape[:-1], (shape[-1] + 1) // 2)
+            return unpack_int4(self.view(addr, dtype, pairs, (*strides[:-1], 1)), shape[-1])
+        values = self.view(addr, dtype, shape, strides)
         if dtype is DType.LOG2:
             return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
         return values

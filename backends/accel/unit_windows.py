@@ -59,7 +59,7 @@ def _conv(port: Port, inst: isa.Conv) -> None:
     acc = port.view(inst.acc, DType.I32, shape, strides)
     depth = inst.kh * inst.kw * inst.ic
     size = inst.w_type.size
-    weight = port.operand(inst.w, inst.w_type, outs, depth, (inst.w_row, size))
+    weight = port.operand(inst.w, inst.w_type, (outs, depth), (inst.w_row, size))
     product = convolution.conv2d(
         _window(port, inst, inst.groups * inst.ic, inst.src_step),
         weight.reshape(outs, inst.kh, inst.kw, inst.ic),
@@ -78,7 +78,7 @@ def _depthwise(port: Port, inst: isa.DepthwiseConv) -> None:
     shape = (inst.oh, inst.ow, inst.chans)
     acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
     taps = inst.kh * inst.kw
-    weight = port.operand(inst.w, DType.I8, inst.chans, taps, (inst.w_row, 1))
+    weight = port.operand(inst.w, DType.I8, (inst.chans, taps), (inst.w_row, 1))
     product = convolution.conv2d(
         _window(port, inst, inst.chans),
         weight.reshape(inst.chans, inst.kh, inst.kw, 1),

@@ -36,7 +36,7 @@ from vit_opt.dialects.vit.semantics import (
 )
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.dialects.vit_accel.fields import Addr, Space
 from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
 
 # -- ld, st -----------------------------------------------------------------------------------
@@ -88,24 +88,29 @@ def _fill(port: Port, inst: isa.Fill) -> None:
 @effect(isa.Matmul)
 def _matmul(port: Port, inst: isa.Matmul) -> None:
     check_macs(inst)
-    a = port.operand(inst.a, inst.a_type, inst.m, inst.k, (inst.a_row, inst.a_step))
-    b = port.operand(inst.b, inst.b_type, inst.n, inst.k, (inst.b_row, inst.b_step))
-    acc = port.block(inst.acc, DType.I32, inst.m, inst.n, inst.acc_row)
+    batch, m, n, k = inst.batch, inst.m, inst.n, inst.k
+    a = port.operand(inst.a, inst.a_type, (batch, m, k), (inst.a_batch, inst.a_row, inst.a_step))
+    b = port.operand(inst.b, inst.b_type, (batch, n, k), (inst.b_batch, inst.b_row, inst.b_step))
+    acc = port.view(inst.acc, DType.I32, (batch, m, n), (inst.acc_batch, inst.acc_row, 4))
     product = linear.matmul(a, b, transpose_b=True)
     accumulate(acc, product, port.bias(inst.bias, inst.n), bool(inst.accumulate))
 
 
 @effect(isa.Divide)
 def _divide(port: Port, inst: isa.Divide) -> None:
-    acc = port.block(inst.acc, inst.acc_type, inst.rows, inst.cols, inst.acc_row)
-    div = port.block(inst.div, inst.div_type, inst.rows, 1, inst.div_row)
+    def blocks(addr: Addr, dtype: DType, cols: int, strides: tuple[int, int]) -> NDArray[Any]:
+        return port.view(addr, dtype, (inst.batch, inst.rows, cols), (*strides, dtype.size))
+
+    acc = blocks(inst.acc, inst.acc_type, inst.cols, (inst.acc_batch, inst.acc_row))
+    div = blocks(inst.div, inst.div_type, 1, (inst.div_batch, inst.div_row))
     shift = port.shifts(inst.shifts, inst.shift, inst.cols)
     mode = cast("linear_attention.Divisor", inst.mode.name.lower())
     low, high = inst.dst_type.bounds
     result = linear_attention.divide_rows(
         acc, div, shift, low, high, mode, inst.zp, rounding_of(inst)
     )
-    port.block(inst.dst, inst.dst_type, inst.rows, inst.cols, inst.dst_row)[...] = result
+    target = blocks(inst.dst, inst.dst_type, inst.cols, (inst.dst_batch, inst.dst_row))
+    target[...] = result
 
 
 # -- shift ------------------------------------------------------------------------------------

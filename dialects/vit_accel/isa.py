@@ -97,7 +97,7 @@ INSTRUCTIONS: tuple[type[Inst], ...] = (
 )
 """Every instruction, in the order of the manual."""
 
-ISA_VERSION = 5
+ISA_VERSION = 6
 """Raised whenever an encoding or an effect changes."""
 
 BY_OPCODE: dict[int, type[Inst]] = {cls.opcode: cls for cls in INSTRUCTIONS}

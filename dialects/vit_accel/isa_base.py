@@ -8,6 +8,8 @@ from vit_opt.dialects.vit_accel.fields import Addr, Inst, address, choice, signe
 
 Count = Annotated[int, unsigned(16, "number of elements along this axis")]
 Stride = Annotated[int, unsigned(32, "bytes between neighbours along this axis")]
+Batch = Annotated[int, unsigned(16, "number of blocks of equal shape")]
+BatchStride = Annotated[int, unsigned(32, "bytes between the blocks of a batch; 0 repeats one")]
 Shift = Annotated[int, signed(8, "right shift (negative: left)")]
 ZeroPoint = Annotated[int, signed(33, "code of real zero")]
 Type = Annotated[DType, choice(DType, "element type")]

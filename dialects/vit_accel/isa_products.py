@@ -19,6 +19,8 @@ from vit_opt.dialects.vit_accel.fields import (
     unsigned,
 )
 from vit_opt.dialects.vit_accel.isa_base import (
+    Batch,
+    BatchStride,
     Count,
     Dst,
     Fill,
@@ -101,14 +103,16 @@ def inside(inst: Windowed) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Matmul(UnitInst):
-    """Matrix product into int32 accumulators.
+    """Matrix products into int32 accumulators: one, or a `batch` of as many that lie apart.
 
-    for i < m, j < n:
-        t = accumulate ? acc[i*acc_row][j] : (bias is none ? 0 : bias[j])
-        acc[i*acc_row][j] = t + sum_{l < k} a[i*a_row + l*a_step] * b[j*b_row + l*b_step]
+    for p < batch, i < m, j < n:
+        at = p*acc_batch + i*acc_row
+        t = accumulate ? acc[at][j] : (bias is none ? 0 : bias[j])
+        acc[at][j] = t + sum_{l < k} a[p*a_batch + i*a_row + l*a_step]
+                                     * b[p*b_batch + j*b_row + l*b_step]
 
     `a_step`, `b_step` are bytes between neighbours along k (an `i4x2` operand is contiguous).
-    A sum outside int32 traps: nothing wraps.
+    A batch fills and drains the array once. A sum outside int32 traps: nothing wraps.
     """
 
     opcode: ClassVar[int] = 0x20
@@ -130,21 +134,28 @@ class Matmul(UnitInst):
     bias: Annotated[Addr, address("n int32, or none")] = NO_ADDR
     accumulate: Annotated[Flag, choice(Flag, "start from the accumulators' contents")] = Flag.OFF
     map: Annotated[MacMap, choice(MacMap, "axes on the array")] = MacMap.NM
+    batch: Batch = 1
+    acc_batch: BatchStride = 0
+    a_batch: BatchStride = 0
+    b_batch: BatchStride = 0
 
     def cycles(self, arch: AccelTarget) -> int:
-        return array_cycles(arch, (self.m, self.n, self.k), self.map, (self.a_type, self.b_type))
+        size, types = (self.m, self.n, self.k), (self.a_type, self.b_type)
+        return array_cycles(arch, size, self.map, types, count=self.batch)
 
     def macs(self) -> int:
-        return self.m * self.n * self.k
+        return self.batch * self.m * self.n * self.k
 
 
 @dataclass(frozen=True)
 class EngineMatmul(Matmul):
-    """Matrix product into int32 accumulators, on the reconfigurable engine.
+    """Matrix products into int32 accumulators, on the reconfigurable engine.
 
-    for i < m, j < n:
-        t = accumulate ? acc[i*acc_row][j] : (bias is none ? 0 : bias[j])
-        acc[i*acc_row][j] = t + sum_{l < k} a[i*a_row + l*a_step] * b[j*b_row + l*b_step]
+    for p < batch, i < m, j < n:
+        at = p*acc_batch + i*acc_row
+        t = accumulate ? acc[at][j] : (bias is none ? 0 : bias[j])
+        acc[at][j] = t + sum_{l < k} a[p*a_batch + i*a_row + l*a_step]
+                                     * b[p*b_batch + j*b_row + l*b_step]
 
     Its multipliers take the shape of the array: dw_width / columns lanes of as many columns.
     Otherwise it is `mac.matmul`.
@@ -156,8 +167,8 @@ class EngineMatmul(Matmul):
 
     def cycles(self, arch: AccelTarget) -> int:
         lanes = max(1, arch.dw_width // arch.columns)
-        size = (self.m, self.n, self.k)
-        return array_cycles(arch, size, self.map, (self.a_type, self.b_type), lanes)
+        size, types = (self.m, self.n, self.k), (self.a_type, self.b_type)
+        return array_cycles(arch, size, self.map, types, lanes, self.batch)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from vit_opt.dialects.vit_accel.fields import (
 )
 from vit_opt.dialects.vit_accel.isa_base import (
     UNLIMITED,
+    Batch,
+    BatchStride,
     Binary,
     Block,
     Dst,
@@ -118,11 +120,12 @@ class NormalizeInst(Block):
 class Divide(NormalizeInst):
     """Division of linear attention, by a 16-bit reciprocal or by a power of two.
 
-    for i < rows:
-        d = div[i*div_row];  nb = bit length of d;  R = floor(2^(nb+15) / d)
+    for p < batch, i < rows:
+        to = p*dst_batch + i*dst_row;  at = p*acc_batch + i*acc_row
+        d = div[p*div_batch + i*div_row];  nb = bit length of d;  R = floor(2^(nb+15) / d)
         for j < cols, s = shifts is none ? shift : shifts[j]:
-            recip:  dst[i*dst_row][j] = sat(round(acc[i*acc_row][j] * R, nb + 15 + s) + zp)
-            pot:    dst[i*dst_row][j] = sat(round(acc[i*acc_row][j], L + s) + zp),
+            recip:  dst[to][j] = sat(round(acc[at][j] * R, nb + 15 + s) + zp)
+            pot:    dst[to][j] = sat(round(acc[at][j], L + s) + zp),
                     L = log2 of d, rounded in the log domain
         d = 0 gives sat(zp)
     """
@@ -131,9 +134,16 @@ class Divide(NormalizeInst):
     mnemonic: ClassVar[str] = "dw.divide"
     engine_of: ClassVar[Engine] = Engine.DW
     mode: Annotated[DivMode, choice(DivMode, "divisor")] = DivMode.RECIP
+    batch: Batch = 1
+    dst_batch: BatchStride = 0
+    acc_batch: BatchStride = 0
+    div_batch: BatchStride = 0
 
     def cycles(self, arch: AccelTarget) -> int:
-        return ceil_div(self.rows * self.cols, arch.divider_width) + arch.divider_latency
+        return ceil_div(self.elements(), arch.divider_width) + arch.divider_latency
+
+    def elements(self) -> int:
+        return self.batch * self.rows * self.cols
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,10 @@ def _fill(inst: isa.Fill) -> Operands:
 @_operands_of(isa.Matmul, isa.EngineMatmul)
 def _matmul(inst: isa.Matmul) -> Operands:
     return [
-        (inst.a, _matrix(inst.a_type, inst.m, inst.k)),
-        (inst.b, _matrix(inst.b_type, inst.n, inst.k)),
+        (inst.a, inst.batch * _matrix(inst.a_type, inst.m, inst.k)),
+        (inst.b, inst.batch * _matrix(inst.b_type, inst.n, inst.k)),
         (inst.bias, 4 * inst.n),
-        (inst.acc, 4 * inst.m * inst.n),
+        (inst.acc, 4 * inst.batch * inst.m * inst.n),
     ]
 
 
@@ -156,9 +156,10 @@ def _pair(inst: isa.Add | isa.Mul) -> Operands:
 @_operands_of(isa.Normalize, isa.Divide)
 def _normalize(inst: isa.NormalizeInst) -> Operands:
     count = inst.elements()
+    rows = inst.rows * (inst.batch if isinstance(inst, isa.Divide) else 1)
     return [
         (inst.acc, count * inst.acc_type.size),
-        (inst.div, inst.rows * inst.div_type.size),
+        (inst.div, rows * inst.div_type.size),
         (inst.shifts, inst.cols),
         (inst.dst, count * inst.dst_type.size),
     ]

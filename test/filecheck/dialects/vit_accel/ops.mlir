@@ -34,8 +34,10 @@ vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 4096 : i64, 
   vit_accel.ld.fill dst = abuf[0], count = 8, value = -3, type = i8
   // CHECK-NEXT: vit_accel.mac.matmul acc = obuf[0], a = abuf[0], b = bbuf[0], m = 2, n = 3, k = 4, acc_row = 12, a_row = 4, b_row = 4, b_type = i4x2, bias = pbuf[0], accumulate = on, map = mk
   vit_accel.mac.matmul acc = obuf[0], a = abuf[0], b = bbuf[0], m = 2, n = 3, k = 4, acc_row = 12, a_row = 4, b_row = 4, b_type = i4x2, bias = pbuf[0], accumulate = on, map = mk
-  // CHECK-NEXT: vit_accel.dw.divide rows = 2, cols = 3, dst = obuf[0], acc = obuf[64], div = obuf[128], dst_row = 3, acc_row = 12, div_row = 4, shift = -2, dst_type = i8, mode = pot
-  vit_accel.dw.divide rows = 2, cols = 3, dst = obuf[0], acc = obuf[64], div = obuf[128], dst_row = 3, acc_row = 12, div_row = 4, shift = -2, dst_type = i8, mode = pot
+  // CHECK-NEXT: vit_accel.dw.matmul acc = obuf[0], a = abuf[0], b = bbuf[0], m = 2, n = 3, k = 4, acc_row = 12, a_row = 4, b_row = 4, batch = 5, acc_batch = 24, a_batch = 8
+  vit_accel.dw.matmul acc = obuf[0], a = abuf[0], b = bbuf[0], m = 2, n = 3, k = 4, acc_row = 12, a_row = 4, b_row = 4, batch = 5, acc_batch = 24, a_batch = 8, b_batch = 0
+  // CHECK-NEXT: vit_accel.dw.divide rows = 2, cols = 3, dst = obuf[0], acc = obuf[64], div = obuf[128], dst_row = 3, acc_row = 12, div_row = 4, shift = -2, dst_type = i8, mode = pot, batch = 2, dst_batch = 6, acc_batch = 24, div_batch = 8
+  vit_accel.dw.divide rows = 2, cols = 3, dst = obuf[0], acc = obuf[64], div = obuf[128], dst_row = 3, acc_row = 12, div_row = 4, shift = -2, dst_type = i8, mode = pot, batch = 2, dst_batch = 6, acc_batch = 24, div_batch = 8
   // CHECK-NEXT: vit_accel.shift.requant rows = 2, cols = 3, dst = obuf[0], src = obuf[64], dst_row = 3, src_row = 12, src_type = i32, dst_type = ui8, shifts = pbuf[16], zp_out = 7, rounding = floor, low = 7, high = 100
   vit_accel.shift.requant rows = 2, cols = 3, dst = obuf[0], src = obuf[64], dst_row = 3, src_row = 12, src_type = i32, dst_type = ui8, shifts = pbuf[16], zp_out = 7, rounding = floor, low = 7, high = 100
   // CHECK-NEXT: vit_accel.softmax.exp rows = 2, cols = 3, p = obuf[0], sum = obuf[16], src = obuf[64], p_row = 3, sum_row = 4, src_row = 12, src_type = i32, frac = -1
