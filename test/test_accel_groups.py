@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import DenseArrayBase, i64
 from xdsl.ir import Operation
 
+from vit_opt.backends.accel.emulator import Machine, TrapError
 from vit_opt.backends.accel.groups import expand_groups, group_shifts, pack_groups
 from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.errors import VitError
@@ -20,7 +21,9 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import EDGE, P2VIT, AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.fields import Addr, Space
+from vit_opt.dialects.vit_accel.enums import DType, Flag, MacMap
+from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
+from vit_opt.dialects.vit_accel.traffic import traffic
 from vit_opt.passes.quantization.weights import BYTE_GROUPS
 
 I8 = FixedType("i8", 5)
@@ -143,3 +146,82 @@ def test_cycles_by_hand() -> None:
     assert inst.dram_bytes(EDGE) == 208 and inst.cycles(EDGE) == 128  # 1024 / 8
     assert replace(inst, size=8 * 64).cycles(EDGE) == 128
     assert replace(inst, size=9 * 64).cycles(EDGE) == 144  # 576 / 4
+
+
+# ---- products that read groups as they lie -------------------------------------------------------
+
+TYPES = DType.I8, DType.I4X2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20)),
+    st.floats(0, 1),
+    st.sampled_from([isa.Matmul, isa.EngineMatmul]),
+    st.sampled_from(Flag),
+    st.integers(0, 1000),
+)
+def test_products_of_groups(
+    size: tuple[int, int, int], wide: float, cls: type[isa.Matmul], more: Flag, seed: int
+) -> None:
+    """Against numpy on the codes that the groups stand for; k is so many groups."""
+    rng = np.random.default_rng(seed)
+    (m, n, groups), k = size, 8 * size[2]
+    codes = grouped_codes(rng, n, k, wide)
+    packed = pack_groups(codes)
+    head, marked = -(-groups // 8), int(np.unpackbits(packed[: -(-groups // 8)]).sum())
+    a = rng.integers(-128, 128, (m, k), np.int8)
+    start = rng.integers(-1000, 1000, (m, n), np.int32)
+    marks, rows = Addr(Space.BBUF, 7), Addr(Space.BBUF, 7 + head)
+    inst = cls(
+        Addr(Space.OBUF), Addr(Space.ABUF), rows, m, n, k, 4 * n, k,
+        isa.group_row_bytes(k, marked), *TYPES, accumulate=more, marks=marks, wide=marked,
+    )  # fmt: skip
+    machine = Machine(Image("p2vit", (inst,)), P2VIT)
+    memory = machine.memories.bytes
+    memory[Space.ABUF][: m * k] = a.view(np.uint8).reshape(-1)
+    memory[Space.BBUF][7 : 7 + packed.size] = packed
+    memory[Space.OBUF][: 4 * m * n] = start.view(np.uint8).reshape(-1)
+    stats = machine.run()
+    acc = memory[Space.OBUF][: 4 * m * n].view(np.int32).reshape(m, n)
+    expected = a.astype(np.int64) @ codes.T.astype(np.int64) + (start if more else 0)
+    np.testing.assert_array_equal(acc, expected)
+    assert stats.cycles == inst.cycles(P2VIT) and inst.macs() == m * n * k
+    assert inst.narrow_macs() == m * n * 8 * (groups - marked) == 2 * inst.elements()
+    assert traffic(inst)[Space.BBUF] == packed.size
+
+
+def test_cycles_of_groups_by_hand() -> None:
+    """Twelve groups, three of bytes: 4 or 8 steps each, but 8 of a lane's multipliers at a time."""
+
+    def cycles(axes: MacMap, wide: int | None, arch: AccelTarget = P2VIT) -> int:
+        return isa.array_cycles(arch, (16, 64, 96), axes, TYPES, wide=wide) - 16
+
+    assert cycles(MacMap.NM, None) == 2 * 48
+    assert cycles(MacMap.NM, 0) == 2 * 48 and cycles(MacMap.NM, 3) == 2 * (9 * 4 + 3 * 8)
+    assert cycles(MacMap.KN, 3) == 1 * 8 * 16 and cycles(MacMap.KN, 0) == 1 * 8 * 16
+    assert cycles(MacMap.KN, 12) == 2 * 8 * 16  # 96 of 64 lanes
+    assert cycles(MacMap.NK, None) == 16 * 6 and cycles(MacMap.NK, 0) == 16 * 12
+    assert cycles(MacMap.NK, 12) == 16 * 12
+    assert cycles(MacMap.NM, 3, replace(P2VIT, int4_rate=1)) == 2 * 96
+    assert cycles(MacMap.NM, 3, replace(P2VIT, int4_rate=4)) == 2 * (9 * 2 + 3 * 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"wide": 2}, "1 groups are marked, not 2"),
+        ({"k": 12}, "groups are rows of i4x2 of a multiple of 8, not 12 of i4x2"),
+        ({"b_type": DType.I8}, "not 16 of i8"),
+        ({"marks": NO_ADDR}, "1 groups of bytes, but no marks that say which"),
+        ({"marks": Addr(Space.BBUF, 1 << 20)}, "leaves the .* bytes of bbuf"),
+        ({"k": 0}, "an empty operand"),
+    ],
+)
+def test_groups_that_make_no_sense_trap(changes: dict[str, Any], reason: str) -> None:
+    places = (Addr(Space.OBUF), Addr(Space.ABUF), Addr(Space.BBUF, 1))
+    inst = isa.Matmul(*places, 1, 1, 16, 4, 16, 13, *TYPES, marks=Addr(Space.BBUF), wide=1)
+    machine = Machine(Image("p2vit", (replace(inst, **changes),)), P2VIT)
+    machine.memories.bytes[Space.BBUF][0] = 0b10
+    with pytest.raises(TrapError, match=reason):
+        machine.run()

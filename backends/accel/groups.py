@@ -79,18 +79,33 @@ def expand_groups(packed: Bytes, size: tuple[int, int], least: int) -> Codes:
     head = -(-groups // 8)
     if packed.size < head:
         raise VitError(f"{packed.size} bytes do not hold the marks of {groups} groups")
-    narrow = np.unpackbits(packed[:head], count=groups, bitorder="little") == 0
-    widths = np.full(groups, GROUP)
-    widths[-1] = cols - (groups - 1) * GROUP
-    lengths = np.where(narrow, -(-widths // 2), widths)
-    shift_bytes = -(-int(narrow.sum()) // 4)
-    starts = shift_bytes + np.concatenate([[0], np.cumsum(lengths)])
-    expected = head + rows * int(starts[-1])
+    narrow = narrow_groups(packed[:head], groups)
+    expected = head + rows * int(_starts(narrow, cols)[-1])
     if packed.size != expected:
         raise VitError(
             f"{rows} rows of {cols} codes with these marks take {expected} bytes, not {packed.size}"
         )
-    body = packed[head:].reshape(rows, -1)
+    return expand_rows(packed[head:].reshape(rows, -1), narrow, cols, least)
+
+
+def narrow_groups(marks: Bytes, groups: int) -> NDArray[np.bool_]:
+    """Which groups of a row are not bytes."""
+    return np.unpackbits(marks, count=groups, bitorder="little") == 0
+
+
+def _starts(narrow: NDArray[np.bool_], cols: int) -> NDArray[np.int64]:
+    """Where each group of a row begins, and where the row ends, in bytes."""
+    widths = np.full(narrow.size, GROUP)
+    widths[-1] = cols - (narrow.size - 1) * GROUP
+    lengths = np.where(narrow, -(-widths // 2), widths)
+    return -(-int(narrow.sum()) // 4) + np.concatenate([[0], np.cumsum(lengths)])
+
+
+def expand_rows(body: Bytes, narrow: NDArray[np.bool_], cols: int, least: int) -> Codes:
+    """Rows of codes [N, K] from rows of bytes, each with its shifts and groups."""
+    rows, groups = len(body), narrow.size
+    starts = _starts(narrow, cols)
+    shift_bytes = int(starts[0])
     result = np.empty((rows, groups, GROUP), np.int8)
     index = np.arange(GROUP)
     # What lies behind the last column is cut off, so any byte will do for it.

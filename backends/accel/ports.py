@@ -8,11 +8,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_opt.backends.accel.groups import expand_rows, narrow_groups
 from vit_opt.backends.accel.memory import AccessError, Memories, unpack_int4
 from vit_opt.dialects.vit.semantics import arithmetic
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Rounding
 from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
 
 Ints = NDArray[np.integer[Any]]
 Resolve = Callable[[Addr], Addr]
@@ -82,6 +84,32 @@ class Port:
         if dtype is DType.LOG2:
             return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
         return values
+
+    def weights(
+        self,
+        inst: isa.Matmul | isa.Conv,
+        addr: Addr,
+        dtype: DType,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+    ) -> Ints:
+        """Rows of a right operand of the array; those that lie in groups as what they mean."""
+        wide, depth = isa.wide_groups(inst), inst.depth
+        if wide is None:
+            if inst.wide:
+                raise AccessError(f"{inst.wide} groups of bytes, but no marks that say which")
+            return self.operand(addr, dtype, (*shape, depth), strides)
+        groups = depth // GROUP
+        if dtype is not DType.I4X2 or depth % GROUP:
+            raise AccessError(
+                f"groups are rows of i4x2 of a multiple of {GROUP}, not {depth} of {dtype.name.lower()}"
+            )
+        narrow = narrow_groups(self.vector(inst.marks, DType.UI8, -(-groups // 8)), groups)
+        if groups - int(narrow.sum()) != wide:
+            raise AccessError(f"{groups - int(narrow.sum())} groups are marked, not {wide}")
+        row = isa.group_row_bytes(depth, wide)
+        rows = self.view(addr, DType.UI8, (*shape, row), (*strides[:-1], 1)).reshape(-1, row)
+        return expand_rows(rows, narrow, depth, 1).reshape(*shape, depth)
 
 
 def rounding_of(inst: Any) -> arithmetic.Rounding:

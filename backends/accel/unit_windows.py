@@ -57,9 +57,7 @@ def _conv(port: Port, inst: isa.Conv) -> None:
     outs = inst.groups * inst.oc
     shape, strides = (inst.oh, inst.ow, outs), (inst.acc_row, inst.acc_pix, 4)
     acc = port.view(inst.acc, DType.I32, shape, strides)
-    depth = inst.kh * inst.kw * inst.ic
-    size = inst.w_type.size
-    weight = port.operand(inst.w, inst.w_type, (outs, depth), (inst.w_row, size))
+    weight = port.weights(inst, inst.w, inst.w_type, (outs,), (inst.w_row, inst.w_type.size))
     product = convolution.conv2d(
         _window(port, inst, inst.groups * inst.ic, inst.src_step),
         weight.reshape(outs, inst.kh, inst.kw, inst.ic),

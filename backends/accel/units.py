@@ -90,7 +90,7 @@ def _matmul(port: Port, inst: isa.Matmul) -> None:
     check_macs(inst)
     batch, m, n, k = inst.batch, inst.m, inst.n, inst.k
     a = port.operand(inst.a, inst.a_type, (batch, m, k), (inst.a_batch, inst.a_row, inst.a_step))
-    b = port.operand(inst.b, inst.b_type, (batch, n, k), (inst.b_batch, inst.b_row, inst.b_step))
+    b = port.weights(inst, inst.b, inst.b_type, (batch, n), (inst.b_batch, inst.b_row, inst.b_step))
     acc = port.view(inst.acc, DType.I32, (batch, m, n), (inst.acc_batch, inst.acc_row, 4))
     product = linear.matmul(a, b, transpose_b=True)
     accumulate(acc, product, port.bias(inst.bias, inst.n), bool(inst.accumulate))

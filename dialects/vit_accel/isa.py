@@ -27,8 +27,10 @@ from vit_opt.dialects.vit_accel.isa_products import (
     Pool,
     Windowed,
     array_cycles,
+    group_row_bytes,
     inside,
     reach,
+    wide_groups,
 )
 from vit_opt.dialects.vit_accel.isa_rows import (
     Add,
@@ -155,6 +157,8 @@ __all__ = [
     "Wait",
     "Windowed",
     "array_cycles",
+    "group_row_bytes",
     "inside",
     "reach",
+    "wide_groups",
 ]

@@ -51,6 +51,10 @@ class UnitInst(Inst):
         """Multiply-accumulates, for utilisation and energy."""
         return 0
 
+    def narrow_macs(self) -> int:
+        """Those of them by codes of 4 bits, which the array multiplies `int4_rate` a cycle."""
+        return 0
+
     def elements(self) -> int:
         """Element operations other than MACs, for energy."""
         return 0

@@ -14,6 +14,7 @@ from vit_opt.dialects.vit_accel.enums import (
 from vit_opt.dialects.vit_accel.fields import (
     NO_ADDR,
     Addr,
+    Space,
     address,
     choice,
     unsigned,
@@ -32,6 +33,10 @@ from vit_opt.dialects.vit_accel.isa_base import (
     ZeroPoint,
     ceil_div,
 )
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
+
+Marks = Annotated[Addr, address("a bit for every eight weights of a row, or none: no groups")]
+Wide = Annotated[int, unsigned(16, "groups of a row that are bytes, as many as are marked")]
 
 
 def array_cycles(
@@ -41,23 +46,70 @@ def array_cycles(
     types: tuple[DType, DType],
     lanes: int | None = None,
     count: int = 1,
+    wide: int | None = None,
 ) -> int:
     """Cycles of `count` m x n x k products on the MAC array, or on `lanes` lanes of its kind.
 
     fill + count * ceil(lane axis / lanes) * ceil(column axis / columns) * time axis + drain; 16-bit
-    and log2 operands take two passes each, int4 weights pair two steps of the reduction in one.
+    and log2 operands take two passes each, int4 weights pair int4_rate steps of the reduction in one.
+
+    With weights in groups of eight, `wide` of them bytes, k counts the steps of one group after the
+    other: ceil(8 / int4_rate), or 8 for bytes. What a cycle adds up in a sum is shifted before it is
+    accumulated, so it must be of one group: with k in time or on the lanes it is what one multiplier
+    takes, and nothing is lost. On the columns it is what a lane takes, and each group is whole steps.
     """
     lanes = arch.lanes if lanes is None else lanes
     extents = dict(zip("MNK", size, strict=True))
-    if types[1] is DType.I4X2:
-        extents["K"] = ceil_div(extents["K"], arch.int4_rate)
     lane, column = mapping.name
+    if wide is not None:
+        whole = arch.columns if column == "K" else 1
+        narrow = max(0, ceil_div(size[2], GROUP) - wide)
+        narrow *= ceil_div(ceil_div(GROUP, arch.int4_rate), whole)
+        extents["K"] = (narrow + wide * ceil_div(GROUP, whole)) * whole
+    elif types[1] is DType.I4X2:
+        extents["K"] = ceil_div(extents["K"], arch.int4_rate)
     steps = ceil_div(extents.pop(lane), lanes) * ceil_div(extents.pop(column), arch.columns)
     (time,) = extents.values()
     passes = 1
     for dtype in types:
         passes *= 2 if dtype in (DType.I16, DType.UI16, DType.LOG2) else 1
     return arch.array_fill + count * passes * steps * time + arch.array_drain
+
+
+def group_row_bytes(depth: int, wide: int) -> int:
+    """Bytes of a row of `depth` weights in groups of eight, of which `wide` are bytes."""
+    narrow = max(0, ceil_div(depth, GROUP) - wide)
+    return ceil_div(narrow, 4) + narrow * GROUP // 2 + wide * GROUP
+
+
+class Weighted(Protocol):
+    """An instruction whose right operand may lie in groups of eight."""
+
+    @property
+    def marks(self) -> Addr: ...
+    @property
+    def wide(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    def macs(self) -> int: ...
+
+
+def wide_groups(inst: Weighted) -> int | None:
+    """Groups of a row that are bytes; None where the right operand does not lie in groups."""
+    return None if inst.marks.space is Space.NONE else inst.wide
+
+
+def macs_of_four_bits(inst: Weighted, dtype: DType) -> int:
+    """Multiply-accumulates by codes of 4 bits that lie in pairs; `dtype` is the right operand's."""
+    if dtype is not DType.I4X2:
+        return 0
+    byte = (wide_groups(inst) or 0) * GROUP
+    return inst.macs() // max(1, inst.depth) * max(0, inst.depth - byte)
+
+
+def shifted_sums(inst: Weighted, dtype: DType) -> int:
+    """Sums that are shifted by what their group says: those of pairs of codes."""
+    return 0 if wide_groups(inst) is None else macs_of_four_bits(inst, dtype) // 2
 
 
 class Windowed(Protocol):
@@ -113,6 +165,12 @@ class Matmul(UnitInst):
 
     `a_step`, `b_step` are bytes between neighbours along k (an `i4x2` operand is contiguous).
     A batch fills and drains the array once. A sum outside int32 traps: nothing wraps.
+
+    With `marks`, b is `i4x2` in groups of eight along k, a multiple of 8: a bit for each group, the
+    same for all rows, lowest first (1: bytes), of which `wide` are set. Row j, at b + j*b_row, is
+    then 2 bits for each of the other groups, four a byte, and the groups in order, nibbles low
+    first; it is what `ld.expand` reads, and means the same:
+        acc[at][j] = t + sum_{g < k/8} mark[g] ? sum a*byte : (sum a*nibble) << (1 + bits[j][g])
     """
 
     opcode: ClassVar[int] = 0x20
@@ -138,13 +196,26 @@ class Matmul(UnitInst):
     acc_batch: BatchStride = 0
     a_batch: BatchStride = 0
     b_batch: BatchStride = 0
+    marks: Marks = NO_ADDR
+    wide: Wide = 0
+
+    @property
+    def depth(self) -> int:
+        """Length of a sum."""
+        return self.k
 
     def cycles(self, arch: AccelTarget) -> int:
         size, types = (self.m, self.n, self.k), (self.a_type, self.b_type)
-        return array_cycles(arch, size, self.map, types, count=self.batch)
+        return array_cycles(arch, size, self.map, types, count=self.batch, wide=wide_groups(self))
 
     def macs(self) -> int:
         return self.batch * self.m * self.n * self.k
+
+    def narrow_macs(self) -> int:
+        return macs_of_four_bits(self, self.b_type)
+
+    def elements(self) -> int:
+        return shifted_sums(self, self.b_type)
 
 
 @dataclass(frozen=True)
@@ -168,7 +239,7 @@ class EngineMatmul(Matmul):
     def cycles(self, arch: AccelTarget) -> int:
         lanes = max(1, arch.dw_width // arch.columns)
         size, types = (self.m, self.n, self.k), (self.a_type, self.b_type)
-        return array_cycles(arch, size, self.map, types, lanes, self.batch)
+        return array_cycles(arch, size, self.map, types, lanes, self.batch, wide_groups(self))
 
 
 @dataclass(frozen=True)
@@ -186,6 +257,9 @@ class Conv(UnitInst):
     The windows reach over (oh-1)*sh + (kh-1)*dh + 1 rows and as many columns by ow, sw, kw, dw. Of
     these, `top` and `bottom` rows, `left` and `right` columns lie outside and are read as `fill`;
     `src` is the first pixel inside. It traps where none is inside, and for a source of `i4x2` or `log2`.
+
+    With `marks` and `wide`, rows of w lie in groups of eight, as those of `mac.matmul`; kh*kw*ic is a
+    multiple of 8.
     """
 
     opcode: ClassVar[int] = 0x21
@@ -221,13 +295,26 @@ class Conv(UnitInst):
     right: Outside = 0
     fill: Fill = 0
     groups: Count = 1
+    marks: Marks = NO_ADDR
+    wide: Wide = 0
+
+    @property
+    def depth(self) -> int:
+        """Length of a sum."""
+        return self.kh * self.kw * self.ic
 
     def cycles(self, arch: AccelTarget) -> int:
-        size = (self.oh * self.ow, self.oc, self.kh * self.kw * self.ic)
-        return array_cycles(arch, size, self.map, (self.src_type, self.w_type), count=self.groups)
+        size, types = (self.oh * self.ow, self.oc, self.depth), (self.src_type, self.w_type)
+        return array_cycles(arch, size, self.map, types, count=self.groups, wide=wide_groups(self))
 
     def macs(self) -> int:
-        return self.groups * self.oh * self.ow * self.oc * self.kh * self.kw * self.ic
+        return self.groups * self.oh * self.ow * self.oc * self.depth
+
+    def narrow_macs(self) -> int:
+        return macs_of_four_bits(self, self.w_type)
+
+    def elements(self) -> int:
+        return shifted_sums(self, self.w_type)
 
 
 def depthwise_cycles(arch: AccelTarget, macs: int, dtype: DType) -> int:

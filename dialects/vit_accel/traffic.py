@@ -14,6 +14,8 @@ from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.dialects.vit_accel.fields import Addr, Inst, Space
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
+from vit_opt.dialects.vit_accel.isa_products import Weighted, group_row_bytes, wide_groups
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
 
 Operands = list[tuple[Addr, int]]
 """Addresses and bytes."""
@@ -54,6 +56,15 @@ def _matrix(dtype: DType, rows: int, cols: int) -> int:
     return rows * ceil_div(cols, 2) if dtype is DType.I4X2 else rows * cols * dtype.size
 
 
+def _weights(inst: Weighted, dtype: DType, rows: int, place: Addr) -> Operands:
+    """Rows of the right operand, and the marks of their groups."""
+    wide = wide_groups(inst)
+    if wide is None:
+        return [(place, _matrix(dtype, rows, inst.depth))]
+    marks = ceil_div(inst.depth, 8 * GROUP)
+    return [(place, rows * group_row_bytes(inst.depth, wide)), (inst.marks, marks)]
+
+
 def _window(inst: isa.Conv | isa.DepthwiseConv | isa.Pool, chans: int) -> int:
     """Bytes of the input block under a sliding window."""
     height, width = isa.inside(inst)
@@ -80,7 +91,7 @@ def _fill(inst: isa.Fill) -> Operands:
 def _matmul(inst: isa.Matmul) -> Operands:
     return [
         (inst.a, inst.batch * _matrix(inst.a_type, inst.m, inst.k)),
-        (inst.b, inst.batch * _matrix(inst.b_type, inst.n, inst.k)),
+        *_weights(inst, inst.b_type, inst.batch * inst.n, inst.b),
         (inst.bias, 4 * inst.n),
         (inst.acc, 4 * inst.batch * inst.m * inst.n),
     ]
@@ -91,7 +102,7 @@ def _conv(inst: isa.Conv) -> Operands:
     outs = inst.groups * inst.oc
     return [
         (inst.src, _window(inst, inst.groups * inst.ic)),
-        (inst.w, _matrix(inst.w_type, outs, inst.kh * inst.kw * inst.ic)),
+        *_weights(inst, inst.w_type, outs, inst.w),
         (inst.bias, 4 * outs),
         (inst.acc, 4 * inst.oh * inst.ow * outs),
     ]
