@@ -17,7 +17,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import VitOp
 from vit_opt.dialects.vit.ops.pipeline import LOOPS, ScheduleAttr
 from vit_opt.dialects.vit.targets import AccelTarget, CpuTarget, target
-from vit_opt.passes.schedule import (
+from vit_opt.passes.blocking import (
     PRODUCTS,
     Machine,
     Stream,

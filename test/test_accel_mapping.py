@@ -19,9 +19,9 @@ from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTa
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.passes import windows
+from vit_opt.passes.blocking import problem as problem_of
+from vit_opt.passes.blocking import window_problem
 from vit_opt.passes.mapping import Problem, ProductChoice, block_rows, candidates
-from vit_opt.passes.schedule import problem as problem_of
-from vit_opt.passes.schedule import window_problem
 from vit_opt.passes.tile import tile
 from vit_opt.passes.windows import Choice, WindowChoice
 

@@ -10,9 +10,9 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.evaluate import evaluator
 from vit_opt.dialects.vit.ops.pipeline import LOOPS
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, PORTABLE
+from vit_opt.passes.blocking import Machine, best_lanes
 from vit_opt.passes.fuse import fuse
 from vit_opt.passes.prove_ranges import prove_ranges
-from vit_opt.passes.schedule import Machine, best_lanes
 from vit_opt.passes.tile import flatten, tile
 
 

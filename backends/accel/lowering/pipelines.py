@@ -32,7 +32,7 @@ from itertools import pairwise
 from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects.vit import ops
-from vit_opt.passes.schedule import PRODUCTS
+from vit_opt.passes.blocking import PRODUCTS
 
 RESCALING = (ops.PotRequantOp, ops.AddOp, ops.NormalizeOp, ops.ReinterpretOp)
 """Operations that belong to the layer of the product whose accumulators they take."""

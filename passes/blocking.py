@@ -1,4 +1,4 @@
-"""How one operation's loops lie on a machine: what `tile` decides per operation.
+"""How `tile` blocks one operation: what it writes down of how its loops lie on a machine.
 
 What `mapping` says of an accelerator's matrix products and `windows` of its convolutions is written
 down; here is what they leave open. A product has rows m, columns n and a reduction k. The machine has
