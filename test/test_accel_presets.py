@@ -29,7 +29,7 @@ from vit_opt.dialects.vit.targets import (
 from vit_opt.passes.pipelines import passes_of, remaining
 from vit_opt.passes.tile import TileRecordPass
 from vit_opt.tools.architectures import arch_json, read_arch
-from vit_opt.tools.compile import CompileOptions
+from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.steps import import_onnx, new_context, provide_batches, run_pipeline
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -45,7 +45,8 @@ def firmware(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits model as a C project for Cortex-M, with an image's codes and what they give."""
     from vit_opt.backends.c.run import PortInfo
     from vit_opt.dialects.npz import read_npz
-    from vit_opt.tools.compile import CompileOptions, compile_model
+    from vit_opt.tools.compile import compile_model
+    from vit_opt.tools.compile_options import CompileOptions
     from vit_opt.tools.run import run_folder
 
     folder = tmp_path_factory.mktemp("digits")

@@ -6,7 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vit_opt.tools.compile import CompileOptions, compile_model
+from vit_opt.tools.compile import compile_model
+from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.run import run_folder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

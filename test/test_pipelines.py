@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 
 from vit_opt.passes.pipelines import DYADIC_ROAD, POT_ROAD, RAISE, remaining
 from vit_opt.tools.command import UsageError, run_command
-from vit_opt.tools.compile import CompileOptions
+from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.opt import VitOptMain
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from vit_opt.tools import api, assemble, bench, check, compile, execution, run
+from vit_opt.tools.architectures import arch_for
 from vit_opt.tools.artefact import Artefact
+from vit_opt.tools.recipe import read_recipe
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
 MODEL = DIGITS / "model.onnx"
@@ -181,6 +183,27 @@ def test_dyadic_scales(images: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_array_equal(reference.codes["logits"], c.codes["logits"])
     with pytest.raises(api.VitError, match="without --target accel"):
         api.run(tmp_path / "out", "accel", few)
+
+
+def test_a_compiled_folder_goes_to_another_machine(
+    out: Path,
+    images: dict[str, Any],
+    results: dict[str, api.RunResult],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(out), "-o", str(tmp_path / "edge"), "--target", "accel", "--arch", "edge"]
+    assert compile.run([*arguments, "--seed", "1"]) == 2
+    assert "--seed: the model is a compiled folder" in capsys.readouterr().err
+    assert compile.run(arguments) == 0
+    assert "cycles at 100 MHz" in capsys.readouterr().out
+    before, after = (Artefact(path).read_report() for path in (out, tmp_path / "edge"))
+    assert before["layers"] == after["layers"] and "c" not in after
+    assert (before["accel"]["architecture"], after["accel"]["architecture"]) == ("p2vit", "edge")
+    assert read_recipe(tmp_path / "edge" / "recipe.yaml").arch == "edge"
+    assert arch_for(tmp_path / "edge", None).name == "edge"
+    first = api.run(tmp_path / "edge", "accel", {"image": images["image"][:1]}, jobs=1)
+    np.testing.assert_array_equal(first.codes["logits"], results["reference"].codes["logits"][:1])
 
 
 def test_images_and_assembly_are_the_same(

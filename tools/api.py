@@ -24,7 +24,8 @@ Every step raises VitError for what a user can get wrong.
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.build import build_accel, build_c
-from vit_opt.tools.compile import CompileOptions, compile_model
+from vit_opt.tools.compile import compile_model
+from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.execution import RunResult
 from vit_opt.tools.run import run_folder as run
 from vit_opt.tools.steps import calibrate, import_onnx, new_context, provide_batches, run_pipeline

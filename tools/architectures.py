@@ -19,7 +19,11 @@ from typing import Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget, EnergyTable, MemorySpec, accel_target
+from vit_opt.tools.artefact import ARCH, Artefact
 from vit_opt.tools.settings import load_settings
+
+DEFAULT = "p2vit"
+"""The preset where none is named."""
 
 OWN_FIGURES = "own figures of the architecture"
 """Source of energies that a file changes without saying where they come from."""
@@ -41,10 +45,16 @@ def read_arch(name: str) -> AccelTarget:
         raise VitError(f"{name}: {error}") from error
 
 
+def arch_for(model: Path, name: str | None) -> AccelTarget:
+    """The architecture called `name`; where none is named, a compiled folder's own, else p2vit."""
+    own = Artefact(model).accel / ARCH
+    return read_arch(name or (str(own) if own.exists() else DEFAULT))
+
+
 def _from_json(data: dict[str, Any]) -> AccelTarget:
     if not isinstance(data.get("name"), str):
         raise VitError("an architecture needs a name")
-    base = accel_target(str(data.get("base", "p2vit")))
+    base = accel_target(str(data.get("base", DEFAULT)))
     return changed(base, {key: value for key, value in data.items() if key != "base"})
 
 

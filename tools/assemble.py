@@ -116,7 +116,7 @@ def describe_image(image: Image) -> dict[str, Any]:
         "code_bytes": code,
         "data_bytes": data,
         "code_share": f"{code / max(1, data):.1%} of the data",
-        "dram_bytes": image.dram_size,
+        "dram_size_bytes": image.dram_size,
         "macs": image.macs,
         "inputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.inputs},
         "outputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.outputs},

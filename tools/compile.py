@@ -1,5 +1,7 @@
 """`vit-compile MODEL.onnx -o DIR`: the whole road, from ONNX to C and accelerator.
 
+MODEL may also be a compiled folder: then its integers stay, and only the machine is another one.
+
 DIR then holds what `vit_opt.tools.artefact` lists. The output appears whole, in place of an earlier
 one, or not at all.
 """
@@ -11,12 +13,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.passes import ModulePass, PassPipeline
+from xdsl.passes import ModulePass
 
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
@@ -29,9 +31,10 @@ from vit_opt.tools.command import (
     run_command,
     write_text,
 )
-from vit_opt.tools.pass_options import checked_pipeline
+from vit_opt.tools.compile_options import TARGETS, CompileOptions
 from vit_opt.tools.progress import progress
-from vit_opt.tools.recipe import IMAGES, Calibration, Recipe, read_recipe, write_recipe
+from vit_opt.tools.recipe import IMAGES, Recipe, read_recipe, write_recipe
+from vit_opt.tools.recompile import read_compiled, require_no_model_options, with_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,107 +42,6 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 DESCRIPTION = "Compile a Vision Transformer from ONNX to integer-only C and accelerator microcode."
-
-TARGETS: Mapping[str, tuple[str, ...]] = {"c": ("c",), "accel": ("accel",), "all": ("c", "accel")}
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How a model is compiled."""
-
-    calib: Path | None = None
-    """Calibration data; None: synthetic images, with a warning."""
-
-    preprocess: str | None = None
-    """How image files become inputs."""
-
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
-    """Shapes of inputs that the model leaves open."""
-
-    target: str | None = None
-    """c, accel or all; None: all that the scales allow."""
-
-    arch: str = "p2vit"
-    """Accelerator: a preset or a JSON file."""
-
-    cpu: str = "host"
-    """Instruction level of the C project: its kernels and the layout of its weights."""
-
-    threads: int = 1
-    """Threads that share an inference of the C project, at most."""
-
-    scales: str = "pot"
-    """pot, or dyadic (multiplier and shift, not for the accelerator)."""
-
-    passes: str = ""
-    """Passes of the road with other options than the default ones, as in `vit-opt -p`."""
-
-    images: int = IMAGES
-    """Largest number of calibration inputs."""
-
-    seed: int = 0
-    """Of synthetic images."""
-
-    recipe: Path | None = None
-    """Where to write all settings, to be replayed; they are in the output folder anyway."""
-
-    qdq: Path | None = None
-    """Where to write the quantised model as ONNX with QDQ pairs."""
-
-    def targets(self) -> tuple[str, ...]:
-        """The backends; raises UsageError for dyadic scales on the accelerator."""
-        if self.scales == "dyadic" and self.target in ("accel", "all"):
-            raise UsageError(
-                "the accelerator requantises by shifts alone: --scales dyadic needs --target c"
-            )
-        default = "all" if self.scales == "pot" else "c"
-        return TARGETS[self.target or default]
-
-    def overrides(self) -> dict[str, ModulePass]:
-        """The passes given with options, by name."""
-        from vit_opt.passes import get_all_passes
-        from vit_opt.passes.pipelines import OPTIONAL, ROAD_OPTIONS, ROADS
-
-        spec = ",".join(filter(None, (ROAD_OPTIONS[self.scales], self.passes)))
-        road = ROADS[self.scales]
-        advice = f"; the road is {', '.join(road)}"
-        spec = checked_pipeline("--passes", spec, get_all_passes(), advice)
-        try:
-            given = PassPipeline.parse_spec(get_all_passes(), spec).passes
-        except ValueError as error:
-            raise UsageError(f"--passes: {error}") from error
-        for each in given:
-            if each.name not in road and OPTIONAL.get(each.name) not in road:
-                raise UsageError(f"--passes: {each.name} is not on the {self.scales} road")
-        return {each.name: each for each in given}
-
-    def tiling(self, target: str, overrides: Mapping[str, ModulePass]) -> tuple[ModulePass, ...]:
-        """The pass `tile` for a backend and its architecture, unless it was given with options."""
-        from vit_opt.passes.tile import TilePass, TileRecordPass
-        from vit_opt.tools.architectures import read_arch
-
-        if "tile" in overrides:
-            return (overrides["tile"],)
-        return (TilePass("c") if target == "c" else TileRecordPass(read_arch(self.arch)),)
-
-    def settings(self, model: Path) -> Recipe:
-        """Everything that decides the bits of a model."""
-        from vit_opt.passes.pipelines import ROADS, passes_of
-
-        given = self.overrides()
-        names = [name for name in ROADS[self.scales] if name != "tile" or name in given]
-        return Recipe(
-            model=model.name,
-            scales=self.scales,
-            target=self.target,
-            arch=self.arch,
-            cpu=self.cpu,
-            threads=self.threads,
-            shapes=self.shapes,
-            calibration=Calibration(self.calib, None, self.preprocess, self.images),
-            seed=self.seed,
-            passes=passes_of(names, given),
-        )
 
 
 @dataclass
@@ -167,26 +69,21 @@ def compile_model(
     options: CompileOptions | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Compile a model into a folder and return its report; `warn` is called with warnings."""
+    """Compile a model into a folder and return its report; `warn` is called with warnings.
+
+    `model` is an ONNX file, or a compiled folder that is taken to another machine.
+    """
     from vit_opt.tools.steps import new_context, run_pipeline
 
     options = options or CompileOptions()
-    targets, overrides = options.targets(), options.overrides()
     context = new_context()
     with new_artefact(folder) as artefact, progress("vit-compile") as say:
         timer = _Timer(say)
-        module, quality, layers = _to_tile(model, context, options, overrides, timer, warn)
-        report: dict[str, Any] = {
-            "model": str(model),
-            "scales": options.scales,
-            "cpu": options.cpu,
-            **_ports(module),
-            "quality": quality,
-            "layers": layers,
-            "weights": context.assets.reports.get("pot-fold", []),
-            "choices": {k: v for k, v in context.assets.reports.items() if k != "pot-fold"},
-        }
-        for target in targets:
+        start = _compiled if model.is_dir() else _quantised
+        module, report, recipe = start(model, context, options, timer, warn)
+        options = replace(options, scales=report["scales"])
+        overrides = options.overrides()
+        for target in options.targets():
             run_pipeline(module, context, options.tiling(target, overrides), timer.step)
             timer.step(f"emit {target}")
             report[target] = (
@@ -201,10 +98,54 @@ def compile_model(
         report["peak_memory_bytes"] = peak_memory()
         write_text(artefact.report, json.dumps(report, indent=2) + "\n")
         write_text(artefact.folder / "report.txt", report_text(report))
-        write_recipe(artefact.recipe, options.settings(model))
+        write_recipe(artefact.recipe, recipe)
     if options.recipe is not None:
-        write_recipe(options.recipe, options.settings(model))
+        write_recipe(options.recipe, recipe)
     return report
+
+
+Start: TypeAlias = tuple[ModuleOp, dict[str, Any], Recipe]
+"""A module before `tile`, what the report says of the model, and the settings."""
+
+
+def _quantised(
+    model: Path,
+    context: VitContext,
+    options: CompileOptions,
+    timer: _Timer,
+    warn: Callable[[str], None],
+) -> Start:
+    """From an ONNX file."""
+    options.targets()
+    overrides = options.overrides()
+    module, quality, layers = _to_tile(model, context, options, overrides, timer, warn)
+    report: dict[str, Any] = {
+        "model": str(model),
+        "scales": options.scales,
+        "cpu": options.cpu,
+        **_ports(module),
+        "quality": quality,
+        "layers": layers,
+        "weights": context.assets.reports.get("pot-fold", []),
+        "choices": {k: v for k, v in context.assets.reports.items() if k != "pot-fold"},
+    }
+    return module, report, options.settings(model)
+
+
+def _compiled(
+    model: Path,
+    context: VitContext,
+    options: CompileOptions,
+    timer: _Timer,
+    warn: Callable[[str], None],
+) -> Start:
+    """From a compiled folder, for another machine."""
+    timer.step("read module")
+    require_no_model_options(options)
+    module, report, recipe = read_compiled(model, context)
+    if report["scales"] != options.scales:
+        warn(f"{model} has {report['scales']} scales, which stay")
+    return module, report | {"cpu": options.cpu}, with_machine(recipe, options)
 
 
 def _to_tile(
@@ -254,6 +195,9 @@ def _to_tile(
     timer.step("compare")
     return module, compare(floats, outputs_on_batches(module, context)), layers
 
+
+HEADLINES = 4
+"""Lines of the accelerator's figures that the command prints; the report has all."""
 
 QUALITY_BATCHES = 2
 """Inputs on which the report compares integers with floats."""
@@ -367,6 +311,7 @@ def _compile(args: argparse.Namespace) -> None:
     def warn(note: str) -> None:
         print(f"vit-compile: warning: {note}", file=sys.stderr)
 
+    from vit_opt.backends.accel.metrics import metrics_lines
     from vit_opt.backends.c.levels import check_threads
     from vit_opt.passes.assign_bits import bits_summary
     from vit_opt.tools.architectures import read_arch
@@ -398,6 +343,8 @@ def _compile(args: argparse.Namespace) -> None:
         if target in report:
             size = report[target].get("weight_bytes", report[target].get("data_bytes"))
             print(f"{folder / target}: {size:,} bytes of weights")
+    if "accel" in report:
+        print("\n".join(metrics_lines(report["accel"]["metrics"])[:HEADLINES]))
     if args.explain:
         print((folder / "accel" / EXPLANATION).read_text(encoding="utf-8"), end="")
     print(f"{folder / 'report.txt'}: written after {sum(report['seconds'].values()):.1f} s")
@@ -412,7 +359,9 @@ def parser() -> argparse.ArgumentParser:
     from vit_opt.tools.weight_options import add_weight_arguments
 
     result = command_line("vit-compile", DESCRIPTION)
-    result.add_argument("model", metavar="MODEL.onnx")
+    result.add_argument(
+        "model", metavar="MODEL", help=".onnx file, or output of vit-compile for another machine"
+    )
     result.add_argument("-o", dest="output", metavar="DIR", required=True, help="output folder")
     add_model_arguments(result)
     add_weight_arguments(result)

@@ -131,7 +131,7 @@ def _print_summary(facts: Mapping[str, Any]) -> None:
         ("seconds", "s on the host"),
     ):
         if key in facts:
-            print(f"{facts[key]:.6g} {unit}")
+            print(f"{facts[key]:.3g} {unit}")
     for name, check in facts.get("check", {}).items():
         text = ", ".join(f"{key} {value:.6g}" for key, value in check.items())
         print(f"{name} against float: {text}")

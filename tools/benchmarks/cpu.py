@@ -188,7 +188,8 @@ def _first_inference(
     opening the compiled model, when it was opened before.
     """
     from vit_opt.backends.c.run import CModel
-    from vit_opt.tools.compile import CompileOptions, compile_model
+    from vit_opt.tools.compile import compile_model
+    from vit_opt.tools.compile_options import CompileOptions
 
     compiling = CompileOptions(
         calib=options.calib,

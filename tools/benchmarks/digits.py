@@ -32,7 +32,8 @@ def measure(folder: Path, compiled: Path | None = None, count: int | None = None
     sizes and cycles from the report. `compiled` is an output of `vit-compile`; without it the model
     is compiled first. `count` limits the number of images.
     """
-    from vit_opt.tools.compile import CompileOptions, compile_model
+    from vit_opt.tools.compile import compile_model
+    from vit_opt.tools.compile_options import CompileOptions
 
     model = folder / "model.onnx"
     if not model.exists():

@@ -40,7 +40,7 @@ from typing import Any
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
-from vit_opt.tools.architectures import changed, read_arch
+from vit_opt.tools.architectures import arch_for, changed
 from vit_opt.tools.benchmarks.dse_workers import (
     Evaluated,
     PreparedModel,
@@ -312,7 +312,7 @@ def _run(args: argparse.Namespace) -> None:
     from vit_opt.tools.command import require_folder
     from vit_opt.tools.tables import print_table
 
-    arch = read_arch(args.arch)
+    arch = arch_for(Path(args.model), args.arch)
     plot = None if args.plot is None else Path(args.plot)
     if plot is not None:
         from vit_opt.tools.benchmarks.plot import require_plotting
@@ -352,8 +352,9 @@ def _run(args: argparse.Namespace) -> None:
             print(f"{point['fields']}: {point['error']}")
     count, seconds = len(found["points"]), found["seconds"]
     print(
-        f"{count} points in {seconds:.1f} s, {found['jobs']} at a time; Pareto front over "
-        "latency, energy and transistors (area proxy)"
+        f"{count} points around {found['arch']} in {seconds:.1f} s, {found['jobs']} at a time; used: "
+        "MACs of the model / (cycles x MACs a cycle); Mtr: million transistors, a proxy of the area; "
+        "*: on the Pareto front of latency, energy and these"
     )
 
 
@@ -363,7 +364,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "dse", help="a model on many architectures: latency, energy, area"
     )
     command.add_argument("model", metavar="MODEL", help=".onnx file, or output of vit-compile")
-    command.add_argument("--arch", default="p2vit", metavar="NAME|FILE", help="to start from")
+    command.add_argument(
+        "--arch",
+        metavar="NAME|FILE",
+        help="to start from (default: that of a compiled folder, else p2vit)",
+    )
     command.add_argument(
         "--sweep",
         action="append",

@@ -26,7 +26,9 @@ from xdsl.utils.exceptions import VerifyException
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.benchmarks.sources import BUILDERS, Source, feeds, find_source, require_builders
-from vit_opt.tools.compile import CompileOptions, build_accel, build_c, peak_memory
+from vit_opt.tools.build import build_accel, build_c
+from vit_opt.tools.compile import peak_memory
+from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -138,7 +140,8 @@ class _Measurement:
             if target == "c":
                 return build_c(module, context, self._folder / "c")
             facts = build_accel(module, context, self._folder / "accel", options.arch)
-            return {key: facts[key] for key in ("instructions", "data_bytes")}
+            found = {key: facts[key] for key in ("instructions", "data_bytes", "code_bytes")}
+            return found | {"compulsory_bytes": facts["metrics"]["compulsory_bytes"]}
 
         facts = self._stage(f"emit {target}", emit)
         self._facts |= facts or {}
@@ -190,6 +193,7 @@ class _Measurement:
             "cycles": stats.cycles,
             "utilisation": stats.utilisation,
             "energy_uj": stats.energy_uj,
+            "dram_bytes": stats.dram_bytes,
         }
 
     def _on_accel(self, batches: Sequence[Arrays]) -> list[Arrays] | None:
@@ -281,6 +285,8 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "of fp32": lambda m: f"{m['peak_memory_bytes'] / m['float_bytes']:.1f}",
     "cycles": lambda m: f"{m['cycles']:,}",
     "of peak": lambda m: f"{100 * m['utilisation']:.0f} %",
+    "DRAM MB": lambda m: f"{m['dram_bytes'] / 1e6:.1f}",
+    "of needed": lambda m: f"{m['dram_bytes'] / m['compulsory_bytes']:.2f}",
     "import s": lambda m: f"{m['seconds']['import']:.1f}",
     "road s": lambda m: f"{m['seconds']['road']:.1f}",
     "to C s": lambda m: f"{m['seconds']['emit c'] + m['seconds'].get('build c', 0):.1f}",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_opt.dialects.vit.targets import AccelTarget
-from vit_opt.tools.architectures import read_arch
+from vit_opt.tools.architectures import arch_for
 from vit_opt.tools.benchmarks.dse import prepare
 from vit_opt.tools.benchmarks.dse_workers import PreparedModel, module_of
 from vit_opt.tools.progress import progress
@@ -78,7 +78,7 @@ def pipelines(
 def _run(args: argparse.Namespace) -> None:
     from vit_opt.tools.tables import print_table
 
-    arch = read_arch(args.arch)
+    arch = arch_for(Path(args.model), args.arch)
     calib = None if args.calib is None else Path(args.calib)
     with progress("vit-bench pipelines") as say:
         found = pipelines(prepare(Path(args.model), calib, say), arch, say)
@@ -98,9 +98,12 @@ def _run(args: argparse.Namespace) -> None:
         ]
         for name, figures in found.items()
     ]
-    header = ("pipelines", "cycles", "ms", "array", "DRAM MB", "uJ", "relative", "P2-ViT")
+    header = ("pipelines", "cycles", "ms", "used", "DRAM MB", "uJ", "relative", "P2-ViT")
     print_table(header, rows)
-    print("relative latencies: attention / MLP / all")
+    print(
+        f"on {arch.name}; used: MACs of the model / (cycles x MACs a cycle); relative: latencies of "
+        "attention / MLP / all, and what P2-ViT reports of its own array and units"
+    )
 
 
 def _three(parts: dict[str, float], everything: float) -> str:
@@ -114,7 +117,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "pipelines", help="the accelerator without its pipelines within and between layers"
     )
     command.add_argument("model", metavar="MODEL", help=".onnx file, or output of vit-compile")
-    command.add_argument("--arch", default="p2vit", metavar="NAME|FILE", help="accelerator")
+    command.add_argument(
+        "--arch", metavar="NAME|FILE", help="default: that of a compiled folder, else p2vit"
+    )
     command.add_argument("--calib", metavar="DATA", help="calibration data (default: synthetic)")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=_run)
