@@ -8,6 +8,7 @@
     vit-bench accuracy MODEL... --eval DATA            power-of-two against arbitrary scales
     vit-bench dse MODEL --sweep lanes=32,64            latency, energy, area of many accelerators
     vit-bench pipelines MODEL                          an accelerator without its pipelines
+    vit-bench layers 197x768x192 nets.csv              products and convolutions by their sizes
     vit-bench scalesim                                 cycles of matrix products against SCALE-Sim
 
 Every command prints a table, or with `--json` one JSON object.
@@ -142,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
         cpu,
         digits,
         dse,
+        layers,
         models,
         pipelines,
         scalesim,
@@ -164,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy.add_command(commands)
     dse.add_command(commands)
     pipelines.add_command(commands)
+    layers.add_command(commands)
     scalesim.add_command(commands)
     return result
 

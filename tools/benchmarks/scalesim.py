@@ -76,6 +76,9 @@ class Gemm:
         """Size of the axis called M, N or K."""
         return {"M": self.m, "N": self.n, "K": self.k}[axis]
 
+    def __str__(self) -> str:
+        return f"{self.m} x {self.n} x {self.k}"
+
 
 GEMMS = (
     Gemm("patches", 196, 192, 768),
