@@ -106,6 +106,8 @@ class Lowering:
         self.layers = layers_of(self.order, self.source)
         self.widths: dict[Region, int] = {}
         """Columns of a result that lie together on chip."""
+        self.planes: dict[Region, int] = {}
+        """Planes of a result that lie together on chip, where more than one may."""
         self.choices: list[Choice] = []
         """How products and convolutions were cut, in the order in which they were lowered."""
         self._last_use: dict[Region, int] = {}

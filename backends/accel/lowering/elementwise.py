@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.memory import Source
-from vit_opt.backends.accel.lowering.places import Place, raster, taller
+from vit_opt.backends.accel.lowering.places import Place, planes_together, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid, channel_axis, grid_for
 from vit_opt.backends.accel.lowering.steps import (
     CLAMPED,
@@ -412,6 +412,10 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
     heights = row_blocks(grid.row_count, spread[0], count)
     if image and windowed(lowering, [links[-1].op.results[0]]):
         spread = taller(arch, targets, spread, grid.row_count)
+    if grid.outer and _read_in_batches(lowering, links[-1].op):
+        planes = planes_together(arch, targets, grid)
+        spread = max(spread[0], planes * grid.row_count), spread[1]
+        lowering.planes.update((target.region, planes) for target in targets)
     blocks = _row_chain(lowering, links, grid, heights, cols, spread, targets)
     branches = [Branch(tuple(links), tuple(targets))]
     stream = find_stream(lowering, op, branches) if image else None
@@ -449,6 +453,12 @@ def _row_chain(
                 run_links(lowering, links, None, place, targets)
             builder.origin = outer
             yield number * grid.row_count + row + rows
+
+
+def _read_in_batches(lowering: Lowering, op: Operation) -> bool:
+    """Whether who reads a result takes matrices of several heads at once."""
+    readers = lowering.users.get(op.results[0], [])
+    return any(isinstance(reader, ops.LinearAttnOp) for reader in readers)
 
 
 def _first_product(lowering: Lowering, links: Sequence[Link]) -> Operation | None:

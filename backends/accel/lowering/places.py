@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from vit_opt.backends.accel.lowering.context import Lowering
 from vit_opt.backends.accel.lowering.planes import Grid
@@ -25,7 +26,8 @@ class Place:
     first: tuple[int, int]
     size: tuple[int, int]
     raster: tuple[int, int]
-    """Rows and columns that lie together on chip."""
+    """Rows and columns that lie together on chip; more rows than a plane has are those of several
+    planes, one behind the other."""
 
     def plane(self, target: Tensor) -> Tensor:
         """The rows x columns of a result at the outer position."""
@@ -49,12 +51,16 @@ class Place:
         plane = self.plane(target)
         (row, col), (rows, cols) = self.part(target)
         item = target.dtype.size
-        below = min(plane.shape[0], (row // self.raster[0] + 1) * self.raster[0])
+        at, end = row, plane.shape[0]
+        if self.raster[0] > end:
+            at += (plane.offset - target.offset) // plane.strides[0]
+            end = prod(target.shape[:-1])
+        below = min(end, (at // self.raster[0] + 1) * self.raster[0]) - at
         right = min(plane.shape[1], (col // self.raster[1] + 1) * self.raster[1])
         start = plane.offset + row * plane.strides[0] + col * item
         pitch = max(plane.strides[0], (right - col) * item)
         rect = Rect(start, rows, pitch, cols * item)
-        room = Rect(start, max(rows, below - row), pitch, max(cols, right - col) * item)
+        room = Rect(start, max(rows, below), pitch, max(cols, right - col) * item)
         found = lowering.builder.place_for(target.region, rect, room, Space.OBUF)
         return Block(found[0], target.dtype, found[2], item, found[1])
 
@@ -81,6 +87,17 @@ def taller(
     item = max(target.dtype.size for target in targets)
     most = _room_together(arch) // (spread[0] * spread[1] * item)
     return min(rows, spread[0] * max(1, min(BLOCKS_TOGETHER, most))), spread[1]
+
+
+def planes_together(arch: AccelTarget, targets: Sequence[Tensor], grid: Grid) -> int:
+    """How many planes of a result lie together, as evenly as they go; none unless each target has
+    them one behind the other, and one has room."""
+    count = prod(grid.shape[i] for i in grid.outer)
+    plane = grid.row_count * grid.col_count * max(target.dtype.size for target in targets)
+    most = _room_together(arch) // plane
+    if not most or not all(target.is_contiguous for target in targets):
+        return 0
+    return -(-count // -(-count // most))
 
 
 def _room_together(arch: AccelTarget) -> int:
