@@ -1,8 +1,9 @@
-"""`vit-as`: assembles, disassembles and inspects accelerator images.
+"""`vit-as`: assembles, disassembles, inspects and runs accelerator programs.
 
     vit-as disassemble model.img -o model.asm     writes model.asm and model.data.npz
     vit-as assemble model.asm -o model.img        reads model.data.npz beside it
     vit-as inspect model.img [--json]
+    vit-as run product.asm --input in.npz         results, cycles and energy of a program by itself
 
 Weights are not spelled out in assembly: the text names them by digest, and they lie in the file
 `X.data.npz` beside `X.asm`. Disassembling and assembling again gives the same bytes. Comments name
@@ -22,13 +23,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.npz import read_npz
-from vit_opt.tools.artefact import ORIGINS
-from vit_opt.tools.command import command_line, replacing, require_folder, run_command, write_text
+from vit_opt.tools.artefact import ARCH, ORIGINS
+from vit_opt.tools.command import (
+    command_line,
+    replacing,
+    require_folder,
+    require_writable,
+    run_command,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from vit_opt.backends.accel.image import Image
+    from vit_opt.dialects.vit.targets import AccelTarget
 
-DESCRIPTION = "Assemble, disassemble and inspect accelerator images."
+DESCRIPTION = "Assemble, disassemble, inspect and run accelerator programs."
 
 
 def data_file_of(path: Path) -> Path:
@@ -68,19 +77,64 @@ def save_assembly(image: Image, path: Path) -> None:
     write_text(path, disassemble(image))
 
 
-def _assemble(args: argparse.Namespace) -> None:
+def read_assembly(source: Path, data: Path | None = None, arch: AccelTarget | None = None) -> Image:
+    """The image that a text describes, its data from the file `data`, else from beside the text.
+
+    `arch` is the machine of a text that names one of its own. Raises VitError that names the line.
+    """
     from vit_opt.backends.accel.assembler import AssemblyError, assemble
 
-    source, target = Path(args.input), Path(args.output)
-    require_folder(target)
-    data = Path(args.data) if args.data else data_file_of(source)
-    blobs = load_data(data) if args.data or data.exists() else {}
+    place = data or data_file_of(source)
+    blobs = load_data(place) if data or place.exists() else {}
     try:
-        image = assemble(source.read_text(encoding="utf-8"), blobs)
+        return assemble(source.read_text(encoding="utf-8"), blobs, arch)
     except (AssemblyError, UnicodeDecodeError) as error:
         raise VitError(f"{source}: {error}") from error
+
+
+def _assemble(args: argparse.Namespace) -> None:
+    from vit_opt.tools.architectures import read_arch
+
+    target = Path(args.output)
+    require_folder(target)
+    arch = None if args.arch is None else read_arch(args.arch)
+    image = read_assembly(Path(args.input), None if args.data is None else Path(args.data), arch)
     with replacing(target) as temporary:
         image.save(temporary)
+
+
+def _execute(args: argparse.Namespace) -> None:
+    from vit_opt.backends.accel.image import Image
+    from vit_opt.backends.accel.metrics import metrics, metrics_lines, work_lines
+    from vit_opt.backends.accel.profile import Profile
+    from vit_opt.backends.accel.run import run_accel, time_accel
+    from vit_opt.tools.architectures import read_arch
+    from vit_opt.tools.run import write_outputs
+
+    source = Path(args.program)
+    beside = source.with_name(ARCH)
+    name = args.arch or (str(beside) if beside.exists() else None)
+    arch = None if name is None else read_arch(name)
+    image = Image.load(source) if source.suffix == ".img" else read_assembly(source, arch=arch)
+    arch = arch or read_arch(image.arch)
+    for path in (args.output, args.trace):
+        if path is not None:
+            require_writable(Path(path))
+    profile = Profile(image, arch)
+    if args.timing_only:
+        stats = time_accel(image, arch, profile)
+    else:
+        inputs = {} if args.input is None else read_npz(Path(args.input))
+        result = run_accel(image, inputs, arch, profile)
+        stats = result.stats
+        for name, codes in result.codes.items():
+            print(f"{name}: {codes.dtype}{list(codes.shape)}")
+        if args.output is not None:
+            write_outputs(Path(args.output), result.reals, result.codes)
+    if args.trace is not None:
+        write_text(Path(args.trace), json.dumps(profile.trace()))
+    work = [each.facts(arch) for each in profile.work()]
+    print("\n".join([*metrics_lines(metrics(stats, arch, image)), *work_lines(work)]))
 
 
 def _disassemble(args: argparse.Namespace) -> None:
@@ -115,7 +169,7 @@ def describe_image(image: Image) -> dict[str, Any]:
         "instruction_counts": dict(counts.most_common()),
         "code_bytes": code,
         "data_bytes": data,
-        "code_share": f"{code / max(1, data):.1%} of the data",
+        "code_share": f"{code / data:.1%} of the data" if data else "there is no data",
         "dram_size_bytes": image.dram_size,
         "macs": image.macs,
         "inputs": {p.name: f"{p.dtype.name.lower()}{list(p.shape)}" for p in image.inputs},
@@ -147,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("input", metavar="IN.asm")
     command.add_argument("-o", dest="output", metavar="OUT.img", required=True)
     command.add_argument("--data", metavar="FILE", help="data file (default: IN.data.npz)")
+    command.add_argument("--arch", metavar="FILE", help="of a text without the digest of its own")
     command.set_defaults(run=_assemble)
     command = commands.add_parser("disassemble", help="a binary image to assembly text")
     command.add_argument("input", metavar="IN.img")
@@ -157,6 +212,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("input", metavar="IN.img")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=_inspect)
+    command = commands.add_parser("run", help="what a program computes, and what it costs")
+    command.add_argument("program", metavar="IN.asm|IN.img")
+    command.add_argument(
+        "--arch", metavar="NAME|FILE", help="default: arch.json beside the program, else its preset"
+    )
+    command.add_argument("--input", metavar="IN.npz", help="arrays by input name")
+    command.add_argument(
+        "--output", metavar="OUT.npz", help="real outputs by name, integers under NAME.int"
+    )
+    command.add_argument("--timing-only", action="store_true", help="no data: cycles and energy")
+    command.add_argument("--trace", metavar="FILE.json", help="trace for Perfetto")
+    command.set_defaults(run=_execute)
     return result
 
 

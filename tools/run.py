@@ -66,11 +66,11 @@ def run_folder(
         return run_batch(artefact, backend, batch, jobs or os.cpu_count() or 1, say)
 
 
-def write_outputs(path: Path, result: RunResult) -> None:
+def write_outputs(path: Path, reals: Mapping[str, Array], codes: Mapping[str, Array]) -> None:
     """Write real values under the output names and integers under `NAME.int`."""
     import numpy as np
 
-    arrays = dict(result.reals) | {f"{name}.int": a for name, a in result.codes.items()}
+    arrays = dict(reals) | {f"{name}.int": array for name, array in codes.items()}
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 
@@ -202,7 +202,7 @@ def _infer(args: argparse.Namespace, artefact: Artefact) -> dict[str, Any]:
         floats = run_float(Path(args.check), _real_inputs(artefact, inputs))
         facts["check"] = compare(floats, result.reals)
     if args.output is not None:
-        write_outputs(Path(args.output), result)
+        write_outputs(Path(args.output), result.reals, result.codes)
     return facts
 
 

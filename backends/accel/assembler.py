@@ -2,9 +2,11 @@
 
 One line is one instruction: the mnemonic, then `field=value` for every field that differs from
 its default; the body of a loop is indented. `#` starts a comment: a disassembled program names the
-operations of the model where it is known. Directives describe the rest of an image::
+operations of the model where it is known. Numbers are decimal or, after `0x`, hexadecimal. Every
+instruction goes into the queue of its engine, in the order of the text; `examples/programs` has a
+program to start from. Directives describe the rest of an image:
 
-    .isa 2
+    .isa 6
     .arch p2vit
     .dram 0x8000
     .macs 1254000000
@@ -14,8 +16,13 @@ operations of the model where it is known. Directives describe the rest of an im
     .blob 0x2000 36864 sha256:9f86d08...
     ld.copy dst=abuf[0x0] src=dram[0x0] run=192
 
-`.data` holds short segments as hexadecimal; longer ones (weights) are named by digest, never
-written out, and taken from a sidecar when the text is assembled.
+`.isa` is the version, checked if it is there. `.arch` names the machine; the digest of its record may
+follow, and does where it is no preset. `.dram` are the bytes of DRAM that the program may touch,
+`.macs` those of the problem, by which utilisation and GOPS are measured (0: none). `.input` and
+`.output` are a name, an address in DRAM, an element type and a shape (`scalar` without one); real
+values are (integer - zp) * 2^-frac, and `axis` is there where every channel has its frac. `.data`
+holds short segments of DRAM as hexadecimal; longer ones (weights) are named by address, length and
+digest, never written out, and taken from a sidecar when the text is assembled.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ from dataclasses import MISSING, dataclass, field
 
 from vit_opt.backends.accel.image import Image, Port, Segment
 from vit_opt.dialects.errors import VitError
+from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType, Engine
 from vit_opt.dialects.vit_accel.fields import FieldError, Inst, layout
 from vit_opt.dialects.vit_accel.isa import (
@@ -274,10 +282,13 @@ def _parse_port(text: str) -> Port:
     )
 
 
-def assemble(text: str, blobs: Mapping[str, bytes] | None = None) -> Image:
+def assemble(
+    text: str, blobs: Mapping[str, bytes] | None = None, arch: AccelTarget | None = None
+) -> Image:
     """The image that assembly text describes.
 
-    `blobs` holds the data behind `.blob` directives. AssemblyError names the line that is wrong;
+    `blobs` holds the data behind `.blob` directives; `arch` is the machine of a text that names it
+    without its digest, where it is no preset. AssemblyError names the line that is wrong;
     ImageError says what lies outside of DRAM.
     """
     parts = _Parts()
@@ -294,6 +305,8 @@ def assemble(text: str, blobs: Mapping[str, bytes] | None = None) -> Image:
             raise AssemblyError(f"line {number}: {error}") from None
     if parts.arch is None:
         raise AssemblyError("line 1: the text has no .arch directive")
+    if arch is not None and arch.name == parts.arch and not parts.arch_digest:
+        parts.arch_digest = arch.digest()
     return Image(
         parts.arch,
         tuple(parts.code),

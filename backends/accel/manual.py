@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
+from vit_opt.backends.accel import assembler
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, AccelTarget, EnergyTable, MemorySpec
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Engine
@@ -59,6 +61,10 @@ def _lines() -> Iterator[str]:
         "each engine."
     )
     yield ""
+    yield "## Assembly text"
+    yield ""
+    yield inspect.cleandoc(assembler.__doc__ or "").partition("\n\n")[2]
+    yield ""
     yield "## Time"
     yield ""
     yield (
@@ -83,11 +89,16 @@ def _lines() -> Iterator[str]:
     yield "## Architectures"
     yield ""
     yield (
-        "Latencies are cycles, widths elements or multipliers, energies picojoules; "
-        "`vit_opt.dialects.vit.targets` says what each figure means and where it comes from."
+        "Latencies are cycles, widths elements or multipliers, memories bytes with the bytes a cycle of "
+        "a bank, energies picojoules. `vit_opt.dialects.vit.targets` says where the figures come from."
     )
     yield ""
     yield from _architectures()
+    yield ""
+    yield "| figure | |"
+    yield "|---|---|"
+    for name, meaning in _meanings():
+        yield f"| `{name}` | {meaning} |"
 
 
 def _code(source: str) -> Iterator[str]:
@@ -153,6 +164,18 @@ def _figures(target: AccelTarget) -> dict[str, object]:
         elif item.name != "name":
             found[item.name] = value
     return found
+
+
+def _meanings() -> Iterator[tuple[str, str]]:
+    """Every figure of a record and the string below it in the declaration."""
+    for cls, prefix in ((AccelTarget, ""), (EnergyTable, "energy.")):
+        (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(declaration, ast.ClassDef)
+        for item, below in itertools.pairwise(declaration.body):
+            if isinstance(item, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(item.target, ast.Name)
+                assert isinstance(below.value, ast.Constant)
+                yield prefix + item.target.id, " ".join(str(below.value.value).split())
 
 
 def _architectures() -> Iterator[str]:

@@ -83,7 +83,7 @@ def metrics(
 def metrics_lines(found: dict[str, Any]) -> list[str]:
     """The figures to read."""
     lines = [
-        f"{found['cycles']:,} cycles at {found['clock_mhz']} MHz: {found['latency_ms']:.3f} ms, "
+        f"{found['cycles']:,} cycles at {found['clock_mhz']} MHz: {_duration(found)}, "
         f"{found['fps']:.1f} FPS",
         f"{found['gops']:.1f} GOPS, {found['gops_per_mac']:.3f} GOPS per MAC unit "
         f"({found['macs_per_cycle']} units), utilisation {found['utilisation']:.1%}",
@@ -111,6 +111,12 @@ def work_lines(work: Sequence[Mapping[str, Any]]) -> list[str]:
         + ("" if each["utilisation"] is None else f", {each['utilisation']:.1%} used meanwhile")
         for each in work
     ]
+
+
+def _duration(found: dict[str, Any]) -> str:
+    """The latency, in microseconds where milliseconds would hide it."""
+    milliseconds = found["latency_ms"]
+    return f"{milliseconds:.3f} ms" if milliseconds >= 0.1 else f"{milliseconds * 1e3:.3f} us"
 
 
 def _times_compulsory(found: dict[str, Any]) -> str:

@@ -86,6 +86,7 @@ class AccelTarget:
 
     name: str
     clock_mhz: int
+    """Clock in MHz."""
     lanes: int
     """Lanes of the MAC array."""
     columns: int
@@ -95,7 +96,7 @@ class AccelTarget:
     memories: tuple[MemorySpec, ...]
     """On-chip memories, at most seven; the order is their code in an address."""
     dram_bytes_per_cycle: float
-    """Peak DRAM bandwidth."""
+    """Peak DRAM bandwidth: bytes a cycle of the accelerator's clock, GB/s * 1000 / MHz."""
     dram_burst: int
     """Bytes of the smallest DRAM access: every contiguous run costs whole bursts."""
     dram_latency: int
@@ -109,6 +110,7 @@ class AccelTarget:
     dw_width: int
     """Multipliers of the reconfigurable engine (depthwise, pooling)."""
     dw_latency: int
+    """Cycles until the reconfigurable engine's first result of an instruction."""
     divider_width: int
     """Elements a cycle multiplied by a row's reciprocal in the reconfigurable engine."""
     divider_latency: int
@@ -116,13 +118,19 @@ class AccelTarget:
     shift_width: int
     """Shifters: elements requantised a cycle."""
     shift_latency: int
+    """Cycles until the shifters' first result of an instruction."""
     softmax_width: int
+    """Elements a cycle of the softmax unit."""
     softmax_latency: int
+    """Cycles until the softmax unit's first result of an instruction."""
     norm_width: int
+    """Elements a cycle of the LayerNorm unit, in each of its passes."""
     norm_latency: int
     """Cycles of the square root and the division of one row, overlapped between rows."""
     table_width: int
+    """Elements a cycle of the table unit."""
     table_latency: int
+    """Cycles until the table unit's first result of an instruction."""
     energy: EnergyTable = EnergyTable()
     peak: str = "array"
     """Whose multipliers utilisation is measured against: those of the `array`, or of `both` the

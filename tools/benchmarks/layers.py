@@ -180,7 +180,7 @@ def total(found: Sequence[Mapping[str, Any]], arch: AccelTarget) -> dict[str, An
 
 
 HEADER = (
-    *("layer", "size", "MMAC", "cycles", "ms", "used", "GOPS", "DRAM kB", "of needed"),
+    *("layer", "size", "MMAC", "cycles", "us", "used", "GOPS", "DRAM kB", "of needed"),
     *("uJ", "GOPS/W"),
 )
 
@@ -192,7 +192,7 @@ def table_row(figures: Mapping[str, Any]) -> list[str]:
         figures["size"],
         f"{figures['macs'] / 1e6:,.1f}",
         f"{figures['cycles']:,}",
-        f"{figures['latency_ms']:.3f}",
+        f"{figures['latency_ms'] * 1e3:,.2f}",
         f"{figures['utilisation']:.1%}",
         f"{figures['gops']:.0f}",
         f"{figures['dram_bytes'] / 1e3:,.1f}",
