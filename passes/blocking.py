@@ -38,6 +38,7 @@ from vit_opt.passes.mapping import (
     on_chip_beside,
     waits_for_rows,
 )
+from vit_opt.passes.quantization.weights import wide_groups
 
 PRODUCTS = (
     ops.LinearOp,
@@ -226,7 +227,8 @@ def _mapped(op: Operation, arch: AccelTarget, needs: Sequence[str]) -> LoopsAttr
     types = _array_type(op, op.operands[0]), _array_type(op, op.operands[1])
     width, whole_rows = _followed(op, size, arch)
     shape = shape_of(op.results[0])
-    way = candidates(arch, Problem.of(arch, shape, size, types, width, whole_rows))[0]
+    wide = wide_groups(op.operands[1])
+    way = candidates(arch, Problem.of(arch, shape, size, types, width, whole_rows, wide))[0]
     left, right = size[0] * size[2] * types[0].size, size[1] * size[2] * types[1].size
     block = [min(a, b) for a, b in zip(way.block, size, strict=True)]
     return LoopsAttr.get(AXES[way.axes.name[0]], block, _resident(arch, left, right), needs)
@@ -329,8 +331,9 @@ def window_problem(op: ops.Conv2dOp | ops.ConvTranspose2dOp) -> windows.Problem:
     )
     depthwise = groups > 1 and ins == 1 and types[1] is not DType.I16
     width = max(width for width, _, _ in ends)
+    wide = wide_groups(op.weight)
     return windows.Problem(
-        geometry, shape[0], outs, ins, groups, types, width, depthwise, by_panels
+        geometry, shape[0], outs, ins, groups, types, width, depthwise, by_panels, wide
     )
 
 

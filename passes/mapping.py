@@ -34,6 +34,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType, MacMap
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
 from vit_opt.dialects.vit_accel.isa_products import array_cycles
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
 
 LEAST_HEIGHT = 16
 """Rows that an image must have to be worth cutting."""
@@ -60,10 +61,47 @@ Size = tuple[int, int, int]
 Types = tuple[DType, DType]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What the array multiplies: types of the operands, and whether the right one is in groups."""
+
+    types: Types
+    wide: int | None = None
+    """Groups of a row of the right operand that are bytes, as in the ISA; None: it has no groups."""
+
+    def cycles(self, arch: AccelTarget, size: Size, axes: MacMap, count: int = 1) -> int:
+        """Of so many products."""
+        return array_cycles(arch, size, axes, self.types, count=count, wide=self.wide)
+
+    def least_cycles(self, arch: AccelTarget, size: Size, count: int = 1) -> int:
+        """Of so many products with the best axes."""
+        return self.cycles(arch, size, best_map(arch, size, self.types, self.wide), count)
+
+
 @cache
-def best_map(arch: AccelTarget, size: Size, types: Types) -> MacMap:
+def best_map(arch: AccelTarget, size: Size, types: Types, wide: int | None = None) -> MacMap:
     """The axes on the array that take the fewest cycles."""
-    return min(MacMap, key=lambda axes: array_cycles(arch, size, axes, types))
+    kind = Kind(types, wide)
+    return min(MacMap, key=lambda axes: kind.cycles(arch, size, axes))
+
+
+@cache
+def faster_kind(arch: AccelTarget, size: Size, kind: Kind) -> Kind:
+    """How the array takes weights of bytes that may lie in groups: as groups where that is faster
+    than as the bytes that they stand for, which needs whole groups."""
+    if kind.wide is None or size[2] % GROUP:
+        return Kind(kind.types)
+    groups = Kind((kind.types[0], DType.I4X2), kind.wide)
+    as_bytes = Kind(kind.types)
+    faster = groups.least_cycles(arch, size) < as_bytes.least_cycles(arch, size)
+    return groups if faster else as_bytes
+
+
+def kind_of_part(arch: AccelTarget, size: Size, whole: int, kind: Kind) -> Kind:
+    """The kind of a part of a reduction that is `whole` long; bytes are spread evenly over it."""
+    if kind.wide is not None:
+        kind = Kind(kind.types, min(ceil_div(kind.wide * size[2], whole), size[2] // GROUP))
+    return faster_kind(arch, size, kind)
 
 
 def on_chip(arch: AccelTarget) -> int:
@@ -180,6 +218,12 @@ class Problem:
     """Bytes of obuf that a result takes, with what follows it on chip."""
     whole_rows: bool = False
     """Whether what follows needs all columns of a row at once."""
+    wide: int | None = None
+    """Groups of columns of the right operand that are bytes, where it is narrow in groups."""
+
+    def kind(self, arch: AccelTarget, size: Size) -> Kind:
+        """What the array multiplies in a block of this size."""
+        return kind_of_part(arch, size, self.size[2], Kind(self.types, self.wide))
 
     @staticmethod
     def of(
@@ -189,12 +233,13 @@ class Problem:
         types: Types,
         width: int,
         whole_rows: bool,
+        wide: int | None = None,
     ) -> Problem:
         """The problem of a product whose result has this shape: blocks of an image are whole rows,
         and may have twice as many accumulators."""
         image, room = is_image(shape), arch.memory_size("obuf") // 8
         height = image_rows(arch, shape) if image else block_rows(arch, size[0])
-        return Problem(size, types, height, 2 * room if image else room, width, whole_rows)
+        return Problem(size, types, height, 2 * room if image else room, width, whole_rows, wide)
 
 
 @dataclass(frozen=True)
@@ -214,7 +259,12 @@ class Mapping:
     @cached_property
     def axes(self) -> MacMap:
         """The axes of a whole block on the array."""
-        return best_map(self.arch, self.block, self.problem.types)
+        return best_map(self.arch, self.block, self.kind.types, self.kind.wide)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the array multiplies in a whole block."""
+        return self.problem.kind(self.arch, self.block)
 
     @cached_property
     def array(self) -> int:
@@ -226,13 +276,12 @@ class Mapping:
         for width, count in _parts(cols, n).items():
             for part, times in _parts(width, panel).items():
                 panels[part] += count * times
-        types = self.problem.types
         total = 0
         heights = Counter(count for _, count in row_blocks(rows, self.problem.height, m))
         for each in product(heights.items(), panels.items(), _parts(depth, k).items()):
             size, times = zip(*each, strict=True)
-            axes = best_map(self.arch, size, types)
-            total += prod(times) * array_cycles(self.arch, size, axes, types)
+            kind = self.problem.kind(self.arch, size)
+            total += prod(times) * kind.least_cycles(self.arch, size)
         return total
 
     @property
@@ -283,9 +332,7 @@ class Mapping:
         nothing to do for half of a block at the end, on average."""
         if self.arch.peak != "both":
             return self.array
-        return (
-            self.array + array_cycles(self.arch, self.block, self.axes, self.problem.types)
-        ) // 2
+        return (self.array + self.kind.cycles(self.arch, self.block, self.axes)) // 2
 
 
 def _parts(total: int, step: int) -> Counter[int]:

@@ -30,11 +30,12 @@ from math import prod
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
-from vit_opt.dialects.vit_accel.isa_products import array_cycles, depthwise_cycles
+from vit_opt.dialects.vit_accel.isa_products import depthwise_cycles
 from vit_opt.passes.mapping import (
     DISPLACED,
     LEAST_COLS,
     RESULT,
+    Kind,
     ProductChoice,
     Size,
     Types,
@@ -42,6 +43,7 @@ from vit_opt.passes.mapping import (
     block_rows,
     image_rows,
     is_image,
+    kind_of_part,
     on_chip,
     on_chip_beside,
 )
@@ -122,6 +124,12 @@ class Problem:
     """Whether the reconfigurable engine takes it."""
     by_panels: bool = False
     """Whether what reads the result wants all pixels of a panel before the next one."""
+    wide: int | None = None
+    """Groups of eight weights of an output channel that are bytes, where they are narrow in groups."""
+
+    def kind(self, arch: AccelTarget, size: Size) -> Kind:
+        """What the array multiplies in a block of this size."""
+        return kind_of_part(arch, size, self.taps * self.ins, Kind(self.types, self.wide))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -191,7 +199,12 @@ class Mapping:
     @cached_property
     def axes(self) -> MacMap:
         """The axes of a whole block on the array."""
-        return best_map(self.arch, self.block, self.problem.types)
+        return best_map(self.arch, self.block, self.kind.types, self.kind.wide)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the array multiplies in a whole block."""
+        return self.problem.kind(self.arch, self.block)
 
     @cached_property
     def array(self) -> int:
@@ -214,8 +227,7 @@ class Mapping:
         for begin in range(0, problem.ins, self.depth):
             part = problem.taps * min(self.depth, problem.ins - begin)
             size = (pixels, count // groups, part)
-            axes = best_map(arch, size, problem.types)
-            total += array_cycles(arch, size, axes, problem.types, count=groups)
+            total += problem.kind(arch, size).least_cycles(arch, size, groups)
         return total
 
     @property

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
-from vit_opt.dialects.vit_accel.isa_products import array_cycles
-from vit_opt.passes.mapping import AXES, ProductChoice, on_chip, on_chip_beside
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
+from vit_opt.passes.mapping import AXES, Kind, Problem, ProductChoice, on_chip, on_chip_beside
 from vit_opt.passes.windows import Choice, WindowChoice
+from vit_opt.passes.windows import Problem as WindowProblem
 
 LEGEND = (
     "m, n, k: rows, columns and part of the reduction of a block. axes: what lies on the lanes and",
@@ -54,13 +55,27 @@ def _names(group: Sequence[Choice]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
+def _types(problem: Problem | WindowProblem, depth: int, kind: Kind) -> str:
+    """The operands, and how the array takes weights that are narrow in groups; `depth` is the
+    length of their rows."""
+    text = " x ".join(dtype.name.lower() for dtype in problem.types)
+    if problem.wide is None:
+        return text
+    if kind.wide is None:
+        return f"{text}, weights in groups made bytes by ld.expand"
+    groups = -(-depth // GROUP)
+    return (
+        f"{text}, weights in groups at the rate of 4 bits but {problem.wide} of {groups} of bytes"
+    )
+
+
 def _window_lines(group: list[WindowChoice], arch: AccelTarget) -> Iterator[str]:
     first = group[0]
     best = first.ways[0]
     problem = best.problem
     kernel = " x ".join(map(str, problem.geometry.kernel))
     shape = " x ".join(map(str, problem.shape))
-    types = " x ".join(dtype.name.lower() for dtype in problem.types)
+    types = _types(problem, problem.taps * problem.ins, best.kind)
     parts = f", {problem.groups} groups" if problem.groups > 1 else ""
     yield f"{_names(group)}: {first.kind} {kernel}, {problem.ins} to {shape}{parts}, {types}"
     head = "".join(f"{name:>9}" for name in ("rows", "cols", "channels", "depth"))
@@ -85,7 +100,7 @@ def _choice_lines(group: list[ProductChoice], arch: AccelTarget) -> Iterator[str
     first = group[0]
     best = first.ways[0]
     rows, cols, depth = best.problem.size
-    types = " x ".join(dtype.name.lower() for dtype in best.problem.types)
+    types = _types(best.problem, depth, best.kind)
     times = f"{first.batch} times " if first.batch > 1 else ""
     yield f"{_names(group)}: {first.kind}, {times}{rows} x {cols} x {depth}, {types}"
     yield f"    {'m':>5}{'n':>6}{'k':>6}  axes{'array':>12}{'DRAM':>10}{'room':>10}{'cost':>12}"
@@ -103,7 +118,7 @@ def _reasons(choice: ProductChoice, arch: AccelTarget) -> Iterator[str]:
     """Axes, order, residency and double buffering of what was chosen."""
     way = choice.ways[0]
     problem, block = way.problem, way.block
-    cycles = {axes: array_cycles(arch, block, axes, problem.types) for axes in MacMap}
+    cycles = {axes: way.kind.cycles(arch, block, axes) for axes in MacMap}
     ranked = sorted(cycles, key=lambda axes: cycles[axes])
     lanes, columns = (AXES[axis] for axis in way.axes.name)
     yield (

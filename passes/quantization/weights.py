@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from vit_opt.dialects import onnx
 from vit_opt.dialects.evaluation import main_function
@@ -68,6 +68,13 @@ def byte_groups(op: Operation) -> Bools | None:
     marked = np.zeros(-(-size // GROUP), bool)
     marked[list(cast("DenseArrayBase[Any]", found).get_values())] = True
     return marked
+
+
+def wide_groups(weight: SSAValue) -> int | None:
+    """How many groups of columns of a constant keep 8 bits; None if it is not narrow in groups."""
+    owner = weight.owner
+    groups = byte_groups(owner) if isinstance(owner, Operation) else None
+    return None if groups is None else int(groups.sum())
 
 
 def weight_bytes(channels: int, reduction: int, bits: int) -> int:
@@ -224,4 +231,5 @@ __all__: Sequence[str] = [
     "layers_of",
     "weight_bits",
     "weight_bytes",
+    "wide_groups",
 ]

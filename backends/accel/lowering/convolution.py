@@ -36,6 +36,7 @@ from vit_opt.backends.accel.lowering.streams import windowed
 from vit_opt.backends.accel.lowering.tensors import Block, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     Narrow,
+    WeightBlock,
     bias_region,
     centred_weights,
     folded_bias,
@@ -103,6 +104,7 @@ class Convolution:
             width,
             self.is_depthwise,
             by_panels,
+            None if self.narrow is None else self.narrow.wide,
         )
 
     @property
@@ -228,10 +230,9 @@ def _accumulate(
         mark = builder.mark()
         chans = (panel.chan + begin, count) if single else (panel.chan, panel.chans)
         patch = load_patch(builder, conv.sliding, image, first, size, chans)
-        weights, dtype, row = _load_weights(builder, conv, panel, begin, count)
+        kernels = _load_weights(builder, conv, panel, begin, count)
         bias = bias_region(builder, conv.bias, panel.first, panel.count) if not begin else None
         groups = 1 if single else panel.chans // conv.in_per_group
-        kernels = weights, dtype, row
         chans = count, groups
         _emit_conv(lowering, conv, acc, patch, kernels, bias, size, panel, chans, begin > 0)
         builder.unpin(mark)
@@ -240,14 +241,13 @@ def _accumulate(
 
 def _load_weights(
     builder: Builder, conv: Convolution, panel: Panel, begin: int, count: int
-) -> tuple[Region, DType, int]:
+) -> WeightBlock:
     """Weights of a panel for some of a group's input channels, in the weight buffer; pinned."""
-    part = conv.weights[..., begin : begin + count]
     if conv.narrow is not None:
-        region = conv.narrow.load(builder, (panel.first, begin), (panel.count, count))
-        return region, DType.I8, part[0].size
+        return conv.narrow.load(builder, (panel.first, begin), (panel.count, count))
+    part = conv.weights[..., begin : begin + count]
     source, dtype, row = pack_weights(builder, conv.op, part)
-    return _load_panel(builder, source, panel, row), dtype, row
+    return WeightBlock(_load_panel(builder, source, panel, row), dtype, row, dtype.size)
 
 
 def _load_panel(builder: Builder, source: Region, panel: Panel, row: int) -> Region:
@@ -267,7 +267,7 @@ def _emit_conv(
     conv: Convolution,
     acc: Block,
     patch: Patch,
-    weights: tuple[Region, DType, int],
+    weights: WeightBlock,
     bias: Region | None,
     size: Pair,
     panel: Panel,
@@ -276,7 +276,6 @@ def _emit_conv(
 ) -> None:
     """A panel's convolution; `chans` are the input channels of a group, and the groups."""
     s = conv.sliding
-    region, dtype, row = weights
     x_type = s.x.dtype
     depth, groups = chans
     outs = panel.count // groups
@@ -284,7 +283,7 @@ def _emit_conv(
     inst = isa.Conv(
         acc.addr,
         patch.region.addr(patch.offset),
-        region.addr(),
+        weights.addr,
         *size,
         outs,
         *s.kernel,
@@ -293,19 +292,21 @@ def _emit_conv(
         acc.row,
         patch.row,
         patch.pix,
-        row,
+        weights.row,
         *s.strides,
         *s.dilations,
         patch.chan,
         x_type,
-        dtype,
+        weights.dtype,
         NO_ADDR if bias is None else bias.addr(),
         Flag.ON if accumulate else Flag.OFF,
-        best_map(lowering.arch, work, (x_type, dtype)),
+        best_map(lowering.arch, work, (x_type, weights.dtype), weights.wide),
         *patch.borders(s.extent(size), s.fill),
         groups,
+        weights.marks,
+        weights.wide or 0,
     )
-    reads = [patch.use(depth * groups, x_type.size), whole(region)]
+    reads = [patch.use(depth * groups, x_type.size), whole(weights.region)]
     reads += [whole(bias)] if bias is not None else []
     reads += [whole(acc.region)] if accumulate else []
     lowering.builder.emit(inst, reads, [whole(acc.region)])

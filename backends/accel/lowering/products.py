@@ -43,6 +43,7 @@ from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, v
 from vit_opt.backends.accel.lowering.weights import (
     NOWHERE,
     Narrow,
+    WeightBlock,
     bias_region,
     centred_weights,
     folded_bias,
@@ -119,6 +120,7 @@ def tile(arch: AccelTarget, product: Product, chains: Sequence[Sequence[Link]]) 
         product.types,
         max(bytes_per_element(links) for links in chains),
         any(isinstance(link.op, WHOLE_ROWS) for links in chains for link in links),
+        None if product.b_narrow is None else product.b_narrow.wide,
     )
     found = candidates(arch, problem)
     if not found[0].fits:
@@ -323,7 +325,9 @@ def accumulate_block(
                 right.col,
                 NO_ADDR if bias is None else bias.addr(),
                 Flag.ON if k0 else Flag.OFF,
-                best_map(lowering.arch, (m, width, k), (left.dtype, right.dtype)),
+                best_map(lowering.arch, (m, width, k), (left.dtype, right.dtype), right.wide),
+                marks=right.marks,
+                wide=right.wide or 0,
             )
             reads = [left.use(m, k), right.use(width, k)]
             if bias is not None:
@@ -338,17 +342,19 @@ def accumulate_block(
 
 def load_right(
     lowering: Lowering, product: Product, b: Tensor, first: tuple[int, int], size: tuple[int, int]
-) -> Block:
+) -> WeightBlock:
     """Columns of the right operand and a part of the reduction; pinned."""
     builder = lowering.builder
     if product.b_narrow is not None:
-        return Block(product.b_narrow.load(builder, first, size), DType.I8, size[1], 1)
+        return product.b_narrow.load(builder, first, size)
     if product.b_packed:
         (col, k0), (width, k) = first, size
         assert not k0 % 2, "a part of a reduction begins with a pair of 4-bit codes"
         block = load_block(builder, b, (col, k0 // 2), (width, (k + 1) // 2), Space.BBUF)
-        return replace(block, dtype=DType.I4X2)
-    return load_operand(lowering, b, first, size, Space.BBUF)
+        block = replace(block, dtype=DType.I4X2)
+    else:
+        block = load_operand(lowering, b, first, size, Space.BBUF)
+    return WeightBlock(block.region, block.dtype, block.row, block.col, block.offset)
 
 
 def prefetch(

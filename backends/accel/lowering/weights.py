@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.ir import Operation
 
-from vit_opt.backends.accel.groups import pack_groups
-from vit_opt.backends.accel.lowering.arena import Region, whole
+from vit_opt.backends.accel.groups import narrow_groups, pack_groups
+from vit_opt.backends.accel.lowering.arena import Region, Use, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.tensors import load_vector
+from vit_opt.backends.accel.lowering.tensors import Block, load_vector, value_shape
 from vit_opt.backends.accel.memory import pack_int4
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.quantization.weights import BYTE_GROUPS
+from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
+from vit_opt.passes.mapping import Kind, block_rows, faster_kind
+from vit_opt.passes.quantization.weights import wide_groups
 
 Array = NDArray[Any]
 Pair = tuple[int, int]
@@ -82,41 +84,80 @@ def weight_type(op: Any, weights: Array) -> DType:
 
 
 @dataclass(frozen=True)
+class WeightBlock(Block):
+    """Rows of weights in the weight buffer."""
+
+    wide: int | None = None
+    """Groups of a row that are bytes, where rows lie in groups with their marks before them."""
+
+    @property
+    def marks(self) -> Addr:
+        """Where the marks of groups lie."""
+        return NO_ADDR if self.wide is None else self.region.addr()
+
+    def use(self, rows: int, cols: int) -> Use:
+        return super().use(rows, cols) if self.wide is None else whole(self.region)
+
+
+@dataclass(frozen=True)
 class Narrow:
     """Weights [N, ..., C] of bytes that groups of columns make narrow: each block that a product
-    asks for lies in DRAM as `ld.expand` reads it."""
+    asks for lies in DRAM as `ld.expand` and the array read it."""
 
     codes: Array
-    blocks: dict[tuple[Pair, Pair], Region] = field(default_factory=dict[tuple[Pair, Pair], Region])
-    """Where the block of some rows and of some entries of the last axis lies."""
+    left: DType
+    """Type of the operand that they are multiplied by."""
+    height: int
+    """Rows of it that an instruction takes."""
+    wide: int
+    """Groups of a row that are marked as bytes in all of it."""
+    blocks: dict[tuple[Pair, Pair], tuple[Region, int | None]] = field(
+        default_factory=dict[tuple[Pair, Pair], tuple[Region, "int | None"]]
+    )
+    """Where the block of some rows and of some entries of the last axis lies, and its groups that
+    are bytes; None where it is bytes on chip."""
 
-    def load(self, builder: Builder, first: Pair, size: Pair) -> Region:
+    def load(self, builder: Builder, first: Pair, size: Pair) -> WeightBlock:
         """The rows of a block, one after the other, in the weight buffer; pinned.
 
-        `first` and `size` count rows and entries of the last axis.
+        `first` and `size` count rows and entries of the last axis. They stay in groups where the
+        array is faster so.
         """
-        part = self.codes[first[0] : first[0] + size[0], ..., first[1] : first[1] + size[1]]
-        rows, cols = size[0], part.size // size[0]
-        source = self.blocks.get((first, size))
-        if source is None:
-            codes = np.ascontiguousarray(part, np.int8).reshape(rows, cols)
-            packed: Array = pack_groups(codes)
-            source = builder.constant(packed if packed.size < codes.size else codes, codes.size)
-            self.blocks[first, size] = source
+        if (first, size) not in self.blocks:
+            self.blocks[first, size] = self._pack(builder, first, size)
+        source, wide = self.blocks[first, size]
+        rows, cols = size[0], self.codes[0, ..., : size[1]].size
+        row = cols if wide is None else isa.group_row_bytes(cols, wide)
+        total = rows * cols if wide is None else source.size
         key = (source, Space.BBUF)
         region = builder.cached(key)
         if region is None:
-            region = builder.keep(key, rows * cols, Space.BBUF)
+            region = builder.keep(key, total, Space.BBUF)
             inst: isa.UnitInst = isa.Load(region.addr(), source.addr(), source.size)
-            if source.size < rows * cols:
+            if source.size < total:
                 inst = isa.Expand(region.addr(), source.addr(), rows, cols, source.size, cols)
             builder.emit(inst, [whole(source)], [whole(region)])
-        return region
+        dtype = DType.I8 if wide is None else DType.I4X2
+        return WeightBlock(region, dtype, row, 1, total - rows * row, wide)
+
+    def _pack(self, builder: Builder, first: Pair, size: Pair) -> tuple[Region, int | None]:
+        """A block in DRAM, and its groups that are bytes if it stays in groups on chip."""
+        part = self.codes[first[0] : first[0] + size[0], ..., first[1] : first[1] + size[1]]
+        codes = np.ascontiguousarray(part, np.int8).reshape(size[0], -1)
+        packed: Array = pack_groups(codes)
+        if packed.size >= codes.size:
+            return builder.constant(codes, codes.size), None
+        groups = -(-codes.shape[1] // GROUP)
+        wide = groups - int(narrow_groups(packed[: -(-groups // 8)], groups).sum())
+        block = (self.height, *codes.shape)
+        kind = faster_kind(builder.arch, block, Kind((self.left, DType.I8), wide))
+        return builder.constant(packed, codes.size), kind.wide
 
 
 def narrow_weights(lowering: Lowering, op: Any, weights: Array) -> Narrow | None:
     """Weights that were made narrow in groups, of 8 bits; None for others."""
-    owner = lowering.source(op.weight).owner
-    grouped = isinstance(owner, Operation) and BYTE_GROUPS in owner.attributes
-    bytes_hold = int(weights.min()) >= -128 and int(weights.max()) <= 127
-    return Narrow(weights) if grouped and bytes_hold else None
+    wide = wide_groups(lowering.source(op.weight))
+    if wide is None or int(weights.min()) < -128 or int(weights.max()) > 127:
+        return None
+    height = block_rows(lowering.arch, prod(value_shape(op.result)[:-1]))
+    return Narrow(weights, lowering.tensor(op.x).dtype, height, wide)
