@@ -105,7 +105,8 @@ def test_a_file_is_tiled_for_what_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"name": "x", "lanez": 3}', "unknown field 'lanez'; known: base, name, clock_mhz"),
+        ('{"name": "x", "lanez": 3}', "unknown field 'lanez'; did you mean 'lanes'?"),
+        ('{"name": "x", "nothing": 3}', "unknown field 'nothing'; known: base, name, clock_mhz"),
         ('{"name": "x", "lanes": -3}', "field 'lanes' is -3, expected 1 to 65535"),
         ('{"name": "x", "lanes": "3"}', "field 'lanes' is '3', expected a whole number"),
         ('{"name": "x", "lanes": 2.5}', "field 'lanes' is 2.5, expected a whole number"),
@@ -124,6 +125,7 @@ def test_a_file_is_tiled_for_what_it_says(tmp_path: Path) -> None:
             '{"name": "x", "memories": {"abuf": {"banks": 0}}}',
             "banks of memory 'abuf' is 0, expected",
         ),
+        ('{"name": "x", "memories": {"abuf": "9 K"}}', "of 'memories.abuf' is '9 K', expected a"),
         ('{"name": "x", "energy": {"dram_byte": "a"}}', "entry 'dram_byte' of 'energy' is 'a'"),
         ('{"name": "x", "energy": {"dram_byte": -1}}', "energy 'dram_byte' is -1, expected 0 to"),
         ('{"name": "x", "base": "none"}', "unknown architecture 'none'; known: edge, p2vit"),
@@ -151,7 +153,7 @@ def test_yaml_files(tmp_path: Path) -> None:
         lanes=128,
         energy=replace(P2VIT.energy, dram_byte=20, source="own figures of the architecture"),
     )
-    path.write_text("name: banks\nmemories: {abuf: {banks: 2, width: 32}, obuf: 4096}\n")
+    path.write_text("name: banks\nmemories: {abuf: {banks: 2, width: 32}, obuf: 4K}\n")
     first, *_, obuf, _ = read_arch(str(path)).memories
     assert first == MemorySpec("abuf", 53 * 1024, banks=2, width=32)
     assert obuf == MemorySpec("obuf", 4096)

@@ -6,13 +6,15 @@ that it names:
     {"name": "wide", "base": "p2vit", "lanes": 128,
      "memories": {"abuf": 131072, "obuf": {"size": 131072, "banks": 16, "width": 64}}}
 
-A memory that is given as a number keeps its banks.
+A memory that is given as a number of bytes, or of KiB as `53K`, keeps its banks.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -67,7 +69,7 @@ def changed(base: AccelTarget, data: dict[str, Any]) -> AccelTarget:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in known:
-            raise VitError(f"unknown field '{key}'; known: base, {', '.join(known)}")
+            raise VitError(f"unknown field '{key}'; {_hint(key, ('base', *known))}")
         values[key] = _field(key, value, known[key])
     return replace(base, **values)
 
@@ -91,7 +93,10 @@ def _memories(base: tuple[MemorySpec, ...], value: Any) -> tuple[MemorySpec, ...
     for name, entry in _object("memories", value, found).items():
         figures = asdict(found[name])
         del figures["name"]
-        given: Any = cast("Any", entry) if isinstance(entry, dict) else {"size": entry}
+        given: Any = dict(cast("Any", entry)) if isinstance(entry, dict) else {"size": entry}
+        size = given.get("size")
+        if isinstance(size, str) and re.fullmatch(r"\d+K", size):
+            given["size"] = 1024 * int(size.removesuffix("K"))
         found[name] = replace(found[name], **_numbers(f"memories.{name}", given, figures))
     return tuple(found.values())
 
@@ -105,6 +110,13 @@ def _object(key: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise VitError(f"unknown entry '{name}' of '{key}'; known: {', '.join(known)}")
     return entries
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """The name that is close to a wrong one, or all there are."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 
 def _numbers(key: str, value: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -40,14 +40,15 @@ def write_page(record: Record, name: str, path: Path) -> None:
 def page(record: Record, name: str) -> str:
     """The page of a record; `name` says which model it is."""
     figures, arch = record.figures, record.profile.arch
-    sizes = ", ".join(f"{m.name} {m.size / 1024:g} KB" for m in arch.memories)
+    sizes = ", ".join(f"{m.name} {m.size / 1024:g} KiB" for m in arch.memories)
     title = f"{escape(name)} on {escape(arch.name)}"
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>{title} · vit-opt</title><style>{STYLE}</style>",
         f"<h1>{title}</h1>",
-        f"<p>{arch.lanes} lanes of {arch.columns} multipliers at {arch.clock_mhz} MHz, "
+        f"<p>{arch.lanes} lanes of {arch.columns} multipliers, {arch.dw_width} in the reconfigurable "
+        f"engine, {arch.clock_mhz} MHz, "
         f"{arch.dram_bytes_per_cycle * arch.clock_mhz / 1e3:.1f} GB/s of DRAM; {sizes}. "
         f"{len(record.profile.image.code):,} instructions. One inference, batch 1, from the input "
         "in DRAM to the output in DRAM.</p>",
