@@ -110,9 +110,9 @@ class OrderedMachine(Machine):
         super()._signal(state, signal)
         self.handed[signal.sem].extend([self.clocks[signal.engine].copy()] * signal.count)
 
-    def _unit(self, state: Any, index: int, inst: isa.UnitInst) -> None:
+    def _effect(self, state: Any, index: int, inst: isa.UnitInst) -> None:
         port = Recorder(self.memories, state.resolve)
-        EFFECTS[type(inst)](port, inst)
+        EFFECTS[type(inst)](port, inst)()
         clock = self.clocks[inst.engine]
         clock[inst.engine] += 1
         for place, written in port.accesses(inst):
@@ -120,9 +120,6 @@ class OrderedMachine(Machine):
             reason = check(self.places[place[0]], inst, clock, place[1])
             if reason:
                 raise RaceError(f"instruction {index} '{inst.text()}': {place[0].name} {reason}")
-        self.timing_only = True
-        super()._unit(state, index, inst)
-        self.timing_only = False
 
 
 def _part(

@@ -187,10 +187,17 @@ def test_traps_name_instruction_and_reason(text: str, message: str) -> None:
 def test_endless_programs_stop() -> None:
     text = "mac.loop count=65535\n" * 4 + "mac.end\n" * 4
     m = Machine(assemble(HEAD + text), P2VIT, max_steps=1000)
-    with pytest.raises(
-        TrapError, match=r"instruction 0 .*instructions run on its engine, at most 1000"
-    ):
+    with pytest.raises(TrapError, match=r"instruction 0 .*instructions run, at most 1000"):
         m.run()
+
+
+def test_length_counts_all_engines() -> None:
+    """Two engines that run about 600 each run more than 1000; the longest loop is named."""
+    text = "mac.loop count=299\nmac.base areg=1\nmac.end\nst.loop count=300\nst.base areg=1\nst.end"
+    machine = Machine(assemble(HEAD + text), P2VIT, max_steps=1000)
+    with pytest.raises(TrapError, match=r"instruction 3 'st.loop .*: 1200 instructions run, at"):
+        machine.run()
+    assert Machine(assemble(HEAD + text), P2VIT, max_steps=1200).run().instructions == 1200
 
 
 @pytest.mark.parametrize("timing_only", [False, True])

@@ -96,7 +96,7 @@ def test_instructions_touch_no_more_than_is_told(kind: type[RandomGraph], seed: 
     for inst, reads, writes in Recording.told:
         port = Recorder(memories, lambda addr: addr)
         with suppress(VitError, ArithmeticError, ValueError):  # All data are zero.
-            EFFECTS[type(inst)](port, inst)
+            EFFECTS[type(inst)](port, inst)()
         for (space, where), written in port.accesses(inst):
             uses = [use for use in (writes if written else reads) if use.region.space is space]
             assert covers(uses, *where), inst.text()

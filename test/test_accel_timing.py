@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vit_opt.backends.accel.assembler import assemble
-from vit_opt.backends.accel.emulator import Machine
-from vit_opt.backends.accel.image import Image
+from vit_opt.backends.accel.emulator import Machine, TrapError
 from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.memory import Memories
 from vit_opt.backends.accel.profile import Profile
@@ -24,7 +23,7 @@ from vit_opt.backends.accel.units import EFFECTS, Port
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DType, Engine
+from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.dialects.vit_accel.fields import Addr, AddrField, Inst, Space, layout
 from vit_opt.dialects.vit_accel.traffic import traffic
 
@@ -86,7 +85,7 @@ def test_traffic_is_what_the_effects_touch(inst: Inst) -> None:
         array[:] = 1
     try:
         with np.errstate(divide="raise", invalid="raise"):
-            EFFECTS[type(inst)](Port(memories, lambda addr: addr), inst)
+            EFFECTS[type(inst)](Port(memories, lambda addr: addr), inst)()
     except (VitError, ValueError, TypeError, ArithmeticError, IndexError):
         return
     assert traffic(inst) == memories.touched
@@ -104,10 +103,49 @@ def test_every_operand_counts(cls: type[isa.UnitInst]) -> None:
         assert traffic(cls(**sizes | places))[Space.OBUF] > 0, name
 
 
-def test_image_runs_without_its_data() -> None:
-    """An address outside a memory is not looked at; a deadlock is."""
-    copy = "ld.copy dst=abuf[0xd3ff] src=dram[0] run=2"
-    assert time_accel(assemble(f".arch p2vit\n.dram 0x1000\n{copy}")).busy["ld"] == 1
-    stuck = Image("p2vit", (isa.Wait(Engine.MAC, 3),), dram_size=64)
-    with pytest.raises(VitError, match="deadlock: mac waits at instruction 0"):
-        time_accel(stuck)
+LOOPED = """
+ld.base areg=1 value=54200
+ld.step areg=1 depth=0 step=20
+ld.loop count=9
+ld.copy dst=abuf[a1+0] src=dram[0] run=2
+ld.end
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ld.copy dst=abuf[0xd3ff] src=dram[0] run=2",
+        LOOPED,
+        "ld.fill dst=abuf[0] count=1 value=200 type=i8",
+        "shift.requant rows=1 cols=1 dst=obuf[0] src=obuf[8] dst_row=1 src_row=4 src_type=i32 "
+        "dst_type=i8 low=3 high=2",
+        "dw.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=2 ow=2 chans=4 kh=3 kw=3 acc_row=32 "
+        "acc_pix=16 src_row=8 src_pix=4 w_row=9 top=2 bottom=2",
+        "mac.conv acc=obuf[0] src=abuf[0] w=bbuf[0] oh=1 ow=1 oc=1 kh=1 kw=1 ic=1 acc_row=4 "
+        "acc_pix=4 src_row=1 src_pix=1 w_row=1 src_type=i32",
+        "table.mean rows=1 cols=1 dst=obuf[0] src=obuf[8] dst_row=1 src_row=4 src_type=i32 "
+        "dst_type=i8 count=0",
+        "mac.wait sem=3",
+    ],
+)
+def test_traps_without_data(text: str) -> None:
+    """What follows from the program alone stops it whether data are computed or not."""
+    image = assemble(f".arch p2vit\n.dram 0x1000\n{text}")
+    with pytest.raises(TrapError) as whole:
+        run_accel(image, {}, P2VIT)
+    with pytest.raises(TrapError) as timed:
+        time_accel(image)
+    assert str(timed.value) == str(whole.value) and not timed.value.of_data
+
+
+def test_traps_of_data_stop_whole_runs_only() -> None:
+    text = (
+        "softmax.normalize rows=1 cols=1 dst=obuf[0] acc=obuf[8] div=obuf[16] dst_row=1 "
+        "acc_row=4 div_row=4 shift=0 dst_type=i8"
+    )
+    image = assemble(f".arch p2vit\n.dram 0x1000\n{text}")
+    with pytest.raises(TrapError, match="a row sum is 0") as trap:
+        run_accel(image, {}, P2VIT)
+    assert trap.value.of_data
+    assert time_accel(image).busy["softmax"] > 0

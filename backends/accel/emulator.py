@@ -16,7 +16,8 @@ Energy. Operations and bytes of the instructions that were executed, times the a
 table.
 
 Neither depends on the data: `timing_only` leaves out the function and gives the same cycles and
-energy in less time. What only the data or an address can do wrong is not noticed then.
+energy in less time. It traps as a whole run does, except for what the numbers in memory make
+impossible (`TrapError.of_data`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
 from vit_opt.backends.accel.profile import Counts, Profile
 from vit_opt.backends.accel.sequencer import Sequencer, fill_queues
-from vit_opt.backends.accel.units import EFFECTS
+from vit_opt.backends.accel.units import EFFECTS, Places
 from vit_opt.backends.accel.units import Port as UnitPort
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
@@ -62,6 +63,11 @@ _UNIT_ERRORS = (ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
 
 class TrapError(VitError):
     """The machine stopped: names the instruction, its text and the reason."""
+
+    def __init__(self, message: str, *, of_data: bool = False):
+        super().__init__(message)
+        self.of_data = of_data
+        """Whether numbers in memory were the reason: with others the program might have run."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,11 @@ class Machine:
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
         self.banks = Banks(arch)
-        self.costs = [self._cost(index, inst) for index, inst in enumerate(image.code)]
+        self.costs = [self._cost(inst) for inst in image.code]
         """By place in the program."""
         self.executed = [0] * len(image.code)
+        self.sound = bytearray(len(image.code))
+        """Which instructions need not be checked again."""
         self.steps = 0
 
     def _load_segments(self) -> None:
@@ -204,8 +212,6 @@ class Machine:
             blocked[state.engine] = inst
             return False
         self.steps += 1
-        if self.steps > self.max_steps:
-            raise self._trap(index, inst, f"more than {self.max_steps} instructions run")
         if type(inst) is not isa.Wait:
             self._execute(state, index, inst)
             if blocked and isinstance(inst, isa.Signal):
@@ -256,15 +262,30 @@ class Machine:
                 self._signal(state, inst)
             else:
                 state.control(inst)
+        except TrapError:
+            raise
         except VitError as error:
             raise self._trap(index, inst, str(error)) from error
+
+    def _effect(self, state: _EngineState, index: int, inst: isa.UnitInst) -> None:
+        """Check what an instruction asks for, and do it unless only time counts."""
+        if self.timing_only:
+            if not self.sound[index]:
+                EFFECTS[type(inst)](Places(self.memories, state.resolve), inst)
+                self.sound[index] = all(addr.areg == 0 for addr, _ in operands(inst))
+            return
+        work = EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
+        try:
+            work()
+        except VitError as error:
+            raise self._trap(index, inst, str(error), of_data=True) from error
         except _UNIT_ERRORS as error:
             reason = str(error) or type(error).__name__
-            raise self._trap(index, inst, f"its unit cannot do this: {reason}") from error
+            message = f"its unit cannot do this: {reason}"
+            raise self._trap(index, inst, message, of_data=True) from error
 
     def _unit(self, state: _EngineState, index: int, inst: isa.UnitInst) -> None:
-        if not self.timing_only:
-            EFFECTS[type(inst)](UnitPort(self.memories, state.resolve), inst)
+        self._effect(state, index, inst)
         cost = self.costs[index]
         self.executed[index] += 1
         latency = 0
@@ -291,23 +312,25 @@ class Machine:
 
         Loops have constant counts, so what every engine will do is known.
         """
-        for what, weights, limit in (
-            ("instructions run", [1] * len(self.costs), self.max_steps),
-            ("cycles of work", [cost.cycles for cost in self.costs], MAX_CYCLES),
-        ):
-            for state in self.engines:
-                total, heaviest = state.total(weights)
-                if total > limit:
-                    index, inst = state.queue[heaviest]
-                    raise self._trap(index, inst, f"{total} {what} on its engine, at most {limit}")
+        steps = [state.total([1] * len(self.costs)) for state in self.engines]
+        total = sum(count for count, _ in steps)
+        if total > self.max_steps:
+            most = max(self.engines, key=lambda state: steps[state.engine][0])
+            index, inst = most.queue[steps[most.engine][1]]
+            raise self._trap(index, inst, f"{total} instructions run, at most {self.max_steps}")
+        cycles = [cost.cycles for cost in self.costs]
+        for state in self.engines:
+            total, heaviest = state.total(cycles)
+            if total > MAX_CYCLES:
+                index, inst = state.queue[heaviest]
+                reason = f"{total} cycles of work on its engine, at most {MAX_CYCLES}"
+                raise self._trap(index, inst, reason)
 
-    def _cost(self, index: int, inst: Inst) -> _Cost:
-        if not isinstance(inst, isa.UnitInst):
+    def _cost(self, inst: Inst) -> _Cost:
+        if type(inst) in _CONTROL:
             return _Cost(0, {}, ())
-        try:
-            cycles = inst.cycles(self.arch)
-        except ArithmeticError as error:
-            raise self._trap(index, inst, f"its cycles cannot be counted: {error}") from error
+        inst = cast("isa.UnitInst", inst)
+        cycles = inst.cycles(self.arch)
         touched = traffic(inst)
         touched.pop(Space.DRAM, None)
         demand = demand_of(touched, cycles)
@@ -325,8 +348,9 @@ class Machine:
             raise VitError(f"semaphore {signal.sem} holds more than {isa.SEMAPHORE_MAX}")
         tokens.extend([(max(state.time, state.done), state.engine)] * signal.count)
 
-    def _trap(self, index: int, inst: Inst, reason: str) -> TrapError:
-        return TrapError(f"instruction {index} '{instruction_text(inst)}': {reason}")
+    def _trap(self, index: int, inst: Inst, reason: str, of_data: bool = False) -> TrapError:
+        text = f"instruction {index} '{instruction_text(inst)}': {reason}"
+        return TrapError(text, of_data=of_data)
 
     def _deadlock(self, blocked: dict[Engine, isa.Wait]) -> TrapError:
         waits: list[str] = []
@@ -343,9 +367,9 @@ class Machine:
         """Operations and bytes of all instructions executed, by engine."""
         totals: dict[Engine, Counts] = {}
         for index, times in enumerate(self.executed):
-            inst, cost = self.image.code[index], self.costs[index]
-            if not times or not isinstance(inst, isa.UnitInst):
+            if not times:
                 continue
+            inst, cost = cast("isa.UnitInst", self.image.code[index]), self.costs[index]
             counts = Counts()
             counts.add(inst, cost.touched, times)
             totals.setdefault(inst.engine, Counts()).include(counts)

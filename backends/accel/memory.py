@@ -70,20 +70,20 @@ class Memories:
                 f"the program asks for {dram_size} bytes of DRAM, which this host does not have"
             ) from None
 
-    def view(
+    def check(
         self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
-    ) -> NDArray[Any]:
-        """A strided view of elements at a resolved address; AccessError if any lies outside."""
+    ) -> NDArray[np.uint8]:
+        """The memory that a strided view of elements is in; AccessError if any lies outside it."""
         memory = self.bytes.get(addr.space)
         if memory is None:
             raise AccessError(f"the machine has no memory {addr.space.name.lower()}")
-        item = _NUMPY[dtype]
-        count, last = 1, addr.offset + item.itemsize
+        count, last = 1, addr.offset + _NUMPY[dtype].itemsize
         for size, stride in zip(shape, strides, strict=True):
             count *= size
             last += (size - 1) * stride
         if count == 0:
-            raise AccessError("an empty operand")
+            sizes = " x ".join(map(str, shape))
+            raise AccessError(f"an empty operand of {sizes} elements at {addr}")
         name = addr.space.name.lower()
         if addr.offset < 0 or last > memory.size:
             raise AccessError(
@@ -91,4 +91,11 @@ class Memories:
             )
         if count > MAX_ELEMENTS:
             raise AccessError(f"an operand of {count} elements at {addr}")
-        return np.ndarray(shape, item, memory.data, addr.offset, strides)
+        return memory
+
+    def view(
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """A strided view of elements at a resolved address; AccessError if any lies outside."""
+        memory = self.check(addr, dtype, shape, strides)
+        return np.ndarray(shape, _NUMPY[dtype], memory.data, addr.offset, strides)

@@ -18,10 +18,11 @@ from vit_opt.dialects.vit_accel.isa_transfer import GROUP
 
 Ints = NDArray[np.integer[Any]]
 Resolve = Callable[[Addr], Addr]
-Effect = Callable[["Port", Any], None]
+Work = Callable[[], None]
+Effect = Callable[["Port", Any], Work]
 
 EFFECTS: dict[type[Inst], Effect] = {}
-"""The effect of every instruction that touches memory."""
+"""The effect of every instruction that touches memory: checks what it wants, returns what it does."""
 
 MAX_MACS = 1 << 32
 """Multiply-accumulates of one instruction; more is a damaged program."""
@@ -31,10 +32,15 @@ AnyInst = TypeVar("AnyInst", bound=Inst)
 
 def effect(
     cls: type[AnyInst],
-) -> Callable[[Callable[[Port, AnyInst], None]], Callable[[Port, AnyInst], None]]:
-    """Register the effect of an instruction class."""
+) -> Callable[[Callable[[Port, AnyInst], Work]], Callable[[Port, AnyInst], Work]]:
+    """Register the effect of an instruction class.
 
-    def register(function: Callable[[Port, AnyInst], None]) -> Callable[[Port, AnyInst], None]:
+    The function takes views of the operands and results and raises AccessError for whatever the
+    instruction's fields and addresses make impossible, without looking at any number in memory. It
+    returns the work itself, which looks, and raises for what the numbers make impossible.
+    """
+
+    def register(function: Callable[[Port, AnyInst], Work]) -> Callable[[Port, AnyInst], Work]:
         EFFECTS[cls] = function
         return function
 
@@ -53,6 +59,10 @@ class Port:
     ) -> NDArray[Any]:
         """A checked view of elements."""
         return self.memories.view(self.resolve(addr), dtype, shape, strides)
+
+    def inside(self, addr: Addr, dtype: DType, count: int) -> None:
+        """AccessError unless `count` contiguous elements lie inside the memory."""
+        self.memories.check(self.resolve(addr), dtype, (count,), (dtype.size,))
 
     def block(self, addr: Addr, dtype: DType, rows: int, cols: int, stride: int) -> NDArray[Any]:
         """A view of `rows x cols` elements with contiguous columns."""
@@ -74,16 +84,20 @@ class Port:
 
     def operand(
         self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
-    ) -> Ints:
-        """An operand of the array, along whose last axis it reduces: int4 pairs unpacked, log2
-        codes decoded."""
+    ) -> Callable[[], Ints]:
+        """An operand of the array, along whose last axis it reduces, as what gives it: int4 pairs
+        unpacked, log2 codes decoded."""
+        if dtype.size > 2:
+            name = dtype.name.lower()
+            raise AccessError(f"multipliers take numbers of up to 16 bits, not {name}")
         if dtype is DType.I4X2:
             pairs = (*shape[:-1], (shape[-1] + 1) // 2)
-            return unpack_int4(self.view(addr, dtype, pairs, (*strides[:-1], 1)), shape[-1])
+            packed = self.view(addr, dtype, pairs, (*strides[:-1], 1))
+            return lambda: unpack_int4(packed, shape[-1])
         values = self.view(addr, dtype, shape, strides)
         if dtype is DType.LOG2:
-            return np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
-        return values
+            return lambda: np.append(1 << np.arange(14, -1, -1), 0)[np.minimum(values, 15)]
+        return lambda: values
 
     def weights(
         self,
@@ -92,8 +106,9 @@ class Port:
         dtype: DType,
         shape: tuple[int, ...],
         strides: tuple[int, ...],
-    ) -> Ints:
-        """Rows of a right operand of the array; those that lie in groups as what they mean."""
+    ) -> Callable[[], Ints]:
+        """Rows of a right operand of the array, as what gives them; those that lie in groups as what
+        they mean."""
         wide, depth = isa.wide_groups(inst), inst.depth
         if wide is None:
             if inst.wide:
@@ -104,12 +119,41 @@ class Port:
             raise AccessError(
                 f"groups are rows of i4x2 of a multiple of {GROUP}, not {depth} of {dtype.name.lower()}"
             )
-        narrow = narrow_groups(self.vector(inst.marks, DType.UI8, -(-groups // 8)), groups)
-        if groups - int(narrow.sum()) != wide:
-            raise AccessError(f"{groups - int(narrow.sum())} groups are marked, not {wide}")
+        if wide > groups:
+            raise AccessError(f"{wide} groups of bytes, but {groups} groups")
+        marks = self.vector(inst.marks, DType.UI8, -(-groups // 8))
         row = isa.group_row_bytes(depth, wide)
-        rows = self.view(addr, DType.UI8, (*shape, row), (*strides[:-1], 1)).reshape(-1, row)
-        return expand_rows(rows, narrow, depth, 1).reshape(*shape, depth)
+        rows = self.view(addr, DType.UI8, (*shape, row), (*strides[:-1], 1))
+
+        def expanded() -> Ints:
+            narrow = narrow_groups(marks, groups)
+            if groups - int(narrow.sum()) != wide:
+                raise AccessError(f"{groups - int(narrow.sum())} groups are marked, not {wide}")
+            return expand_rows(rows.reshape(-1, row), narrow, depth, 1).reshape(*shape, depth)
+
+        return expanded
+
+
+class Places(Port):
+    """A port that checks every place and gives nothing: for machines that compute no data."""
+
+    _NOTHING = np.empty(0, np.uint8)
+
+    def view(
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """Checks a view of elements; an empty array."""
+        self.memories.check(self.resolve(addr), dtype, shape, strides)
+        return self._NOTHING
+
+
+def check_types(*dtypes: DType, bits: int = 64) -> None:
+    """AccessError for element types that the units for blocks do not read or write."""
+    for dtype in dtypes:
+        if dtype is DType.I4X2 or 8 * dtype.size > bits:
+            raise AccessError(
+                f"an element is one number of up to {bits} bits, not {dtype.name.lower()}"
+            )
 
 
 def rounding_of(inst: Any) -> arithmetic.Rounding:

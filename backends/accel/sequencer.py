@@ -47,11 +47,11 @@ class Sequencer:
         so_far, most, heaviest = 0, 0, 0
         for place, (index, inst) in enumerate(self.queue):
             own, start = weights[index], place
-            if isinstance(inst, isa.Loop):
+            if type(inst) is isa.Loop:
                 open_loops.append((place, inst.count, so_far + own))
                 so_far = 0
                 continue
-            if isinstance(inst, isa.End) and open_loops:
+            if type(inst) is isa.End and open_loops:
                 start, count, before = open_loops.pop()
                 own, so_far = count * (so_far + own), before
             so_far += own

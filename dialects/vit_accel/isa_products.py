@@ -256,7 +256,8 @@ class Conv(UnitInst):
 
     The windows reach over (oh-1)*sh + (kh-1)*dh + 1 rows and as many columns by ow, sw, kw, dw. Of
     these, `top` and `bottom` rows, `left` and `right` columns lie outside and are read as `fill`;
-    `src` is the first pixel inside. It traps where none is inside, and for a source of `i4x2` or `log2`.
+    `src` is the first pixel inside. It traps where none is inside, for a source of `i4x2` or `log2`,
+    and for a stride or dilation of 0.
 
     With `marks` and `wide`, rows of w lie in groups of eight, as those of `mac.matmul`; kh*kw*ic is a
     multiple of 8.

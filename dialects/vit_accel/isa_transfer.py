@@ -67,6 +67,8 @@ class CopyInst(TransferInst):
     def dram_runs(self, side: Addr, strides: tuple[int, int, int]) -> tuple[int, int]:
         """Number and length of the contiguous runs on one side, neighbouring ones merged."""
         runs, length = self.runs(), self.run
+        if not runs:
+            return 0, 0
         for count, stride in zip((self.n2, self.n1, self.n0), reversed(strides), strict=True):
             if count > 1 and stride != length:
                 break

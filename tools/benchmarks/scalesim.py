@@ -151,7 +151,8 @@ def folds(gemm: Gemm, arch: AccelTarget, flow: Flow) -> list[Gemm]:
 
 
 def emulate(pieces: Sequence[Gemm], arch: AccelTarget, flow: Flow) -> int:
-    """Cycles of the emulator for one `mac.matmul` a piece. Operands are taken to be on chip."""
+    """Cycles of the emulator for one `mac.matmul` a piece. Operands are taken to be on chip: rows lie
+    on one another (strides of 0), so that any number of them does."""
     from vit_opt.backends.accel.image import Image
     from vit_opt.backends.accel.run import time_accel
     from vit_opt.dialects.vit_accel import isa
@@ -166,9 +167,9 @@ def emulate(pieces: Sequence[Gemm], arch: AccelTarget, flow: Flow) -> int:
             m=piece.m,
             n=piece.n,
             k=piece.k,
-            acc_row=4 * piece.n,
-            a_row=piece.k,
-            b_row=piece.k,
+            acc_row=0,
+            a_row=0,
+            b_row=0,
             map=MacMap[flow.map],
         )
         for piece in pieces
