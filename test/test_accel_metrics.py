@@ -40,6 +40,8 @@ def test_by_hand() -> None:
     assert found["fps"] == pytest.approx(500e6 / cycles)
     assert found["gops"] == pytest.approx(2 * macs / (cycles / 500e6) / 1e9)
     assert found["gops_per_mac"] == pytest.approx(2 * 0.5 * macs / (cycles * 512))
+    assert found["occupied"] == found["utilisation"] and not found["narrow_macs"]
+    assert not any("4 bits" in line for line in metrics_lines(found))
     assert found["engine_uj"] == {"mac": pytest.approx(macs * TABLE.mac_int8 * 1e-6)}
     memory = {"abuf": 64 * 8, "bbuf": 64 * 8, "obuf": 64 * 64 * 4}
     assert found["memory_uj"] == {
@@ -48,6 +50,26 @@ def test_by_hand() -> None:
     joules = (macs * TABLE.mac_int8 + sum(memory.values()) * TABLE.sram_byte) * 1e-12
     assert found["gops_per_w"] == pytest.approx(2 * macs / joules / 1e9)
     assert found["power_w"] == pytest.approx(joules * 500e6 / cycles)
+
+
+def test_weights_of_four_bits_by_hand() -> None:
+    """Half of the groups of eight are bytes: 12 steps of k, of which 8 for half of the MACs."""
+    program = """
+    .arch p2vit
+    .dram 0x1000
+    mac.matmul acc=obuf[0] a=abuf[0] b=bbuf[1] m=64 n=64 k=16 acc_row=256 a_row=16 b_row=13 b_type=i4x2
+      marks=bbuf[0] wide=1
+    """
+    cycles, macs = 8 * 12 + 16, 64 * 64 * 16
+    image = replace(assemble(program.replace("\n      ", " ")), macs=macs)
+    stats = time_accel(image)
+    assert (stats.cycles, stats.macs, stats.narrow_macs) == (cycles, macs, macs // 2)
+    found = metrics(stats, P2VIT, image)
+    assert found["utilisation"] == pytest.approx(macs / (cycles * 512)) and found["utilisation"] > 1
+    assert found["narrow_share"] == 0.5 and found["occupied"] == pytest.approx(8 * 12 / cycles)
+    assert any(line.startswith("50.0% of the MACs by weights") for line in metrics_lines(found))
+    shifts = 64 * 64 * 8 // 2
+    assert stats.energy_pj["elements"] == pytest.approx(shifts * TABLE.add_int32)
 
 
 def test_against_a_gpu() -> None:

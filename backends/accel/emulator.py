@@ -83,8 +83,10 @@ class Stats:
     """Instructions executed, loop iterations counted."""
     macs: int
     """MACs executed by the arrays."""
+    narrow_macs: int
+    """Those of them by weights of 4 bits, of which a multiplier takes `int4_rate` a cycle."""
     utilisation: float
-    """MACs of the model / (cycles * MACs per cycle)."""
+    """MACs of the model / (cycles * int8 MACs per cycle), up to `int4_rate` with 4-bit weights."""
     dram_bytes: int
     """Bytes on the DRAM bus, whole bursts."""
     sram_bytes: int
@@ -392,6 +394,7 @@ class Machine:
             stalled={state.engine.name.lower(): state.stalled for state in self.engines},
             instructions=self.steps,
             macs=counts.macs,
+            narrow_macs=counts.narrow_macs,
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
             dram_bytes=counts.bytes.get(Space.DRAM, 0),
             sram_bytes=counts.sram_bytes,

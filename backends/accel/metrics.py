@@ -7,8 +7,11 @@ does in vain counts for nothing. With f the clock in Hz, `cycles` and E the ener
     power = E / latency           GOPS per MAC = GOPS / multipliers (P2-ViT: GOPS per DSP)
     GOPS/W = GOPS / power = 2 MACs / E / 1e9
 
-GOPS per MAC is utilisation times twice the clock in GHz. Energy is that of the operations and of
-memory accesses; leakage and the clock tree are not modelled. Batch size 1.
+GOPS per MAC is utilisation times twice the clock in GHz. Utilisation counts all MACs of the model,
+against a peak of int8 MACs: with weights of 4 bits, of which a multiplier takes `int4_rate` a cycle,
+it may be as high as that. `occupied` is the share of the multipliers' cycles that the same MACs need:
+a share s of them by 4 bits, utilisation * (1 - s + s / int4_rate), so at most 1. Energy is that of
+the operations and of memory accesses; leakage and the clock tree are not modelled. Batch size 1.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ def metrics(
     seconds = stats.cycles / (arch.clock_mhz * 1e6)
     joules = stats.energy_uj * 1e-6
     gops = 2 * macs / seconds / 1e9
+    narrow = stats.narrow_macs / stats.macs if stats.macs else 0.0
     found: dict[str, Any] = {
         "clock_mhz": arch.clock_mhz,
         "macs_per_cycle": arch.macs_per_cycle,
@@ -60,6 +64,10 @@ def metrics(
         "gops": gops,
         "gops_per_mac": gops / arch.macs_per_cycle,
         "utilisation": stats.utilisation,
+        "narrow_macs": stats.narrow_macs,
+        "narrow_share": narrow,
+        "int4_rate": arch.int4_rate,
+        "occupied": stats.utilisation * (1 - narrow + narrow / arch.int4_rate),
         "power_w": joules / seconds,
         "gops_per_w": 2 * macs / joules / 1e9 if joules else 0.0,
         "energy_uj": stats.energy_uj,
@@ -87,6 +95,7 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
         f"{found['fps']:.1f} FPS",
         f"{found['gops']:.1f} GOPS, {found['gops_per_mac']:.3f} GOPS per MAC unit "
         f"({found['macs_per_cycle']} units), utilisation {found['utilisation']:.1%}",
+        *_narrow_lines(found),
         f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W "
         f"(energies: {found['energy_source']})",
         f"{found['dram_bytes']:,} bytes of DRAM traffic, {_times_compulsory(found)}",
@@ -100,6 +109,16 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
             f"{gpu['speed_up']:.2f} times as fast, {gpu['energy_ratio']:.2f} times less energy"
         )
     return lines
+
+
+def _narrow_lines(found: dict[str, Any]) -> list[str]:
+    """What weights of 4 bits mean for utilisation, if there are any."""
+    if not found["narrow_macs"]:
+        return []
+    return [
+        f"{found['narrow_share']:.1%} of the MACs by weights of 4 bits, {found['int4_rate']} a "
+        f"multiplier and cycle; {found['occupied']:.1%} of the multipliers' cycles used"
+    ]
 
 
 def work_lines(work: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -35,6 +35,8 @@ class Counts:
     """What costs energy."""
 
     macs: int = 0
+    narrow_macs: int = 0
+    """Those of them by weights of 4 bits."""
     elements: int = 0
     """Operations on elements: shifts, additions, look-ups."""
     multiplications: int = 0
@@ -72,6 +74,7 @@ class Counts:
     def add(self, inst: UnitInst, touched: Mapping[Space, int], times: int = 1) -> None:
         """Count an instruction and the bytes that it touches, executed so many times."""
         self.macs += times * inst.macs()
+        self.narrow_macs += times * inst.narrow_macs()
         if inst.multiplies:
             self.multiplications += times * inst.elements()
         else:
@@ -82,6 +85,7 @@ class Counts:
     def include(self, other: Counts) -> None:
         """Add what others counted."""
         self.macs += other.macs
+        self.narrow_macs += other.narrow_macs
         self.elements += other.elements
         self.multiplications += other.multiplications
         for space, count in other.bytes.items():
@@ -131,6 +135,7 @@ class Layer:
             "path": self.path,
             "utilisation": self.utilisation(arch),
             "macs": counts.macs,
+            "narrow_macs": counts.narrow_macs,
             "busy": self.busy,
             "stalled": self.stalled,
             "bytes": {space.name.lower(): n for space, n in sorted(counts.bytes.items())},

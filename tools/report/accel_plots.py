@@ -162,7 +162,7 @@ def utilisation(plots: Any, profile: Profile, layers: Sequence[Layer]) -> str:
         left += cycles
     axis.axhline(1.0, color=GREY, linewidth=0.8)
     axis.set_xlim(0, milliseconds(profile, left) or 1)
-    axis.set_ylabel("MACs / peak")
+    axis.set_ylabel("MACs / int8 peak")
     axis.set_xlabel("ms that multipliers work, layer by layer")
     axis.grid(axis="y")
     return svg_of(plots, figure)
@@ -189,13 +189,20 @@ def roofline(plots: Any, profile: Profile, layers: Sequence[Layer]) -> str:
     xs = [min([knee, *(x for x, _, _ in points)]) / 2, knee]
     xs.append(2 * max([knee, *(x for x, _, _ in points)]))
     axis.plot(xs, [min(roof, slope * x) for x in xs], color=BLUE, linewidth=1.6)
+    top = roof
+    if any(layer.counts.narrow_macs for _, _, layer in points) and arch.int4_rate > 1:
+        top = arch.int4_rate * roof
+        higher = [knee, knee * arch.int4_rate, max(xs[-1], knee * arch.int4_rate)]
+        axis.plot(higher, [min(top, slope * x) for x in higher], color=BLUE, linestyle=":")
     bandwidth = arch.dram_bytes_per_cycle * arch.clock_mhz / 1e3
     roofs = f"{arch.macs_per_cycle} MACs: {roof:.0f} GOPS\nDRAM: {bandwidth:.1f} GB/s"
+    if top > roof:
+        roofs += f"\ndotted: weights of 4 bits, {top:.0f} GOPS"
     axis.text(0.012, 0.97, roofs, transform=axis.transAxes, va="top", color=BLUE)
     _name_points(axis, points)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_ylim(top=1.7 * roof)
+    axis.set_ylim(top=1.7 * top)
     for ticks in (axis.xaxis, axis.yaxis):
         ticks.set_major_formatter("{x:g}")
         ticks.set_minor_formatter("")
