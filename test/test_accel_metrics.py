@@ -134,7 +134,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "GOPS per MAC unit" in text and "% used meanwhile" in text and "s on the host" in text
     for wrong, message in (
         (["--gpu", "3"], "MS,WATTS"),
-        (["--output", "x.npz"], "computes no data"),
+        (["--output", "x.npz"], "computes no data: leave out --output"),
+        (["--input", "x.npz"], "computes no data: leave out --input"),
+        (["--jobs", "2"], "computes no data: leave out --jobs"),
         (["--on", "c"], "--timing-only is for the accelerator"),
     ):
         assert run.run([*options, *wrong]) in (1, 2)

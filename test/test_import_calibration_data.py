@@ -19,6 +19,10 @@ from vit_opt.frontends.calibration_data import (
     synthetic_batches,
 )
 from vit_opt.frontends.images import IMAGENET, parse_preprocess
+from vit_opt.tools.opt import VitOptMain
+from vit_opt.tools.steps import constant_inputs
+
+DIGITS = Path(__file__).parent.parent / "examples" / "digits"
 
 Array = NDArray[Any]
 F32 = np.dtype(np.float32)
@@ -207,3 +211,25 @@ def test_synthetic_images_are_reproducible() -> None:
         assert not np.array_equal(a["image"], c["image"])
         assert a["image"].shape == (1, 3, 8, 8) and a["mask"].shape == (1, 5)
         assert abs(float(a["image"].mean())) < 1e-5 and abs(float(a["image"].std()) - 1) < 1e-4
+
+
+def test_constant_inputs_are_warned_of(tmp_path: Path) -> None:
+    """Black images and those of one value a channel; not numbers, indices or single pixels."""
+    sound = {"image": real(1, 3, 8, 8), "mask": np.ones((1, 1), np.float32)}
+    black, grey = np.zeros((1, 3, 8, 8), np.float32), np.array([0.1, 0.2, 0.3], np.float32)
+    tinted = np.broadcast_to(grey, (1, 8, 8, 3))
+    for image in (black, tinted, tinted.transpose(0, 3, 1, 2)):
+        note = constant_inputs([sound, {"image": image}, sound, {"image": image}])
+        assert note is not None and "'image' in 2 of 4" in note and "\n" not in note
+    pixel, indices = real(1, 5, 1, 1), np.ones((1, 9), np.int64)
+    assert constant_inputs([sound, {"image": pixel, "indices": indices}]) is None
+
+
+def test_black_calibration_files_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = np.load(DIGITS / "calib.npz")["image"].shape[1:]
+    np.savez(tmp_path / "black.npz", image=np.zeros((3, *size), np.float32))
+    options = ["-p", "calibrate", "--calib", str(tmp_path / "black.npz"), "-o"]
+    VitOptMain([str(DIGITS / "model.onnx"), *options, str(tmp_path / "x.mlir")]).run()
+    assert "warning: calibration data: nothing but one value" in capsys.readouterr().err

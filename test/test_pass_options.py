@@ -17,7 +17,7 @@ PASSES = get_all_passes()
 
 
 def test_right_pipelines_stay_and_whole_numbers_become_real_ones() -> None:
-    text = 'smooth{alpha=0.25 search=false},quantize{wide="gelu","norm"},fuse'
+    text = 'smooth{alpha=0.25 search=false},smooth{alpha=0.5},quantize{wide="gelu","norm"},fuse'
     assert checked_pipeline("-p", text, PASSES) == text
     meant = checked_pipeline("-p", "fill-grids{headroom=1},refine{sweeps=2}", PASSES)
     grids, refine = PassPipeline.parse_spec(PASSES, meant).passes
@@ -40,6 +40,11 @@ def test_right_pipelines_stay_and_whole_numbers_become_real_ones() -> None:
         ("pot-fold{rounding=1}", "rounding is a word, not '1'"),
         ("pot-fold{wieghts=nearest}", "pot-fold has no option 'wieghts'; did you mean 'weights'?"),
         ("fuse{x=1}", "fuse has no option 'x'; it has none"),
+        (
+            "fuse,smooth{alpha=0.5 alpha=0.25}",
+            "-p: option 'alpha' is given twice, again in column 23",
+        ),
+        ("calibrate{moments moments=false}", "option 'moments' is given twice, again in column 19"),
         ("smoth", "there is no pass 'smoth'; did you mean 'smooth'?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ class Record:
     profile: Profile
     figures: dict[str, Any]
     """In the papers' units."""
+    seconds: float
+    """Duration on the host, loading left out."""
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
@@ -46,8 +49,11 @@ def record(artefact: Artefact, gpu: str | None = None) -> Record:
     from vit_opt.backends.accel.metrics import GpuFigure, metrics
 
     figure = None if gpu is None else GpuFigure.parse(gpu)
-    profile, stats = Accelerator(artefact).profile()
-    return Record(profile, metrics(stats, profile.arch, profile.image, figure))
+    accelerator = Accelerator(artefact)
+    start = time.perf_counter()
+    profile, stats = accelerator.profile()
+    seconds = time.perf_counter() - start
+    return Record(profile, metrics(stats, profile.arch, profile.image, figure), seconds)
 
 
 def array_waits(facts: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from xdsl.passes import ModulePass
-from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
+from xdsl.utils.arg_spec import ArgSpec, PipelineLexer, SpecTokenKind, parse_pipeline
 
 from vit_opt.tools.command import UsageError, check_pass_names
 
@@ -39,9 +39,31 @@ def checked_pipeline(
     exist and for values of another type. `advice` says what to do about an unknown pass.
     """
     check_pass_names(option, text, known, advice)
+    _check_once(option, text)
     specs = list(parse_pipeline(text))
     meant = ",".join(str(_checked(option, spec, known[spec.name]())) for spec in specs)
     return text if meant == ",".join(map(str, specs)) else meant
+
+
+def _check_once(option: str, text: str) -> None:
+    """UsageError where a pass is given an option twice, of which xDSL's parser takes the last."""
+    lexer = PipelineLexer(text)
+    seen: set[str] = set()
+    before: SpecTokenKind | None = None
+    inside = False
+    while (token := lexer.lex()).kind is not SpecTokenKind.EOF:
+        key = token.text.replace("-", "_")
+        if token.kind in (SpecTokenKind.L_BRACE, SpecTokenKind.R_BRACE):
+            inside = token.kind is SpecTokenKind.L_BRACE
+            seen.clear()
+        elif inside and before in (SpecTokenKind.L_BRACE, SpecTokenKind.SPACE):
+            if key in seen:
+                column = token.span.start + 1
+                raise UsageError(
+                    f"{option}: option '{key}' is given twice, again in column {column}"
+                )
+            seen.add(key)
+        before = token.kind
 
 
 def _checked(option: str, spec: ArgSpec, kind: type[ModulePass]) -> ArgSpec:

@@ -4,7 +4,8 @@ Inputs are arrays by name: float arrays hold real values, integer arrays raw cod
 of any size is run one inference at a time. The output file holds real values under the model's
 output names, and raw integers under `NAME.int`. With `--json`, one object on standard output says
 what ran: backend, outputs (shape, dtype, sha256 of the integers), `latency_ms` (c), `cycles`,
-`utilisation` and `energy_uj` (accel), each the median per inference, and `seconds` on the host.
+`utilisation` and `energy_uj` (accel), each the median per inference, and `seconds` on the host, from
+when the model is loaded.
 
 On the accelerator, `metrics` (with `--json`) are the papers' units: FPS, GOPS, GOPS per multiplier and
 per watt, energy by engine and memory; `--gpu MS,WATTS` compares with what a GPU takes. `--layers` shows
@@ -25,7 +26,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -151,8 +151,9 @@ def _check_options(args: argparse.Namespace) -> None:
         from vit_opt.backends.accel.metrics import GpuFigure
 
         GpuFigure.parse(args.gpu)
-    if args.timing_only and (args.output or args.check):
-        raise UsageError("--timing-only computes no data: neither --output nor --check")
+    without = ("input", "output", "check", "jobs")
+    if args.timing_only and (given := [name for name in without if getattr(args, name)]):
+        raise UsageError(f"--timing-only computes no data: leave out --{given[0]}")
     if args.input is None and not args.timing_only:
         raise UsageError("--input IN.npz is missing")
     for path in (args.output, args.trace, args.html):
@@ -169,9 +170,8 @@ def _run(args: argparse.Namespace) -> None:
         facts = _infer(args, artefact)
     record = None
     if args.on == "accel":
-        start = time.perf_counter()
         record = accel_report.record(artefact, args.gpu)
-        facts.setdefault("seconds", time.perf_counter() - start)
+        facts.setdefault("seconds", record.seconds)
         facts["metrics"], facts["work"] = record.figures, record.work
         if args.layers and args.json:
             facts["layers"] = record.layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -142,7 +144,7 @@ def provide_batches(
     count: int = IMAGES,
     seed: int = 0,
 ) -> str | None:
-    """Put calibration inputs into the store; returns the warning if they are synthetic.
+    """Put calibration inputs into the store; returns the warning if they are synthetic, or constant.
 
     `data` is a file or folder as in `vit_opt.frontends.calibration_data`, of which `count` inputs
     are taken; without it, images come from a generator with this seed. Inputs that a caller has put
@@ -158,12 +160,33 @@ def provide_batches(
     if data is not None:
         batches = read_calibration_data(data, inputs, preprocess)
         context.assets.batches = list(islice(batches, count))
-        return None
+        return constant_inputs(context.assets.batches)
     if context.assets.batches:
         return None
     context.assets.batches = synthetic_batches(inputs, seed)
     has_scales = any(op.name == "onnx.QuantizeLinear" for op in module.walk())
     return SYNTHETIC_REST if has_scales else SYNTHETIC
+
+
+def constant_inputs(batches: Sequence[Mapping[str, Array]]) -> str | None:
+    """The warning if inputs have one value only, or one a channel, as black images do."""
+    found = Counter(name for batch in batches for name, array in batch.items() if _is_flat(array))
+    if not found:
+        return None
+    said = ", ".join(f"'{name}' in {count} of {len(batches)}" for name, count in found.items())
+    return f"calibration data: nothing but one value a channel, {said}; check them, ranges come from them"
+
+
+def _is_flat(array: Array) -> bool:
+    """Whether an input is constant along the axes of its image, NCHW or NHWC, or its last two."""
+    import numpy as np
+
+    axes = tuple(range(array.ndim))
+    planes = (axes[-2:], axes[1:3]) if array.ndim == 4 else (axes[-2:],)
+    return array.dtype.kind == "f" and any(
+        math.prod(array.shape[axis] for axis in plane) > 1 and not np.ptp(array, axis=plane).any()
+        for plane in planes
+    )
 
 
 def calibrate(
@@ -181,6 +204,6 @@ def calibrate(
         note = provide_batches(module, context, data, preprocess)
     else:
         context.assets.batches = [dict(batch) for batch in data]
-        note = None
+        note = constant_inputs(context.assets.batches)
     run_pipeline(module, context, passes_of((*remaining(module, "calibrate"), "calibrate")))
     return note
