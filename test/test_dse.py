@@ -157,9 +157,22 @@ def test_points_are_whole_compilations(
         assert point.get("cycles") == same.get("cycles")
 
 
+def test_architectures_side_by_side(compiled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["dse", str(compiled), "--arch", "p2vit,edge", "--jobs", "1"]
+    assert bench.run([*command, "--json"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [point["arch"] for point in points] == ["p2vit", "edge"]
+    assert points[0]["macs_per_cycle"] == 512 and points[1]["macs_per_cycle"] == 64
+    assert bench.run([*command, "--sweep", "dram_latency=20"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("arch ") and "2 points around p2vit, edge" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ([], "nothing to compare: give --sweep"),
+        (["--arch", "edge,edge"], "two architectures have the same name"),
         (["--sweep", "lane=2"], "did you mean lanes"),
         (["--sweep", "lanes=2", "--scheduler", "slurm"], "expected processes, dask"),
         (["--sweep", "lanes=2", "--random", "0"], "at least one point"),

@@ -2,11 +2,13 @@
 
     vit-bench dse MODEL --arch p2vit --sweep lanes=32,64,128 --sweep abuf,bbuf=27K,53K,106K
 
+    vit-bench dse MODEL --arch p2vit,p2vit-large,mine.yaml
+
 Each `--sweep` is an axis: fields of the architecture record that take the same value together, and
 the values. Memories are named as in addresses, entries of the energy table as `energy.dram_byte`.
-All combinations are tried, or with `--random N` that many of them. For every one the model is tiled,
-lowered and timed without data, which gives the cycles and energy of a whole run; the model itself
-is compiled up to that point once.
+All combinations are tried on each architecture that `--arch` names, or with `--random N` that many of
+them. For every one the model is tiled, lowered and timed without data, which gives the cycles and
+energy of a whole run; the model itself is compiled up to that point once.
 
 The area proxy counts transistors, in millions. A full adder has 28, an SRAM bit 6 (Weste and Harris,
 CMOS VLSI Design, sections 11.2.1 and 12.2.1); an n x n array multiplier has n^2 full adders, an n-bit
@@ -42,6 +44,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.tools.architectures import arch_for, changed
 from vit_opt.tools.benchmarks.dse_workers import (
+    PROCESSES,
     Evaluated,
     PreparedModel,
     evaluate_all,
@@ -235,14 +238,15 @@ def pareto(points: Sequence[Mapping[str, Any]]) -> list[bool]:
 class DseOptions:
     """How to explore."""
 
-    arch: AccelTarget
-    axes: tuple[Axis, ...]
+    archs: tuple[AccelTarget, ...]
+    """Where it starts: every point of the grid is tried on each."""
+    axes: tuple[Axis, ...] = ()
     count: int | None = None
     """Points drawn from the grid; None: all."""
     seed: int = 0
     jobs: int = 0
     """Processes; 0: one a processor."""
-    scheduler: str = "processes"
+    scheduler: str = PROCESSES
     calib: Path | None = None
 
 
@@ -253,17 +257,21 @@ def explore(
     require_scheduler(options.scheduler)
     chosen = choose(options.axes, options.count, options.seed)
     prepared = prepare(model, options.calib, say)
-    machines = [machine(options.arch, options.axes, values) for values in chosen]
+    tries = [(arch, values) for arch in options.archs for values in chosen]
+    machines = [machine(arch, options.axes, values) for arch, values in tries]
     jobs = options.jobs or os.cpu_count() or 1
     start = time.perf_counter()
     results = evaluate_all(prepared, machines, jobs, options.scheduler, say)
     seconds = time.perf_counter() - start
-    points = [_point(options.axes, *each) for each in zip(chosen, machines, results, strict=True)]
+    points = [
+        {"arch": arch.name, **_point(options.axes, values, made, result)}
+        for (arch, values), made, result in zip(tries, machines, results, strict=True)
+    ]
     for point, best in zip(points, pareto(points), strict=True):
         point["pareto"] = best
     return {
         "model": str(model),
-        "arch": options.arch.name,
+        "arch": ", ".join(arch.name for arch in options.archs),
         "axes": [{"names": list(a.names), "values": list(a.values)} for a in options.axes],
         "points": points,
         "seconds": seconds,
@@ -289,10 +297,22 @@ def table(found: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Header and rows, the fastest first; `*` marks the Pareto front."""
     axes = [axis["names"][0] for axis in found["axes"]]
     heads = [",".join(axis["names"]) for axis in found["axes"]]
-    header = (*heads, "cycles", "ms", "used", "uJ", "GOPS/W", "Mtr", "Pareto")
+    several = len({point["arch"] for point in found["points"]}) > 1 or not heads
+    header = (
+        *(["arch"] if several else []),
+        *heads,
+        "cycles",
+        "ms",
+        "used",
+        "uJ",
+        "GOPS/W",
+        "Mtr",
+        "Pareto",
+    )
     rows: list[list[str]] = []
     for point in sorted(found["points"], key=lambda p: p.get("latency_ms", math.inf)):
-        row = [f"{point['fields'][name]:,}" for name in axes]
+        row = [point["arch"]] if several else []
+        row += [f"{point['fields'][name]:,}" for name in axes]
         if "error" in point:
             row += [""] * 5
         else:
@@ -312,7 +332,12 @@ def _run(args: argparse.Namespace) -> None:
     from vit_opt.tools.command import require_folder
     from vit_opt.tools.tables import print_table
 
-    arch = arch_for(Path(args.model), args.arch)
+    names = [None] if args.arch is None else args.arch.split(",")
+    archs = tuple(arch_for(Path(args.model), name) for name in names)
+    if len({arch.name for arch in archs}) < len(archs):
+        raise VitError("--arch: two architectures have the same name")
+    if len(archs) == 1 and not args.sweep:
+        raise VitError("nothing to compare: give --sweep, or several architectures, --arch A,B")
     plot = None if args.plot is None else Path(args.plot)
     if plot is not None:
         from vit_opt.tools.benchmarks.plot import require_plotting
@@ -324,9 +349,10 @@ def _run(args: argparse.Namespace) -> None:
         raise VitError("--jobs: at least one, or 0 for all processors")
     if args.output is not None:
         require_folder(Path(args.output))
+    axes, *_ = [tuple(parse_axis(text, arch) for text in args.sweep) for arch in archs]
     options = DseOptions(
-        arch=arch,
-        axes=tuple(parse_axis(text, arch) for text in args.sweep),
+        archs=archs,
+        axes=axes,
         count=args.random,
         seed=args.seed,
         jobs=args.jobs,
@@ -349,10 +375,12 @@ def _run(args: argparse.Namespace) -> None:
     print_table(*table(found))
     for point in found["points"]:
         if "error" in point:
-            print(f"{point['fields']}: {point['error']}")
+            print(f"{point['arch']} {point['fields']}: {point['error']}")
     count, seconds = len(found["points"]), found["seconds"]
+    local = found["scheduler"] == PROCESSES
+    where = f"{found['jobs']} processes" if local else found["scheduler"]
     print(
-        f"{count} points around {found['arch']} in {seconds:.1f} s, {found['jobs']} at a time; used: "
+        f"{count} points around {found['arch']} in {seconds:.1f} s on {where}; used: "
         "MACs of the model / (cycles x MACs a cycle); Mtr: million transistors, a proxy of the area; "
         "*: on the Pareto front of latency, energy and these"
     )
@@ -366,13 +394,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("model", metavar="MODEL", help=".onnx file, or output of vit-compile")
     command.add_argument(
         "--arch",
-        metavar="NAME|FILE",
-        help="to start from (default: that of a compiled folder, else p2vit)",
+        metavar="NAME|FILE,..",
+        help="to start from, one or several (default: that of a compiled folder, else p2vit)",
     )
     command.add_argument(
         "--sweep",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME=V,V",
         help="a field of the architecture and its values; repeat for a grid",
     )

@@ -45,7 +45,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
 def _key(number: int, point: Mapping[str, Any], axes: list[dict[str, Any]]) -> str:
     """A line that says which architecture a number stands for, and what it does."""
-    parts = [f"{','.join(a['names'])}={point['fields'][a['names'][0]]:,}" for a in axes]
+    parts = [point["arch"]]
+    parts += [f"{','.join(a['names'])}={point['fields'][a['names'][0]]:,}" for a in axes]
     return (
         f"{number:2}  {'  '.join(parts)}: {point['latency_ms']:.3g} ms, {point['utilisation']:.0%} "
         f"used, {point['energy_uj']:,.0f} µJ, {point['area_mtr']:.1f} Mtr"
