@@ -101,7 +101,7 @@ def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
     array = sum(facts["busy"].get("mac", 0) for facts in layers)
     rows.append(["all", f"{total:,}", "", "", "", f"{array:,}", "", *_texts(sums)])
     header = ("layer", "cycles", "share", "bound by", "used", "array", "array waits for")
-    print_table((*header, "DRAM kB", "SRAM kB", "uJ operations", "SRAM", "DRAM", "all"), rows)
+    print_table((*header, "DRAM kB", "SRAM kB", "uJ work", "uJ SRAM", "uJ DRAM", "uJ all"), rows)
 
 
 def _amounts(facts: Mapping[str, Any]) -> list[float]:

@@ -378,7 +378,8 @@ def _run(args: argparse.Namespace) -> None:
             print(f"{point['arch']} {point['fields']}: {point['error']}")
     count, seconds = len(found["points"]), found["seconds"]
     local = found["scheduler"] == PROCESSES
-    where = f"{found['jobs']} processes" if local else found["scheduler"]
+    jobs = found["jobs"]
+    where = f"{jobs} process{'es' * (jobs > 1)}" if local else found["scheduler"]
     print(
         f"{count} points around {found['arch']} in {seconds:.1f} s on {where}; used: "
         "MACs of the model / (cycles x MACs a cycle); Mtr: million transistors, a proxy of the area; "
