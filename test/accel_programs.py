@@ -16,6 +16,7 @@ from vit_opt.dialects.vit_accel.fields import (
     Field,
     Inst,
     IntField,
+    SetField,
     Space,
     layout,
 )
@@ -36,6 +37,8 @@ def values(field: Field) -> st.SearchStrategy[object]:
         return st.integers(*field.bounds())
     if isinstance(field, EnumField):
         return st.sampled_from(list(field.members))
+    if isinstance(field, SetField):
+        return st.sets(st.sampled_from(list(field.members))).map(lambda found: tuple(sorted(found)))
     assert isinstance(field, AddrField)
     return addresses()
 

@@ -50,6 +50,11 @@ def test_text_is_readable() -> None:
         (".arch p2vit\nmac.wait sem", "line 2: mac.wait: expected field=value, found 'sem'"),
         (".arch p2vit\nmac.wait sem=1 sem=2", "line 2: mac.wait: field 'sem' is given twice"),
         (".arch p2vit\nmac.wait engine=ld sem=1", "line 2: mac.wait: no field 'engine'"),
+        (
+            ".arch p2vit\nst.copy wait=ld+ld",
+            "line 2: st.copy: field 'wait': 'ld.ld' is not some of ld.st.mac.dw.shift",
+        ),
+        (".arch p2vit\nst.copy wait=l2", "line 2: st.copy: field 'wait': 'l2' is not some of"),
         (".arch p2vit\nst.copy dst=dram[-1]", "line 2: st.copy: field 'dst': 'dram.-1.' is not"),
         (".arch p2vit\n.data 0 xyz", "line 2: 'xyz' is not a sequence of hexadecimal bytes"),
         (".arch p2vit\n.org 5", "line 2: unknown directive '.org'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,28 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
     assert stats.dram_bytes == 640
 
 
+def test_tokens_of_an_instruction_are_waits_and_signals_around_it() -> None:
+    """What stands in fields does and costs what it does on lines of its own."""
+    lines = """
+        ld.copy {0} dst=abuf[0] src=dram[0] run=16
+        {1}
+        {2}
+        mac.matmul {3} acc=obuf[0] a=abuf[0] b=abuf[8] m=1 n=1 k=8 acc_row=4 a_row=8 b_row=8
+        {4}
+        {5}
+        {6}
+        st.copy {7} dst=dram[0x40] src=obuf[0] run=4
+    """
+    apart = "", "ld.signal sem=2", "mac.wait sem=2", "", "mac.signal sem=17", "mac.signal sem=20"
+    apart += "shift.wait sem=20\nst.wait sem=17", ""
+    within = "signal=mac", "", "", "wait=ld signal=st+shift", "", "", "", "wait=mac"
+    first = machine(lines.format(*apart)).run()
+    second = machine(lines.format(*within)).run()
+    assert first.instructions == 3 + 6 and second.instructions == 3
+    assert second.stalled["mac"] == first.stalled["mac"] == P2VIT.dram_latency + 1
+    assert replace(second, instructions=0, stalled={}) == replace(first, instructions=0, stalled={})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -100,6 +123,16 @@ def test_scattered_bytes_cost_whole_bursts() -> None:
             "mac.wait sem=3\nld.wait sem=4 count=2\nld.signal sem=3",
             r"deadlock: ld waits at instruction 1 'ld.wait sem=4 count=2' \(semaphore 4 holds 0 of "
             r"2\); mac waits at instruction 0 'mac.wait sem=3'",
+        ),
+        (
+            "st.copy wait=ld+mac dst=dram[0] src=obuf[0] run=1\n"
+            "ld.copy signal=st dst=abuf[0] src=dram[0] run=1",
+            r"deadlock: st waits at instruction 0 'st.copy wait=ld.mac .*' \(semaphore 17 holds 0 of",
+        ),
+        (
+            "mac.loop count=300\nmac.matmul signal=st acc=obuf[0] a=abuf[0] b=abuf[0] m=1 n=1 k=1 "
+            "acc_row=4 a_row=1 b_row=1\nmac.end\n" * 250,
+            "instruction .* 'mac.matmul .*': at its 'mac.signal sem=17': semaphore 17 holds more than",
         ),
         (
             "ld.copy dst=abuf[0xd3ff] src=dram[0] run=2",

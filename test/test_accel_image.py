@@ -75,7 +75,7 @@ def test_illegal_instructions_are_named() -> None:
     with pytest.raises(ImageError, match="instruction 1 at code offset 0x3: illegal opcode 0xfe"):
         Image.from_bytes(resealed(bad))
     bad = raw[:code] + bytes([isa.Matmul.opcode]) + raw[code + 1 :]
-    with pytest.raises(ImageError, match=r"instruction 1 .* mac.matmul: field 'b' is missing"):
+    with pytest.raises(ImageError, match=r"instruction 1 .* mac.matmul: field 'acc' is missing"):
         Image.from_bytes(resealed(bad))
 
 

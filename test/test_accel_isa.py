@@ -18,7 +18,16 @@ from vit_opt.dialects.vit.targets import ACCEL_TARGETS, EDGE, P2VIT, TRIO, accel
 from vit_opt.dialects.vit_accel import VitAccel, isa
 from vit_opt.dialects.vit_accel.encoding import decode_stream, encode_stream
 from vit_opt.dialects.vit_accel.enums import DType, Engine, Flag, MacMap
-from vit_opt.dialects.vit_accel.fields import Addr, FieldError, Inst, Space, layout
+from vit_opt.dialects.vit_accel.fields import (
+    NO_ADDR,
+    Addr,
+    FieldError,
+    Inst,
+    IntField,
+    Space,
+    address,
+    layout,
+)
 from vit_opt.dialects.vit_accel.isa import BY_OPCODE, CONTROL, INSTRUCTIONS, array_cycles
 from vit_opt.dialects.vit_accel.ops import OP_OF, InstructionOp
 from vit_opt.dialects.vit_accel.traffic import traffic
@@ -71,7 +80,7 @@ def test_every_instruction_is_complete(cls: type[Inst]) -> None:
     assert (cls.__doc__ and "=" in cls.__doc__) or cls in (isa.Loop, isa.End)
     form = layout(cls)
     assert all(slot.field.doc for slot in form.slots) and form.head == 8 + len(form.slots)
-    bits = form.head + sum(slot.field.bits for slot in form.slots)
+    bits = form.head + sum(slot.field.longest for slot in form.slots)
     assert bits <= 8 * form.size < bits + 8
 
 
@@ -100,10 +109,61 @@ def test_decoding_refuses_codes_that_mean_nothing() -> None:
         isa.Wait.decode(bytes([0x01, 0]))
     fill = isa.Fill(A, 1, 0, DType.I8)
     word = int.from_bytes(fill.encode(), "little")
-    low = layout(isa.Fill).head + 40 + 24 + 33
-    assert word >> low & 15 == DType.I8
+    low = layout(isa.Fill).head + (3 + 1 + 2 + 14) + (2 + 6) + (2 + 9)
+    assert word >> low == DType.I8 == 1
     with pytest.raises(FieldError, match="field 'type': code 15 is not one of i4"):
         isa.Fill.decode((word | 15 << low).to_bytes(32, "little"))
+
+
+@pytest.mark.parametrize(
+    ("addr", "bits"),
+    [
+        (NO_ADDR, 3),
+        (Addr(Space.OBUF), 3 + 1 + 2 + 14),
+        (Addr(Space.OBUF, 16 * 0x3FFF), 3 + 1 + 2 + 14),
+        (Addr(Space.OBUF, 16 * 0x3FFF + 1), 3 + 1 + 2 + 18),
+        (Addr(Space.OBUF, 16 * 0x4000), 3 + 1 + 2 + 26),
+        (Addr(Space.ABUF, 3, 7), 3 + 1 + 4 + 2 + 18),
+        (Addr(Space.DRAM, 64 * 0xFFFFF), 3 + 1 + 2 + 20),
+        (Addr(Space.DRAM, 80), 3 + 1 + 2 + 18),
+        (Addr(Space.DRAM, (1 << 33) - 1), 3 + 1 + 2 + 33),
+    ],
+)
+def test_an_address_takes_the_bits_that_it_needs(addr: Addr, bits: int) -> None:
+    field = address("")
+    code, size = field.encode(addr)
+    assert size == bits <= field.longest and code >> size == 0
+    assert field.decode(code | 0b1011 << size) == (addr, size)
+
+
+@pytest.mark.parametrize(
+    ("width", "signed_", "value", "bits"),
+    [
+        (8, False, 255, 8),
+        (16, False, 15, 2 + 4),
+        (16, False, 16, 2 + 8),
+        (16, False, 65535, 2 + 16),
+        (34, True, -256, 2 + 9),
+        (34, True, 256, 2 + 17),
+        (34, True, -(1 << 33), 2 + 34),
+    ],
+)
+def test_a_number_takes_a_quarter_of_its_bits_or_more(
+    width: int, signed_: bool, value: int, bits: int
+) -> None:
+    field = IntField(width, "", signed_)
+    code, size = field.encode(value)
+    assert size == bits <= field.longest and code >> size == 0
+    assert field.decode(code | 0b1011 << size) == (value, size)
+
+
+def test_what_an_instruction_waits_for_is_in_the_order_of_engines() -> None:
+    inst = isa.Load(A, A, 1, wait=(Engine.MAC, Engine.NORM), signal=(Engine.ST,))
+    assert inst.text() == "ld.copy wait=mac+norm signal=st dst=abuf[0x0] src=abuf[0x0] run=1"
+    with pytest.raises(FieldError, match=r"field 'wait': .* is not some of ld.*, in their order"):
+        isa.Load(A, A, 1, wait=(Engine.NORM, Engine.MAC))
+    with pytest.raises(FieldError, match="field 'wait'"):
+        isa.Load(A, A, 1, wait=(Engine.MAC, Engine.MAC))
 
 
 def test_array_cycles_by_hand() -> None:
@@ -118,7 +178,7 @@ def test_array_cycles_by_hand() -> None:
 
 def on_engine(inst: isa.Matmul) -> isa.EngineMatmul:
     """The same product on the reconfigurable engine."""
-    return isa.EngineMatmul(*(getattr(inst, field.name) for field in fields(inst)))
+    return isa.EngineMatmul(**{item.name: getattr(inst, item.name) for item in fields(inst)})
 
 
 def test_engine_matmul_cycles_by_hand() -> None:

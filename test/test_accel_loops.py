@@ -156,7 +156,7 @@ def test_a_model_gives_equal_bits_cycles_and_layers(arch: AccelTarget) -> None:
     rolled = vit_image(arch)
     code, origins = unroll(rolled.code, rolled.origins)
     unrolled = replace(rolled, code=code, origins=origins)
-    assert sum(isinstance(inst, isa.Loop) for inst in rolled.code) > 5
+    assert sum(isinstance(inst, isa.Loop) for inst in rolled.code) > 2
     inputs = {"arg0": random_codes(np.random.default_rng(0), (1, 3, 32, 32), CODES)}
     profiles = [Profile(image, arch) for image in (rolled, unrolled)]
     results = [run_accel(profile.image, inputs, arch, profile) for profile in profiles]
@@ -179,4 +179,5 @@ def test_text_of_loops_is_indented_and_names_operations() -> None:
     assert body[1].startswith("  ") and any(line.endswith(".end") for line in body)
     assert assemble(text, blobs_of(image)) == image
     code, _ = unroll(image.code, image.origins)
-    assert len(encode_stream(image.code)) < 0.8 * len(encode_stream(code))
+    assert len(image.code) < 0.95 * len(code)
+    assert len(encode_stream(image.code)) < 0.9 * len(encode_stream(code))

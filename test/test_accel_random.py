@@ -118,14 +118,14 @@ def covers(
 
 
 class Forgetful(OrderedMachine):
-    """Learns nothing from one `wait`, as if it were not there but for its tokens."""
+    """Learns nothing from one token: an instruction and the semaphore that it takes it from."""
 
-    forgotten = -1
+    forgotten: tuple[int, int] = -1, -1
 
     def _take(self, state: object, index: int, wait: isa.Wait) -> bool:
         before = self.clocks[wait.engine].copy()
         taken = super()._take(state, index, wait)
-        if index == self.forgotten:
+        if (index, wait.sem) == self.forgotten:
             self.clocks[wait.engine][:] = before
         return taken
 
@@ -134,11 +134,16 @@ def test_hardly_a_wait_can_be_left_out() -> None:
     """Of the waits of a small vision transformer; others may say what the missing one said."""
     net = VitNet(Size(image=16, patch=8, dim=16, heads=2, layers=1, classes=4))
     image = lower_accel(net.module(net.result), net.store, P2VIT)
-    waits = [index for index, inst in enumerate(image.code) if isinstance(inst, isa.Wait)]
+    waits = [
+        (index, isa.between(other, inst.engine))
+        for index, inst in enumerate(image.code)
+        if isinstance(inst, isa.UnitInst)
+        for other in inst.wait
+    ]
     missed = 0
-    for index in waits:
+    for wait in waits:
         machine = Forgetful(image, P2VIT)
-        machine.forgotten = index
+        machine.forgotten = wait
         try:
             machine.run()
         except RaceError:

@@ -149,7 +149,7 @@ class Machine:
         self.memories = Memories(arch, image.dram_size)
         self._load_segments()
         self.engines = [_EngineState(engine) for engine in Engine]
-        fill_queues(self.engines, image.code)
+        fill_queues(self.engines, image.code, apart=True)
         self.tokens: list[deque[tuple[int, Engine]]] = [deque() for _ in range(isa.SEMAPHORES)]
         """Of each semaphore: when tokens were given, and by whom."""
         self.bus_free = 0
@@ -159,7 +159,8 @@ class Machine:
         self.executed = [0] * len(image.code)
         self.sound = bytearray(len(image.code))
         """Which instructions need not be checked again."""
-        self.steps = 0
+        self.steps = self.instructions = 0
+        """What the sequencers have done, tokens one by one, and of that the instructions."""
 
     def _load_segments(self) -> None:
         """The initial contents of DRAM."""
@@ -214,6 +215,7 @@ class Machine:
             blocked[state.engine] = inst
             return False
         self.steps += 1
+        self.instructions += inst is self.image.code[index]
         if type(inst) is not isa.Wait:
             self._execute(state, index, inst)
             if blocked and isinstance(inst, isa.Signal):
@@ -314,19 +316,26 @@ class Machine:
 
         Loops have constant counts, so what every engine will do is known.
         """
-        steps = [state.total([1] * len(self.costs)) for state in self.engines]
+        steps = [state.total(self._one) for state in self.engines]
         total = sum(count for count, _ in steps)
         if total > self.max_steps:
             most = max(self.engines, key=lambda state: steps[state.engine][0])
             index, inst = most.queue[steps[most.engine][1]]
             raise self._trap(index, inst, f"{total} instructions run, at most {self.max_steps}")
-        cycles = [cost.cycles for cost in self.costs]
         for state in self.engines:
-            total, heaviest = state.total(cycles)
+            total, heaviest = state.total(self._cycles)
             if total > MAX_CYCLES:
                 index, inst = state.queue[heaviest]
                 reason = f"{total} cycles of work on its engine, at most {MAX_CYCLES}"
                 raise self._trap(index, inst, reason)
+
+    def _one(self, index: int, inst: Inst) -> int:
+        """One, for everything that a sequencer does."""
+        return 1
+
+    def _cycles(self, index: int, inst: Inst) -> int:
+        """For how long a unit is at work."""
+        return 0 if type(inst) in _CONTROL else self.costs[index].cycles
 
     def _cost(self, inst: Inst) -> _Cost:
         if type(inst) in _CONTROL:
@@ -351,7 +360,10 @@ class Machine:
         tokens.extend([(max(state.time, state.done), state.engine)] * signal.count)
 
     def _trap(self, index: int, inst: Inst, reason: str, of_data: bool = False) -> TrapError:
-        text = f"instruction {index} '{instruction_text(inst)}': {reason}"
+        whole = self.image.code[index]
+        if whole is not inst:
+            reason = f"at its '{instruction_text(inst)}': {reason}"
+        text = f"instruction {index} '{instruction_text(whole)}': {reason}"
         return TrapError(text, of_data=of_data)
 
     def _deadlock(self, blocked: dict[Engine, isa.Wait]) -> TrapError:
@@ -359,8 +371,9 @@ class Machine:
         for engine, wait in sorted(blocked.items()):
             state = self.engines[engine]
             index = state.queue[state.position][0]
+            text = instruction_text(self.image.code[index])
             waits.append(
-                f"{engine.name.lower()} waits at instruction {index} '{instruction_text(wait)}' "
+                f"{engine.name.lower()} waits at instruction {index} '{text}' "
                 f"(semaphore {wait.sem} holds {len(self.tokens[wait.sem])} of {wait.count})"
             )
         return TrapError("deadlock: " + "; ".join(waits))
@@ -392,7 +405,7 @@ class Machine:
             cycles=cycles,
             busy={state.engine.name.lower(): state.busy for state in self.engines},
             stalled={state.engine.name.lower(): state.stalled for state in self.engines},
-            instructions=self.steps,
+            instructions=self.instructions,
             macs=counts.macs,
             narrow_macs=counts.narrow_macs,
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),

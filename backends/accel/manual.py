@@ -20,7 +20,7 @@ from vit_opt.backends.accel import assembler
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, AccelTarget, EnergyTable, MemorySpec
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Engine
-from vit_opt.dialects.vit_accel.fields import Inst, Slot, layout
+from vit_opt.dialects.vit_accel.fields import OFFSET_WAYS, Inst, Slot, layout
 from vit_opt.dialects.vit_accel.isa_control import ControlInst
 from vit_opt.dialects.vit_accel.isa_products import array_cycles
 
@@ -44,21 +44,29 @@ def _lines() -> Iterator[str]:
         "a bit for every field in the order of the tables, which says whether the field follows; then "
         "those that do, in the same order without gaps; unused bits are zero. A field that does not "
         "follow is as in the last instruction of the same opcode in the stream, or at its default if "
-        "there is none; loops make no difference, they are decoded once. Text names the mnemonic and "
+        "there is none; loops make no difference, they are decoded once. A number of more than 8 bits "
+        "follows in one to four quarters of its bits, rounded up, as it needs, behind two bits that say "
+        "in how many, less one (a signed one as its place in 0, -1, 1, -2, ...). Text names the "
+        "mnemonic and "
         "`field=value` for every field that differs from its default."
     )
     yield ""
     yield (
         "An address has 33 bits of offset, 4 of address register (0: none) and 3 of space: "
         "`dram`, `abuf`, `bbuf`, `cbuf`, `obuf`, `pbuf`, or `none` for an absent operand. "
-        "`abuf[a3+0x40]` is byte 0x40 relative to register 3."
+        "`abuf[a3+0x40]` is byte 0x40 relative to register 3. It follows as the space; unless that is "
+        "`none`, a bit that says whether the register follows, which does then; two bits, and the "
+        f"offset in the first of these ways that holds it: on chip {_ways(False)}; in DRAM "
+        f"{_ways(True)}."
     )
     yield ""
     yield "Engines: " + ", ".join(f"`{engine.name.lower()}`" for engine in Engine) + "."
     yield "Element types: " + ", ".join(f"`{dtype.name.lower()}`" for dtype in DType) + "."
     yield (
-        f"There are {isa.SEMAPHORES} semaphores of 16 bits; loops nest {isa.LOOP_DEPTH} deep in "
-        "each engine."
+        f"There are {isa.SEMAPHORES} semaphores of 16 bits, number 8 * g + t for what engine g gives "
+        "and engine t takes. Before its work an instruction of a unit takes a token of each engine "
+        "of `wait`, in their order; behind it, it gives one to each of `signal`, when all earlier "
+        f"instructions of its engine are complete. Loops nest {isa.LOOP_DEPTH} deep in each engine."
     )
     yield ""
     yield "## Assembly text"
@@ -73,8 +81,9 @@ def _lines() -> Iterator[str]:
         "further transfers of the queue overlap; all transfers share one DRAM bus. Engines at work "
         "share the banks of each memory: an instruction asks for its operands' bytes spread over its "
         "cycles, and where the banks' bytes a cycle do not suffice it stalls as long as the rest "
-        "takes. `wait` and `signal` take one cycle; `loop`, `end`, `base` and `step` take none: the "
-        "sequencer sees to them while the unit is at work."
+        "takes. Each token taken or given, by an instruction of its own or in a field, takes one "
+        "cycle; `loop`, `end`, `base` and `step` take none: the sequencer sees to them while the "
+        "unit is at work."
     )
     yield ""
     yield "Products on the array:"
@@ -99,6 +108,12 @@ def _lines() -> Iterator[str]:
     yield "|---|---|"
     for name, meaning in _meanings():
         yield f"| `{name}` | {meaning} |"
+
+
+def _ways(dram: bool) -> str:
+    """How an offset may follow."""
+    ways = OFFSET_WAYS[dram]
+    return ", ".join(f"{bits} bits of {1 << unit} B" for bits, unit in ways)
 
 
 def _code(source: str) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
@@ -40,13 +41,14 @@ class Sequencer:
             offset += loop.index * stride
         return Addr(addr.space, offset)
 
-    def total(self, weights: Sequence[int]) -> tuple[int, int]:
-        """The weights, by place in the program, of all that the queue will run, loops counted; and
-        where in the queue the outermost loop, or the instruction, with most of it is."""
+    def total(self, weight: Callable[[int, Inst], int]) -> tuple[int, int]:
+        """The weights (of a place in the program, and what is done there) of all that the queue will
+        run, loops counted; and where in the queue the outermost loop, or the instruction, with most
+        of it is."""
         open_loops: list[tuple[int, int, int]] = []
         so_far, most, heaviest = 0, 0, 0
         for place, (index, inst) in enumerate(self.queue):
-            own, start = weights[index], place
+            own, start = weight(index, inst), place
             if type(inst) is isa.Loop:
                 open_loops.append((place, inst.count, so_far + own))
                 so_far = 0
@@ -95,10 +97,28 @@ class Sequencer:
             self.stride[inst.areg] = strides
 
 
-def fill_queues(engines: Sequence[Sequencer], code: Iterable[Inst]) -> None:
+def fill_queues(engines: Sequence[Sequencer], code: Iterable[Inst], apart: bool = False) -> None:
     """Hand every instruction of a program to the queue of its engine; `engines` is in order of
-    `Engine`."""
+    `Engine`. With `apart` what a unit's instruction waits for and signals stands around it."""
     for index, inst in enumerate(code):
         if not isinstance(inst, (isa.ControlInst, isa.UnitInst)):
             raise TypeError(f"{type(inst).__name__} belongs to no engine")
-        engines[inst.engine].queue.append((index, inst))
+        queue = engines[inst.engine].queue
+        if apart and isinstance(inst, isa.UnitInst) and (inst.wait or inst.signal):
+            before, behind = _tokens(inst.engine, inst.wait, inst.signal)
+            queue += [(index, wait) for wait in before]
+            queue.append((index, inst))
+            queue += [(index, signal) for signal in behind]
+        else:
+            queue.append((index, inst))
+
+
+@cache
+def _tokens(
+    engine: Engine, waits: tuple[Engine, ...], signals: tuple[Engine, ...]
+) -> tuple[list[isa.Wait], list[isa.Signal]]:
+    """What the sequencer does before and behind an instruction of an engine."""
+    return (
+        [isa.Wait(engine, isa.between(other, engine)) for other in waits],
+        [isa.Signal(engine, isa.between(engine, other)) for other in signals],
+    )

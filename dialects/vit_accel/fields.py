@@ -9,9 +9,10 @@ An instruction is a frozen dataclass whose annotations carry descriptors::
         rows: Annotated[int, unsigned(16, "rows of the block")]
 
 Everything else is derived here: the encoding (little-endian: the opcode in the lowest 8 bits, one
-bit for each field that says whether it follows, then those that do in the order of declaration, the
-whole rounded up to bytes), range checks that name the field, text, and parsing of text. A field that
-does not follow is as in the last instruction of the same opcode, or at its default in the first.
+bit for each field that says whether it follows, then those that do in the order of declaration, in
+no more bits than they need, the whole rounded up to bytes), range checks that name the field, text,
+and parsing of text. A field that does not follow is as in the last instruction of the same opcode,
+or at its default in the first.
 """
 
 import re
@@ -36,6 +37,15 @@ from typing import (
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel.lengths import (
+    MARK,
+    Ways,
+    lengthen,
+    quarters,
+    shorten,
+    signed_of,
+    unsigned_of,
+)
 
 
 class FieldError(VitError):
@@ -55,6 +65,12 @@ class Space(IntEnum):
 
 
 _OFFSET_BITS, _AREG_BITS, _SPACE_BITS = 33, 4, 3
+OFFSET_WAYS: tuple[Ways, Ways] = (
+    ((14, 4), (18, 0), (26, 0), (_OFFSET_BITS, 0)),
+    ((20, 6), (18, 0), (26, 0), (_OFFSET_BITS, 0)),
+)
+"""How offsets on chip, and in DRAM, follow: mostly in units of what buffers there are aligned to."""
+
 _ADDR_TEXT = re.compile(r"([a-z]+)\[(?:a(\d+)\+)?(0x[0-9a-f]+|\d+)\]")
 
 
@@ -94,10 +110,23 @@ NO_ADDR = Addr(Space.NONE)
 
 
 class Field(Protocol):
-    """A descriptor: width in bits, meaning, and the way between value, raw bits and text."""
+    """A descriptor: width in bits, meaning, and the way between value, raw bits, code and text."""
 
     bits: int
     doc: str
+
+    @property
+    def longest(self) -> int:
+        """Most bits of its code."""
+        ...
+
+    def encode(self, value: Any) -> tuple[int, int]:
+        """The code of a value, and how many bits it has."""
+        ...
+
+    def decode(self, word: int) -> tuple[object, int]:
+        """The value whose code the lowest bits of a word are, and how many bits these are."""
+        ...
 
     def to_raw(self, value: Any) -> int: ...
     def from_raw(self, raw: int) -> object: ...
@@ -106,13 +135,50 @@ class Field(Protocol):
     def kind(self) -> str: ...
 
 
+class _Plain:
+    """Fields whose code is the raw bits."""
+
+    bits: int
+
+    @property
+    def longest(self) -> int:
+        return self.bits
+
+    def encode(self, value: Any) -> tuple[int, int]:
+        return self.to_raw(value), self.bits
+
+    def decode(self, word: int) -> tuple[object, int]:
+        return self.from_raw(word & (1 << self.bits) - 1), self.bits
+
+    @abstractmethod
+    def to_raw(self, value: Any) -> int: ...
+    @abstractmethod
+    def from_raw(self, raw: int) -> object: ...
+
+
 @dataclass(frozen=True)
-class IntField:
-    """An integer of `bits` bits, two's complement if `signed`."""
+class IntField(_Plain):
+    """An integer of `bits` bits, two's complement if `signed`; if they are more than 8, its code has
+    the `quarters` that it needs."""
 
     bits: int
     doc: str
     signed: bool
+
+    @property
+    def longest(self) -> int:
+        return self.bits + (MARK if self.bits > 8 else 0)
+
+    def encode(self, value: int) -> tuple[int, int]:
+        if self.bits <= 8:
+            return super().encode(value)
+        return shorten(unsigned_of(value) if self.signed else value, quarters(self.bits))
+
+    def decode(self, word: int) -> tuple[object, int]:
+        if self.bits <= 8:
+            return super().decode(word)
+        number, bits = lengthen(word, quarters(self.bits))
+        return signed_of(number) if self.signed else number, bits
 
     def bounds(self) -> tuple[int, int]:
         """Smallest and largest value."""
@@ -143,7 +209,7 @@ class IntField:
 
 
 @dataclass(frozen=True)
-class EnumField:
+class EnumField(_Plain):
     """One of the members of an enumeration, written in lower case."""
 
     bits: int
@@ -174,11 +240,76 @@ class EnumField:
 
 
 @dataclass(frozen=True)
-class AddrField:
-    """An address: 33 bits of offset, 4 of address register, 3 of space (low to high)."""
+class SetField(_Plain):
+    """Some members of an enumeration as a tuple in their order: `ld+shift`, or `none`."""
 
     bits: int
     doc: str
+    members: type[IntEnum]
+
+    def to_raw(self, value: tuple[IntEnum, ...]) -> int:
+        raw = _mask(value)
+        if self.from_raw(raw) != value:
+            raise FieldError(f"{value!r} is not {self.kind()}, in their order")
+        return raw
+
+    def from_raw(self, raw: int) -> tuple[IntEnum, ...]:
+        return tuple(member for member in self.members if raw >> member & 1)
+
+    def to_text(self, value: tuple[IntEnum, ...]) -> str:
+        return "+".join(member.name.lower() for member in value) or "none"
+
+    def from_text(self, text: str) -> tuple[IntEnum, ...]:
+        names = [] if text == "none" else [name.strip() for name in text.split("+")]
+        known = {member.name.lower(): member for member in self.members}
+        if not known.keys() >= set(names) or len(set(names)) < len(names):
+            raise FieldError(f"'{text}' is not {self.kind()}")
+        return tuple(sorted(known[name] for name in names))
+
+    def kind(self) -> str:
+        return "some of " + "|".join(member.name.lower() for member in self.members)
+
+
+@cache
+def _mask(value: tuple[IntEnum, ...]) -> int:
+    """A bit for each member."""
+    return sum(1 << member for member in set(value))
+
+
+@dataclass(frozen=True)
+class AddrField:
+    """An address: 33 bits of offset, 4 of address register, 3 of space (low to high).
+
+    Its code: the space; if it is present, a bit that says whether a register follows; that; and the
+    offset in one of four ways.
+    """
+
+    bits: int
+    doc: str
+
+    @property
+    def longest(self) -> int:
+        return self.bits + 1 + MARK
+
+    def encode(self, value: Addr) -> tuple[int, int]:
+        if value.space is Space.NONE:
+            return value.space, _SPACE_BITS
+        word, bits = shorten(value.offset, OFFSET_WAYS[value.space is Space.DRAM])
+        if value.areg:
+            word, bits = word << _AREG_BITS | value.areg, bits + _AREG_BITS
+        low = _SPACE_BITS + 1
+        return word << low | (value.areg > 0) << _SPACE_BITS | value.space, bits + low
+
+    def decode(self, word: int) -> tuple[Addr, int]:
+        code, low, areg = word & (1 << _SPACE_BITS) - 1, _SPACE_BITS + 1, 0
+        if code == Space.NONE:
+            return NO_ADDR, _SPACE_BITS
+        if code not in Space.__members__.values():
+            raise FieldError(f"address space {code} does not exist")
+        if word >> _SPACE_BITS & 1:
+            areg, low = word >> low & (1 << _AREG_BITS) - 1, low + _AREG_BITS
+        offset, bits = lengthen(word >> low, OFFSET_WAYS[code == Space.DRAM])
+        return Addr(Space(code), offset, areg), low + bits
 
     def to_raw(self, value: Addr) -> int:
         if not 0 <= value.offset < 1 << _OFFSET_BITS:
@@ -223,6 +354,11 @@ def choice(members: type[IntEnum], doc: str) -> EnumField:
     return EnumField(max(1, max(members).bit_length()), doc, members)
 
 
+def some(members: type[IntEnum], doc: str) -> SetField:
+    """A field holding any members of an enumeration, which are numbered from 0."""
+    return SetField(len(members), doc, members)
+
+
 def address(doc: str) -> AddrField:
     """An address field."""
     return AddrField(_OFFSET_BITS + _AREG_BITS + _SPACE_BITS, doc)
@@ -245,7 +381,7 @@ class Format:
     head: int
     """Bits of the opcode and of the marks that say which fields follow."""
     size: int
-    """Bytes if every field follows."""
+    """Most bytes that it takes."""
     values: Callable[[Any], tuple[Any, ...]]
     """The fields of an instruction, in order."""
     bounds: tuple[tuple[int, int] | None, ...]
@@ -287,8 +423,9 @@ class Inst(ABC):
             zip(form.slots, form.values(self), before, strict=True)
         ):
             if value != old:
-                word |= 1 << OPCODE_BITS + index | slot.field.to_raw(value) << low
-                low += slot.field.bits
+                code, bits = slot.field.encode(value)
+                word |= 1 << OPCODE_BITS + index | code << low
+                low += bits
         return word.to_bytes(-(-low // 8), "little")
 
     @classmethod
@@ -303,12 +440,11 @@ class Inst(ABC):
         values: dict[str, Any] = {}
         for index, slot in enumerate(form.slots):
             if word >> OPCODE_BITS + index & 1:
-                raw = word >> low & ((1 << slot.field.bits) - 1)
-                low += slot.field.bits
                 try:
-                    values[slot.name] = slot.field.from_raw(raw)
+                    values[slot.name], bits = slot.field.decode(word >> low)
                 except FieldError as error:
                     raise FieldError(f"{cls.mnemonic}: field '{slot.name}': {error}") from None
+                low += bits
             elif previous is not None:
                 values[slot.name] = getattr(previous, slot.name)
             elif slot.default is MISSING:
@@ -346,7 +482,7 @@ def layout(cls: type[Inst]) -> Format:
         field: Field = get_args(hint)[1]
         slots.append(Slot(item.name, field, item.default))
     head = OPCODE_BITS + len(slots)
-    bits = head + sum(slot.field.bits for slot in slots)
+    bits = head + sum(slot.field.longest for slot in slots)
     bounds = [s.field.bounds() if isinstance(s.field, IntField) else None for s in slots]
     return Format(tuple(slots), head, -(-bits // 8), _getter(slots), tuple(bounds))
 

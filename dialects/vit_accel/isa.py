@@ -5,7 +5,8 @@ the chip, `mac` is the multiply-accumulate array, `dw` the reconfigurable engine
 convolution, pooling, divisors), `shift` the shifters that requantise, `softmax`, `norm`
 (LayerNorm) and `table` (tables and elementwise operations). One program is one stream of
 instructions; the dispatcher hands each to the queue of its engine. Engines run ahead of each
-other freely and meet only at semaphores (`wait`, `signal`).
+other freely and meet only at semaphores: an instruction names the engines that it waits for, and
+those that it lets go on (`wait=ld+shift signal=st`); `wait` and `signal` are instructions, too.
 
 The numbers. Integers only; a real value is integer * 2^-frac, so changing a scale is a shift. Every
 instruction works on a block: a strided view of `rows x cols` elements, columns contiguous, the row
@@ -19,7 +20,7 @@ of the same name in `dialects/vit/semantics`, which is the definition.
 """
 
 from vit_opt.dialects.vit_accel.fields import Inst
-from vit_opt.dialects.vit_accel.isa_base import Block, UnitInst
+from vit_opt.dialects.vit_accel.isa_base import Block, UnitInst, between
 from vit_opt.dialects.vit_accel.isa_control import Base, ControlInst, End, Loop, Signal, Step, Wait
 from vit_opt.dialects.vit_accel.isa_products import (
     Conv,
@@ -159,6 +160,7 @@ __all__ = [
     "Wait",
     "Windowed",
     "array_cycles",
+    "between",
     "group_row_bytes",
     "inside",
     "reach",

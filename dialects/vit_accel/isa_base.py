@@ -1,10 +1,10 @@
 """What all instructions of a unit share: field types, and blocks of rows."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar
 
 from vit_opt.dialects.vit_accel.enums import DType, Engine, Rounding
-from vit_opt.dialects.vit_accel.fields import Addr, Inst, address, choice, signed, unsigned
+from vit_opt.dialects.vit_accel.fields import Addr, Inst, address, choice, signed, some, unsigned
 
 Count = Annotated[int, unsigned(16, "number of elements along this axis")]
 Stride = Annotated[int, unsigned(32, "bytes between neighbours along this axis")]
@@ -29,6 +29,11 @@ Low = Annotated[int, signed(33, "smallest code of the result, if above the eleme
 High = Annotated[int, signed(33, "largest code of the result, if below the element type's")]
 
 
+def between(giver: Engine, taker: Engine) -> int:
+    """The semaphore with which one engine lets another go on."""
+    return giver * len(Engine) + taker
+
+
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below a / b."""
     return -(-a // b)
@@ -36,8 +41,16 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class UnitInst(Inst):
-    """An instruction of one engine's unit."""
+    """An instruction of one engine's unit, with what it waits for and what it signals.
 
+    Every ordered pair of engines has a semaphore, `between(giver, taker)`. Before the unit begins,
+    the sequencer does `wait sem=between(other, engine)` for each of `wait`, in the order of the
+    engines; behind it, `signal sem=between(engine, other)` for each of `signal`.
+    """
+
+    _: KW_ONLY
+    wait: Annotated[tuple[Engine, ...], some(Engine, "whose tokens it takes before it begins")] = ()
+    signal: Annotated[tuple[Engine, ...], some(Engine, "to whom it gives one when complete")] = ()
     engine_of: ClassVar[Engine]
     multiplies: ClassVar[bool] = False
     """Whether an element costs a wide multiplication rather than a shift, addition or look-up."""

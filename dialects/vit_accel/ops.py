@@ -52,6 +52,7 @@ from vit_opt.dialects.vit_accel.fields import (
     FieldError,
     Inst,
     IntField,
+    SetField,
     Slot,
     Space,
     layout,
@@ -184,6 +185,10 @@ def _to_attribute(value: object) -> Attribute:
         return AddrAttr.get(value)
     if isinstance(value, int) and type(value) is int:
         return IntegerAttr(value, i64)
+    if isinstance(value, tuple):
+        return StringAttr(
+            " + ".join(each.name.lower() for each in cast("tuple[Any]", value)) or "none"
+        )
     return StringAttr(cast("Any", value).name.lower())
 
 
@@ -194,7 +199,7 @@ def _to_value(slot: Slot, attribute: Attribute) -> object:
         return attribute.addr
     if isinstance(field, IntField) and isinstance(attribute, IntegerAttr):
         return cast("IntegerAttr[Any]", attribute).value.data
-    if isinstance(field, EnumField) and isinstance(attribute, StringAttr):
+    if isinstance(field, EnumField | SetField) and isinstance(attribute, StringAttr):
         try:
             return field.from_text(attribute.data)
         except FieldError as error:
@@ -207,7 +212,10 @@ def _parse_field(parser: Parser, slot: Slot) -> Attribute:
         return parse_address(parser)
     if isinstance(slot.field, IntField):
         return IntegerAttr(parser.parse_integer(allow_boolean=False), i64)
-    return StringAttr(parser.parse_identifier(f" ({slot.field.kind()})"))
+    words = [parser.parse_identifier(f" ({slot.field.kind()})")]
+    while isinstance(slot.field, SetField) and parser.parse_optional_punctuation("+"):
+        words.append(parser.parse_identifier(f" ({slot.field.kind()})"))
+    return StringAttr(" + ".join(words))
 
 
 def _attribute_text(attribute: Attribute) -> str:
@@ -234,6 +242,7 @@ def _operation(inst: type[Inst]) -> type[InstructionOp]:
         AddrField: AddrAttr,
         IntField: IntegerAttr[I64],
         EnumField: StringAttr,
+        SetField: StringAttr,
     }
     members: dict[str, Any] = {
         "__module__": __name__,

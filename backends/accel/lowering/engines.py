@@ -26,5 +26,5 @@ def emit_matmul(
     """Append a product; where there are two engines, for the one that will complete it first."""
     instead = None
     if has_two(builder.arch) and not builder.rehearsing:
-        instead = isa.EngineMatmul(*(getattr(inst, field.name) for field in fields(inst)))
+        instead = isa.EngineMatmul(**{item.name: getattr(inst, item.name) for item in fields(inst)})
     builder.emit(inst, reads, writes, instead)

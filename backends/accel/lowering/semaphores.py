@@ -9,7 +9,7 @@ As the order of the tasks is a valid sequential execution, the program cannot de
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vit_opt.backends.accel.image import Origins
 from vit_opt.backends.accel.lowering.arena import ENGINES
@@ -25,14 +25,21 @@ Clock = list[int]
 
 @dataclass(slots=True)
 class _Queued:
-    """An instruction with the waits before it and the signals after it."""
+    """An instruction with the engines that it waits for, and those that wait for it."""
 
     inst: isa.UnitInst
     origin: str
     clock: Clock = field(default_factory=Clock)
     """What is complete when it is."""
-    waits: list[int] = field(default_factory=list[int])
-    signals: list[int] = field(default_factory=list[int])
+    waits: list[Engine] = field(default_factory=list[Engine])
+    signals: list[Engine] = field(default_factory=list[Engine])
+
+    def with_tokens(self) -> isa.UnitInst:
+        """The instruction with those that it waits for and signals."""
+        if not self.waits and not self.signals:
+            return self.inst
+        waits, signals = tuple(sorted(self.waits)), tuple(sorted(self.signals))
+        return replace(self.inst, wait=waits, signal=signals)
 
 
 def with_semaphores(
@@ -55,15 +62,8 @@ def with_semaphores(
         known[engine][engine] = len(queues[engine])
         item.clock = list(known[engine])
         order.append(item)
-    code: list[Inst] = []
-    names: list[str] = []
-    for item in order:
-        engine = item.inst.engine
-        code += [isa.Wait(engine, semaphore) for semaphore in item.waits]
-        code.append(item.inst)
-        code += [isa.Signal(engine, semaphore) for semaphore in item.signals]
-        names += [item.origin] * (len(item.waits) + 1 + len(item.signals))
-    return tuple(code), Origins.from_names(names)
+    code = tuple(item.with_tokens() for item in order)
+    return code, Origins.from_names(item.origin for item in order)
 
 
 def _wait(
@@ -75,7 +75,6 @@ def _wait(
         if other == engine or needs[other] <= known[other]:
             continue
         source = queues[other][needs[other] - 1]
-        semaphore = other * ENGINES + engine
-        source.signals.append(semaphore)
-        item.waits.append(semaphore)
+        source.signals.append(engine)
+        item.waits.append(source.inst.engine)
         known[:] = [max(pair) for pair in zip(known, source.clock, strict=True)]

@@ -24,6 +24,21 @@ vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 0 : i64, mac
 
 // -----
 
+// An engine that does not exist, one given twice, and engines in another order than theirs.
+vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 0 : i64, macs = 0 : i64} {
+  // CHECK: field 'wait': 'ld + l2' is not some of ld|st|mac|dw|shift|softmax|norm|table
+  vit_accel.ld.copy wait = ld + l2, dst = abuf[0], src = dram[0], run = 1
+}
+
+// -----
+
+vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 0 : i64, macs = 0 : i64} {
+  // CHECK: field 'wait': 'ld + ld' is not some of
+  vit_accel.ld.copy wait = ld + ld, dst = abuf[0], src = dram[0], run = 1
+}
+
+// -----
+
 // A property of the wrong kind, as the generic syntax allows.
 vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 0 : i64, macs = 0 : i64} {
   // CHECK: "wait" should be of base attribute integer

@@ -26,6 +26,8 @@ vit_accel.program attributes {arch = "p2vit", digest = "00", dram = 4096 : i64, 
   vit_accel.end engine = ld
   // CHECK-NEXT: vit_accel.signal engine = ld, sem = 2
   vit_accel.signal engine = ld, sem = 2
+  // CHECK-NEXT: vit_accel.ld.copy wait = mac + shift, signal = st, dst = abuf[0], src = dram[0], run = 1
+  vit_accel.ld.copy dst = abuf[0], src = dram[0], run = 1, signal = st, wait = mac + shift
   // CHECK-NEXT: vit_accel.wait engine = mac, sem = 2, count = 3
   vit_accel.wait engine = mac, sem = 2, count = 3
 
