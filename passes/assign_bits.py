@@ -32,6 +32,9 @@ Row: TypeAlias = dict[str, Any]
 COSTS = ("bytes", "cycles")
 """What a budget may limit."""
 
+NOTHING = 1e-9
+"""Cost of a group that saves nothing: it becomes wide before all others."""
+
 FORMS = ("channel", "group")
 """What weights of 4 bits share a scale with."""
 
@@ -71,7 +74,7 @@ class AssignBitsPass(ModulePass):
     """"channel": a layer has 4 or 8 bits; "group": groups of columns have."""
 
     cost: str = "bytes"
-    """What the budget limits: "bytes", or "cycles" of the accelerator's array (form=channel)."""
+    """What the budget limits: "bytes", or "cycles" of the accelerator's array."""
 
     arch: str = "p2vit"
     """The accelerator whose cycles are meant."""
@@ -138,8 +141,6 @@ def _check(options: AssignBitsPass) -> None:
             raise VitError(f"assign-bits: {name} {count} is negative")
     if options.cost == "cycles":
         accel_target(options.arch)
-    if options.cost == "cycles" and options.form == "group":
-        raise VitError("assign-bits: groups save bytes, no cycles; use form=channel")
 
 
 def _sensitivity(
@@ -200,7 +201,7 @@ def _groups(
     """For each layer, which groups of columns keep 8 bits; adds errors to the rows of the report.
 
     A layer's measured error is divided among its groups by the noise that each is expected to
-    make; the groups that make most for their bytes become wide until the budget is used up.
+    make; the groups that make most for what they cost become wide until the budget is used up.
     """
     import numpy as np
 
@@ -209,9 +210,10 @@ def _groups(
     found = [layer.no_group() for layer in layers]
     if options.budget >= 1.0:
         return found
-    total = sum(layer.bytes(8) for layer in layers) + fixed
-    room = int(options.budget * total) - fixed
-    room -= sum(layer.grouped_bytes(wide) for layer, wide in zip(layers, found, strict=True))
+    apart = _apart(fixed, options)
+    total = sum(costs_of(layers, fixed, options).wide) + apart
+    costs = [_grouped_cost(layer, wide, options) for layer, wide in zip(layers, found, strict=True)]
+    room = int(options.budget * total) - apart - sum(costs)
     if room < 0:
         raise _infeasible(options, options.budget - room / max(1, total))
     errors = _sensitivity(module, constants, layers, options).alone()
@@ -219,17 +221,27 @@ def _groups(
     for index, (layer, error) in enumerate(zip(layers, errors, strict=True)):
         rows[index]["error"] = error
         noise = group_noise(layer.rows(), layer.parts())
-        gains = error * noise / (noise.sum() or 1.0) / layer.channels
+        all_wide = _grouped_cost(layer, np.ones_like(found[index]), options)
+        saved = (all_wide - costs[index]) / found[index].size
+        gains = error * noise / (noise.sum() or 1.0) / max(saved, NOTHING)
         candidates += [(-float(gain), index, group) for group, gain in enumerate(gains)]
     for _, index, group in sorted(candidates):
-        layer, wide = layers[index], found[index]
+        wide = found[index]
         wide[group] = True
-        before = layer.grouped_bytes(wide & (np.arange(wide.size) != group))
-        room -= layer.grouped_bytes(wide) - before
+        cost = _grouped_cost(layers[index], wide, options)
+        room -= cost - costs[index]
+        costs[index] = cost
         if room < 0:
             wide[group] = False
             break
     return found
+
+
+def _grouped_cost(layer: Layer, wide: Bools, options: AssignBitsPass) -> int:
+    """What the budget counts of a layer whose weights are narrow in groups but for the wide ones."""
+    if options.cost == "cycles":
+        return layer.grouped_cycles(accel_target(options.arch), wide)
+    return layer.grouped_bytes(wide)
 
 
 def _mark_groups(layer: Layer, wide: Bools) -> int:

@@ -30,7 +30,12 @@ from vit_opt.passes.algorithms.rounding import Part, round_nearest
 from vit_opt.passes.assign_bits import AssignBitsPass, assign_bits, costs_of
 from vit_opt.passes.float_graph import Constants
 from vit_opt.passes.quantization.sensitivity import Sensitivity
-from vit_opt.passes.quantization.weights import BYTE_GROUPS, layers_of, weight_bytes
+from vit_opt.passes.quantization.weights import (
+    BYTE_GROUPS,
+    byte_groups,
+    layers_of,
+    weight_bytes,
+)
 from vit_opt.tools.steps import import_onnx, new_context, provide_batches, run_pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -270,7 +275,7 @@ def test_errors_far_behind_are_measured_once(monkeypatch: pytest.MonkeyPatch) ->
         ({"budget": 0.4}, "no choice of bits keeps budget 0.4 of bytes; .* everywhere it is 0.507"),
         ({"budget": 0.4, "form": "group"}, "with 4 bits everywhere it is 0.539"),
         ({"budget": 0.6, "batches": 0}, "a budget needs calibration data; give it with --calib"),
-        ({"bits": 4, "form": "group", "cost": "cycles"}, "groups save bytes, no cycles"),
+        ({"budget": 0.3, "form": "group", "cost": "cycles"}, "keeps budget 0.3 of cycles"),
     ],
 )
 def test_what_cannot_be_chosen(options: dict[str, Any], message: str) -> None:
@@ -288,6 +293,26 @@ def test_cycles_are_a_budget_too() -> None:
     costs = costs_of(layers, fixed, options)
     assert costs.budget == int(0.8 * sum(layer.cycles(P2VIT, 8) for layer in layers))
     assert costs.least < sum(costs.wide)
+
+
+def test_groups_within_a_budget_of_cycles() -> None:
+    """As many groups have 8 bits as keep it; where groups save no cycles, all have."""
+    module, context = calibrated("digits_swin")
+    constants, module = Constants.of(context), module.clone()
+    options = AssignBitsPass(budget=0.7, cost="cycles", form="group", batches=1)
+    assert assign_bits(module, constants, options) > 0
+    layers, _ = layers_of(module, constants)
+    spent = 0
+    for layer in layers:
+        wide, all_wide = byte_groups(layer.op), ~layer.no_group()
+        saves = layer.grouped_cycles(P2VIT, layer.no_group()) < layer.cycles(P2VIT, 8)
+        assert saves or wide is None
+        spent += layer.grouped_cycles(P2VIT, all_wide if wide is None else wide)
+    budget = 0.7 * sum(layer.cycles(P2VIT, 8) for layer in layers)
+    assert 0.98 * budget < spent <= budget
+    none = AssignBitsPass(budget=0.7, cost="cycles", form="group", arch="trio")
+    with pytest.raises(VitError, match=r"with 4 bits everywhere it is 1\.000"):
+        assign_bits(module.clone(), constants, none)
 
 
 @pytest.mark.parametrize(
@@ -311,8 +336,10 @@ def test_every_backend_gives_the_reference_bits(name: str, form: str, budget: fl
         [found] = Machine(lowered, cpu=level.name).run(inputs)
         np.testing.assert_array_equal(found.view(codes.dtype), codes.reshape(-1), level.name)
     image = lower_accel(module, store, P2VIT)
-    [found] = run_accel(image, batch, P2VIT).codes.values()
+    ran = run_accel(image, batch, P2VIT)
+    [found] = ran.codes.values()
     np.testing.assert_array_equal(found, codes)
+    assert 0 < ran.stats.narrow_macs < ran.stats.macs
     total = store.reports["assign-bits"][-1]
     assert total["bytes"] <= budget * total["bytes_8"]
     weights = [op for op in function.walk() if isinstance(op, ops.ConstantOp)]

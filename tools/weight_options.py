@@ -31,8 +31,8 @@ def add_weight_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParse
     group.add_argument(
         "--weight-groups",
         action="store_true",
-        help="4-bit weights share a shift in groups of eight, and bits are chosen by group: more "
-        "accurate, for C",
+        help="4-bit weights share a shift in groups of eight, and bits are chosen by group, within "
+        "either budget: more accurate",
     )
 
 
@@ -40,15 +40,15 @@ def weight_passes(args: argparse.Namespace) -> str:
     """The pass `assign-bits` with the options given, as in `-p`; nothing where none is given.
 
     Raises UsageError for groups without anything that makes weights narrow, for groups or a budget of
-    cycles with dyadic scales, for groups with a budget of cycles, for a budget that is no share, and
-    for more than one of a number of bits and the budgets.
+    cycles with dyadic scales, for a budget that is no share, and for more than one of a number of
+    bits and the budgets.
     """
     given = _budget(args)
     if args.weight_bits is not None:
         given.append(f"bits={args.weight_bits}")
     if args.weight_groups:
-        if args.weight_budget is None and args.weight_bits != 4:
-            raise UsageError("--weight-groups needs --weight-budget or --weight-bits 4")
+        if not given and args.weight_bits != 4:
+            raise UsageError("--weight-groups needs a budget or --weight-bits 4")
         if getattr(args, "scales", "pot") == "dyadic":
             raise UsageError("--weight-groups needs scales that are powers of two")
         given.append("form=group")

@@ -150,13 +150,25 @@ class Layer:
 
     def cycles(self, arch: AccelTarget, bits: int) -> int:
         """Cycles of the MAC array, as if the product were one instruction."""
-        from vit_opt.dialects.vit_accel import isa
-        from vit_opt.dialects.vit_accel.enums import DType, MacMap
+        from vit_opt.dialects.vit_accel.enums import DType
+        from vit_opt.passes.mapping import Kind
 
-        rows = prod(shape_of(self.op.y)) // self.channels
-        size = (rows, self.channels, self.size // self.channels)
         types = (DType.I8, DType.I4X2 if bits == 4 else DType.I8)
-        return min(isa.array_cycles(arch, size, mapping, types) for mapping in MacMap)
+        return Kind(types).least_cycles(arch, self.product)
+
+    def grouped_cycles(self, arch: AccelTarget, wide: Bools) -> int:
+        """The same with weights that are narrow in groups but for the wide ones."""
+        from vit_opt.dialects.vit_accel.enums import DType
+        from vit_opt.passes.mapping import Kind, faster_kind
+
+        kind = faster_kind(arch, self.product, Kind((DType.I8, DType.I8), int(wide.sum())))
+        return kind.least_cycles(arch, self.product)
+
+    @property
+    def product(self) -> tuple[int, int, int]:
+        """Rows, columns and reduction of the matrix product."""
+        rows = prod(shape_of(self.op.y)) // self.channels
+        return rows, self.channels, self.size // self.channels
 
     def narrowed(self) -> Array:
         """The weight rounded to 4 bits, as real values in its own shape."""
