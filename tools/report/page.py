@@ -36,6 +36,9 @@ figure { margin: .6rem 0; } figure svg { width: 100%; height: auto; display: blo
 figure.wide { overflow-x: auto; } figure.wide svg { min-width: 720px; }
 figure.many { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; }
 .scroll { overflow: auto; max-height: 80vh; border: 1px solid var(--line); border-radius: 10px; }
+@media (min-width: 1240px) {
+  .scroll { margin-inline: calc((100% - max(100%, min(94vw, 1700px))) / 2); }
+}
 table { border-collapse: collapse; width: 100%; font-size: .82rem;
   font-variant-numeric: tabular-nums; }
 th { position: sticky; top: 0; background: Canvas; cursor: pointer; text-align: right;
