@@ -51,9 +51,9 @@ def test_a_machine_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("mac.signal sem=1", "mac.signal sem=3", "deadlock: st waits at"),
+        ("map=mn wait=ld signal=shift", "map=mn wait=ld", "deadlock: st waits at"),
         ("src=dram[0x2000]", "src=dram[0x3000]", "leaves the 12288 bytes of dram"),
-        ("m=64 n=8", "m=64 n=", "product.asm: line 21: mac.matmul: field 'n'"),
+        ("m=64 n=8", "m=64 n=", "product.asm: line 20: mac.matmul: field 'n'"),
     ],
 )
 def test_mistakes(
