@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accel_net import ARCHITECTURES, Net, compare, random_codes
+from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xdsl.ir import Operation
+from xdsl.utils.exceptions import VerifyException
 
 from vit_opt.backends.accel.lowering.arena import Region
 from vit_opt.backends.accel.lowering.tensors import Tensor
 from vit_opt.backends.accel.lowering.windows import Band, Patch, Sliding, slice_patch, slices
 from vit_opt.dialects.vit import ops
-from vit_opt.dialects.vit.attributes import FixedType
+from vit_opt.dialects.vit.attributes import FixedType, Log2Type
 from vit_opt.dialects.vit.targets import P2VIT, AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.dialects.vit_accel.fields import Space
@@ -333,3 +334,28 @@ def test_slices_take_every_row_of_every_window_once(data: st.DataObject) -> None
                 assert patch.offset + 100 * (here - patch.top) == offset
     assert sorted(seen) == [(row, tap) for row in range(count) for tap in range(kernel)]
     assert not any(seen[row, 0] for row in range(count))
+
+
+@pytest.mark.parametrize("arch", [P2VIT, SMALL], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("groups", [1, 16])
+def test_images_of_four_bits(arch: AccelTarget, groups: int) -> None:
+    """A code a byte, made on chip and from DRAM."""
+    rng = np.random.default_rng(5)
+    four, x = FixedType("i4", 2, zp=3), FixedType("i8", 4)
+    net = Net(((1, 7, 9, 16), x))
+    (codes,) = net.add(ops.PotRequantOp, net.args, ((1, 7, 9, 16), four))
+    shape = (16, 3, 3, 16 // groups)
+    weight = net.constant(random_codes(rng, shape, FixedType("i4", 5)), FixedType("i4", 5))
+    options = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "groups": groups}
+    (acc,) = net.add(ops.Conv2dOp, [codes, weight], ((1, 7, 9, 16), FixedType("i32", 7)), **options)
+    compare(net, [acc, codes], [random_codes(rng, (1, 7, 9, 16), x)], arch)
+
+
+def test_images_of_log2_codes_are_refused() -> None:
+    """Windows have no place for them, which the operation says before anything is compiled."""
+    net = Net(((1, 4, 4, 8), FixedType("i8", 4)))
+    (codes,) = net.add(ops.Log2SoftmaxOp, net.args, ((1, 4, 4, 8), Log2Type()))
+    weight = net.constant(np.ones((2, 1, 1, 8)), FixedType("i8", 4))
+    options = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "groups": 1}
+    with pytest.raises(VerifyException, match=r"expected elements of !vit.fixed .* got !vit\.log2"):
+        net.add(ops.Conv2dOp, [codes, weight], ((1, 4, 4, 2), FixedType("i32", 18)), **options)
