@@ -12,7 +12,8 @@ reduction. Each block is one instruction, so what it costs is known from the mac
             stored and loaded again, 2 * room / DRAM bytes a cycle
 
     cycles  max(array, loads) + room, as transfers overlap with products; where two engines share
-            products, half of what they take, and half of a block when one has no other left
+            products, half of what they take. The last block is cut into parts of its rows, so that
+            both are at work until the end; of the last part, one has nothing to do.
 
 The candidate with the fewest cycles is taken. Double buffering is in what fits: operands may take
 half of their buffer, the other half is being filled; four blocks of accumulators (one in work, one
@@ -326,13 +327,34 @@ class Mapping:
         """What the choice is made by."""
         return max(self.work, self.loads) + self.displaced
 
+    @cached_property
+    def tail(self) -> int:
+        """Rows of an instruction of the last block: where two engines share blocks, it is cut so that
+        both are at work until the end."""
+        rows = self.block[0]
+        if self.arch.peak != "both":
+            return rows
+        return min((ceil_div(rows, parts) for parts in (1, 2, 4, 8)), key=self._end)
+
+    def _end(self, step: int) -> int:
+        """Cycles of both engines for a block that is cut into so many rows, and of one of them while
+        the other has nothing to do."""
+        rows, cols, depth = self.block
+        cycles = {
+            count: self.kind.least_cycles(self.arch, (count, cols, depth))
+            for count in _parts(rows, step)
+        }
+        return sum(cycles[count] * times for count, times in _parts(rows, step).items()) + max(
+            cycles.values()
+        )
+
     @property
     def work(self) -> int:
         """Cycles of the products: of the array, or of two engines that share them, of which one has
-        nothing to do for half of a block at the end, on average."""
+        nothing to do for a part of the last block."""
         if self.arch.peak != "both":
             return self.array
-        return (self.array + self.kind.cycles(self.arch, self.block, self.axes)) // 2
+        return (self.array - self._end(self.block[0]) // 2 + self._end(self.tail)) // 2
 
 
 def _parts(total: int, step: int) -> Counter[int]:

@@ -318,16 +318,19 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
     """The ways to cut a convolution, the best first; none if not even one window fits.
 
     Panels fill the lanes, or half of them and so on; for each the deepest pass, and as many pixels
-    as there is room for. Panels of fewer than LEAST_COLS only where wider ones do not fit.
+    as there is room for. Those of a depthwise convolution of rows that flow by, which waits for no
+    panel, may be wider. Panels of fewer than LEAST_COLS only where wider ones do not fit. Where two
+    ways cost the same, the one that loads less is better.
     """
     found: list[Mapping] = []
-    for width in _halvings(min(problem.outs, arch.lanes)):
+    most = problem.outs if problem.depthwise and is_image(problem.shape) else arch.lanes
+    for width in _halvings(min(problem.outs, most)):
         if found and width < LEAST_COLS:
             break
         way = _deepest(arch, problem, width)
         if way is not None:
             found.append(way)
-    return sorted(found, key=lambda way: way.cycles)
+    return sorted(found, key=lambda way: (way.cycles, way.loads))
 
 
 def _deepest(arch: AccelTarget, problem: Problem, width: int) -> Mapping | None:

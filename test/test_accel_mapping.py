@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from accel_net import SMALL, Net, random_codes
+from accel_net import SMALL, Net, compare, random_codes
 from accel_vit import Size, VitNet
 
 from vit_opt.backends.accel.explain import explain_lines
@@ -15,13 +15,13 @@ from vit_opt.backends.accel.lowering.loops import unroll
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.pipeline import LOOPS
-from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, AccelTarget
+from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, TRIO_LARGE, AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.passes import windows
 from vit_opt.passes.blocking import problem as problem_of
 from vit_opt.passes.blocking import window_problem
-from vit_opt.passes.mapping import Problem, ProductChoice, block_rows, candidates
+from vit_opt.passes.mapping import Mapping, Problem, ProductChoice, block_rows, candidates
 from vit_opt.passes.tile import tile
 from vit_opt.passes.windows import Choice, WindowChoice
 
@@ -54,6 +54,33 @@ def test_cycles_are_those_of_the_program(arch: AccelTarget, size: tuple[int, int
     assert sum(inst.cycles(arch) for inst in products) == choice.ways[0].array
     block = max((inst.m, inst.n, inst.k) for inst in products)
     assert all(a <= b for a, b in zip(block, choice.ways[0].block, strict=True))
+
+
+def test_the_last_block_is_shared_by_two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels of 49 x 256: the last one is cut into parts of its rows, so that no engine waits for
+    the time of a whole block at the end."""
+
+    def made() -> tuple[list[isa.Matmul], int]:
+        rng = np.random.default_rng(0)
+        x, w = FixedType("i8", 5), FixedType("i8", 7)
+        net = Net(((49, 256), x))
+        weight = net.constant(random_codes(rng, (192, 256), w), w)
+        (acc,) = net.add(ops.LinearOp, [net.args[0], weight], ((49, 192), FixedType("i32", 12)))
+        (y,) = net.add(ops.PotRequantOp, [acc], ((49, 192), FixedType("i8", 3)))
+        image, ran = compare(net, [y], [random_codes(rng, (49, 256), x)], TRIO_LARGE)
+        code, _ = unroll(image.code, image.origins)
+        return [inst for inst in code if isinstance(inst, isa.Matmul)], ran.stats.cycles
+
+    # The widest panels in either case, so that nothing else changes.
+    monkeypatch.setattr(Mapping, "cycles", property(lambda way: -way.block[1]))
+    products, cycles = made()
+    way = candidates(TRIO_LARGE, problem(TRIO_LARGE, (49, 192, 256)))[0]
+    last = [inst.m for inst in products if inst.m < 49]
+    assert sum(last) == 49 and set(last[:-1]) == {way.tail} and len(last) > 2
+    assert len(products) == 2 + len(last) and len({inst.engine for inst in products}) == 2
+    monkeypatch.setattr(Mapping, "tail", 49)
+    whole, longer = made()
+    assert [inst.m for inst in whole] == [49] * 3 and cycles < longer
 
 
 def test_the_cheapest_is_taken_and_what_is_cheap_is_up_to_the_machine() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from vit_opt.backends.accel.lowering.arena import Use, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.engines import emit_matmul
+from vit_opt.backends.accel.lowering.engines import Batch, emit_product
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, span_of
@@ -28,7 +28,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DivMode, DType, Flag
+from vit_opt.dialects.vit_accel.enums import DivMode, DType
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
 from vit_opt.passes.mapping import Size, best_map, row_blocks
 
@@ -260,34 +260,12 @@ def _sums(builder: Builder, count: int, rows: int, cols: int) -> Heads:
 # -- instructions -----------------------------------------------------------------------------
 
 
-def _matmul(
-    lowering: Lowering, acc: Heads, a: Heads, b: Heads, count: int, size: Size, more: bool = False
+def _multiply(
+    builder: Builder, acc: Heads, a: Heads, b: Heads, count: int, size: Size, more: bool = False
 ) -> None:
-    """acc[m, n] (+)= a[m, k] b[n, k]^T for each head; row and col of a block are its two strides."""
-    m, n, k = size
-    types = a.block.dtype, b.block.dtype
-    inst = isa.Matmul(
-        acc.addr,
-        a.addr,
-        b.addr,
-        *size,
-        acc.block.row,
-        a.block.row,
-        b.block.row,
-        *types,
-        a.block.col,
-        b.block.col,
-        NO_ADDR,
-        Flag.ON if more else Flag.OFF,
-        best_map(lowering.arch, size, types),
-        batch=count,
-        acc_batch=acc.apart,
-        a_batch=a.apart,
-        b_batch=b.apart,
-    )
-    reads = [a.use(count, m, k), b.use(count, n, k)]
-    reads += [whole(acc.block.region)] if more else []
-    emit_matmul(lowering.builder, inst, reads, [whole(acc.block.region)])
+    """acc[m, n] (+)= a[m, k] b[n, k]^T for each head."""
+    batch = Batch(count, acc.apart, a.apart, b.apart) if count > 1 else Batch()
+    emit_product(builder, acc.block, a.block, b.block, size, more, batch=batch)
 
 
 def _state(
@@ -303,8 +281,8 @@ def _state(
         keys = _load(builder, attention.k, heads, rows, Space.ABUF).turned()
         values = _load(builder, attention.v, heads, rows, Space.BBUF).turned()
         more = rows[0] > 0
-        _matmul(lowering, acc, keys, values, count, (d, wide, rows[1]), more)
-        _matmul(lowering, total, keys, _ones(lowering), count, (d, 1, rows[1]), more)
+        _multiply(builder, acc, keys, values, count, (d, wide, rows[1]), more)
+        _multiply(builder, total, keys, _ones(lowering), count, (d, 1, rows[1]), more)
         builder.unpin(mark)
     size, shift = (count * d, wide), op.kv_shift.value.data
     state = _shifted(lowering, op, acc.block, size, shift, DType.I8)
@@ -371,8 +349,8 @@ def _queries(
     builder.next_turn()
     queries = _load(builder, attention.q, heads, rows, Space.ABUF)
     num, den = _sums(builder, count, tokens, wide), _sums(builder, count, tokens, 1)
-    _matmul(lowering, num, queries, state.turned(), count, (tokens, wide, d))
-    _matmul(lowering, den, queries, key_sum.turned(), count, (tokens, 1, d))
+    _multiply(builder, num, queries, state.turned(), count, (tokens, wide, d))
+    _multiply(builder, den, queries, key_sum.turned(), count, (tokens, 1, d))
     result = _home(builder, out, heads, rows)
     inst = isa.Divide(
         tokens,

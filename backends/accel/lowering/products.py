@@ -32,7 +32,7 @@ from vit_opt.backends.accel.lowering.elementwise import (
     run_branches,
     run_stream,
 )
-from vit_opt.backends.accel.lowering.engines import emit_matmul, has_two
+from vit_opt.backends.accel.lowering.engines import emit_product, has_two
 from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.places import Place, raster, taller
@@ -55,13 +55,12 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
-from vit_opt.dialects.vit_accel.enums import DType, Flag
-from vit_opt.dialects.vit_accel.fields import NO_ADDR, Space
+from vit_opt.dialects.vit_accel.enums import DType
+from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.passes.mapping import (
     Mapping,
     Problem,
     ProductChoice,
-    best_map,
     candidates,
     is_image,
     on_chip,
@@ -241,7 +240,9 @@ def product_blocks(
             require_links(lowering, links, place)
             if not by_panels:
                 builder.require(a.region, a.offset + (row + count) * a.strides[0])
-            acc = accumulate_block(lowering, product, a, b, (row, col), size, depth)
+            last = number == batch - 1 and ((row, count), col) == order[-1]
+            step = ways[0].tail if last else None
+            acc = accumulate_block(lowering, product, a, b, (row, col), size, depth, step=step)
             run_branches(lowering, branches, acc, place)
             builder.origin = outer
             if by_panels:
@@ -286,16 +287,18 @@ def accumulate_block(
     size: tuple[int, int],
     depth: int,
     part: Part | None = None,
+    step: int | None = None,
 ) -> Block:
-    """The accumulators of one block, over all of the reduction or a part of it."""
+    """The accumulators of one block, over all of the reduction or a part of it; by instructions of
+    `step` rows, or of all."""
     builder = lowering.builder
     m, n = size
+    step = step or m
     if part is None:
         part = Part(
             0, product.k, Block(builder.allocate(Space.OBUF, m * n * 4), DType.I32, n * 4, 4)
         )
     acc = part.sums
-    region = acc.region
     room = lowering.arch.memory_size("bbuf") // 2
     for k0 in range(part.first, part.stop, depth):
         k = min(depth, part.stop - k0)
@@ -309,32 +312,12 @@ def accumulate_block(
             bias = None
             if k0 == 0:
                 bias = bias_region(builder, product.bias, first[1] + n0, width)
-            inst = isa.Matmul(
-                region.addr(4 * n0),
-                left.addr,
-                right.addr,
-                m,
-                width,
-                k,
-                4 * n,
-                left.row,
-                right.row,
-                left.dtype,
-                right.dtype,
-                left.col,
-                right.col,
-                NO_ADDR if bias is None else bias.addr(),
-                Flag.ON if k0 else Flag.OFF,
-                best_map(lowering.arch, (m, width, k), (left.dtype, right.dtype), right.wide),
-                marks=right.marks,
-                wide=right.wide or 0,
-            )
-            reads = [left.use(m, k), right.use(width, k)]
-            if bias is not None:
-                reads.append(whole(bias))
-            if k0:
-                reads.append(whole(region))
-            emit_matmul(builder, inst, reads, [whole(region)])
+            for row in range(0, m, step):
+                lines = min(step, m - row)
+                here = replace(acc, offset=acc.offset + row * acc.row + n0 * acc.col)
+                above = replace(left, offset=left.offset + row * left.row)
+                each = (lines, width, k)
+                emit_product(builder, here, above, right, each, k0 > 0, bias)
             builder.unpin(mark)
         builder.unpin(outer)
     return acc
