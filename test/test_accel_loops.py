@@ -174,9 +174,11 @@ def test_a_model_gives_equal_bits_cycles_and_layers(arch: AccelTarget) -> None:
 def test_text_of_loops_is_indented_and_names_operations() -> None:
     image = vit_image(EDGE)
     text = disassemble(image)
-    assert "\n# vit.layernorm" in text
+    names = [line.rpartition("  # ")[2] for line in text.splitlines() if not line.startswith(".")]
+    assert names == [image.origins.of(index) for index in range(len(image.code))]
+    assert "vit.layernorm" in names
     body = text[text.index(".loop count=") :].splitlines()
-    assert body[1].startswith("  ") and any(line.endswith(".end") for line in body)
+    assert body[1].startswith("  ") and any(".end  # " in line for line in body)
     assert assemble(text, blobs_of(image)) == image
     code, _ = unroll(image.code, image.origins)
     assert len(image.code) < 0.95 * len(code)

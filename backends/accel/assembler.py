@@ -2,9 +2,10 @@
 
 One line is one instruction: the mnemonic, then `field=value` for every field that differs from
 its default; the body of a loop is indented. `#` starts a comment: a disassembled program names the
-operations of the model where it is known. Numbers are decimal or, after `0x`, hexadecimal. Every
-instruction goes into the queue of its engine, in the order of the text; `examples/programs` has a
-program to start from. Directives describe the rest of an image:
+operation of the model behind every instruction, and behind data that which reads them. Numbers are
+decimal or, after `0x`, hexadecimal. Every instruction goes into the queue of its engine, in the
+order of the text; `examples/programs` has a program to start from. Directives describe the rest of
+an image:
 
     .isa 6
     .arch p2vit
@@ -31,6 +32,7 @@ import hashlib
 import json
 import re
 import shlex
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 
@@ -38,7 +40,7 @@ from vit_opt.backends.accel.image import Image, Port, Segment
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType, Engine
-from vit_opt.dialects.vit_accel.fields import FieldError, Inst, layout
+from vit_opt.dialects.vit_accel.fields import FieldError, Inst, Space, layout
 from vit_opt.dialects.vit_accel.isa import (
     CONTROL,
     INSTRUCTIONS,
@@ -46,6 +48,7 @@ from vit_opt.dialects.vit_accel.isa import (
     ControlInst,
     End,
     Loop,
+    TransferInst,
     UnitInst,
 )
 
@@ -125,26 +128,48 @@ def _lines(image: Image) -> Iterator[str]:
     for kind, ports in (("input", image.inputs), ("output", image.outputs)):
         for port in ports:
             yield _port_text(kind, port)
-    for segment in image.segments:
+    for segment, reader in zip(image.segments, _readers(image), strict=True):
         if len(segment.data) <= INLINE_DATA:
-            yield f".data {segment.address:#x} {segment.data.hex()}".rstrip()
+            text = f".data {segment.address:#x} {segment.data.hex()}".rstrip()
         else:
-            yield f".blob {segment.address:#x} {len(segment.data)} {digest(segment.data)}"
+            text = f".blob {segment.address:#x} {len(segment.data)} {digest(segment.data)}"
+        yield text + _comment(reader)
     yield from _code_lines(image)
 
 
-def _code_lines(image: Image) -> Iterator[str]:
-    """The instructions, those in loops indented, behind the operation that they are a part of."""
-    depths = dict.fromkeys(Engine, 0)
-    origin = None
+def _comment(name: str | None) -> str:
+    """What stands behind a line that is a part of an operation."""
+    return "" if name is None else f"  # {' '.join(name.split())}"
+
+
+def _readers(image: Image) -> list[str | None]:
+    """The operation that reads each segment first in the text, where it is known: of loops only
+    what the first iteration reads is."""
+    found: list[str | None] = [None] * len(image.segments)
+    if not image.origins.runs:
+        return found
+    places = sorted((segment.address, number) for number, segment in enumerate(image.segments))
+    starts = [address for address, _ in places]
     for index, inst in enumerate(image.code):
-        if image.origins.runs and image.origins.of(index) != origin:
-            origin = image.origins.of(index)
-            yield f"# {' '.join(origin.split())}"
+        if isinstance(inst, TransferInst) and inst.src.space is Space.DRAM:
+            low, size = inst.src.offset, inst.reach()
+            first = max(0, bisect_right(starts, low) - 1)
+            for address, number in places[first : bisect_left(starts, low + size)]:
+                inside = low < address + len(image.segments[number].data)
+                if inside and found[number] is None:
+                    found[number] = image.origins.of(index)
+    return found
+
+
+def _code_lines(image: Image) -> Iterator[str]:
+    """The instructions, those in loops indented, with the operation that each is a part of."""
+    depths = dict.fromkeys(Engine, 0)
+    for index, inst in enumerate(image.code):
+        origin = image.origins.of(index) if image.origins.runs else None
         assert isinstance(inst, (ControlInst, UnitInst))
         if isinstance(inst, End):
             depths[inst.engine] = max(0, depths[inst.engine] - 1)
-        yield "  " * depths[inst.engine] + instruction_text(inst)
+        yield "  " * depths[inst.engine] + instruction_text(inst) + _comment(origin)
         if isinstance(inst, Loop):
             depths[inst.engine] += 1
 

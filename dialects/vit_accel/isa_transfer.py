@@ -40,6 +40,10 @@ class TransferInst(UnitInst):
     def dram_bytes(self, arch: AccelTarget) -> int:
         """Bytes moved on the DRAM bus, whole bursts."""
 
+    @abstractmethod
+    def reach(self) -> int:
+        """Bytes of the source from the first to behind the last."""
+
 
 @dataclass(frozen=True)
 class CopyInst(TransferInst):
@@ -59,6 +63,10 @@ class CopyInst(TransferInst):
     s0: Stride = 0
     s1: Stride = 0
     s2: Stride = 0
+
+    def reach(self) -> int:
+        steps = ((self.n0, self.s0), (self.n1, self.s1), (self.n2, self.s2))
+        return self.run + sum((count - 1) * stride for count, stride in steps)
 
     def runs(self) -> int:
         """Number of contiguous runs."""
@@ -137,6 +145,9 @@ class Expand(TransferInst):
     def elements(self) -> int:
         """One shift each."""
         return self.rows * self.cols
+
+    def reach(self) -> int:
+        return self.size
 
     def dram_bytes(self, arch: AccelTarget) -> int:
         return ceil_div(self.size, arch.dram_burst) * arch.dram_burst

@@ -3,16 +3,14 @@
 // Panels of weights are the iterations of a loop in every queue: the loads move along DRAM and the
 // chip alike, products along weights and accumulators, the shifters along both sides.
 
-// CHECK:      # vit.linear
-// CHECK:      ld.step areg=1 depth=0 step={{[0-9]+}}
-// CHECK-NEXT: ld.loop count={{[0-9]+}}
+// CHECK:      ld.step areg=1 depth=0 step={{[0-9]+}}  # vit.linear
+// CHECK-NEXT: ld.loop count={{[0-9]+}}  # vit.linear
 // CHECK-NEXT:   ld.copy signal=mac dst=bbuf[a1+0x{{[0-9a-f]+}}] src=dram[a1+0x{{[0-9a-f]+}}] run={{[0-9]+}}
 // CHECK-NEXT: ld.end
 // CHECK:      mac.loop count=
 // CHECK:        mac.matmul wait=ld signal=shift acc=obuf[a2+0x{{[0-9a-f]+}}] a=abuf[0x0] b=bbuf[a1+0x{{[0-9a-f]+}}] m=48 n={{[0-9]+}} k=64
 // CHECK:      mac.end
-// CHECK:      # vit.pot_requant
-// CHECK:      shift.loop count=
+// CHECK:      shift.loop count={{[0-9]+}}  # vit.pot_requant
 // CHECK:        shift.requant wait=mac rows=48 cols={{[0-9]+}} dst=obuf[a1+0x{{[0-9a-f]+}}] src=obuf[a2+0x
 // CHECK:      shift.end
 func.func @main(%x: tensor<48x64x!vit.fixed<i8, 3>>) -> tensor<48x1024x!vit.fixed<i8, 2>> {
