@@ -271,3 +271,27 @@ def test_published_forms_are_refused() -> None:
     (y,) = net.add(ops.ShiftGeluOp, net.args, ((2, 8), FixedType("i16", 11)), mode="ivit")
     with pytest.raises(VitError, match=r"vit.shift_gelu: mode 'ivit' has no unit"):
         compare(net, [y], [np.zeros((2, 8), np.int8)])
+
+
+@pytest.mark.parametrize("viewed", [False, True])
+def test_a_sum_leaves_what_an_earlier_operation_reads_later(viewed: bool) -> None:
+    """A chain behind a product reaches past operations that stand before its end: they still read
+    the operand whose place a sum would take, by itself or as another view."""
+    rng = np.random.default_rng(6)
+    i8, wide = FixedType("i8", 5), FixedType("i16", 6)
+    shape = (1, 10, 7, 12)
+    net = Net((shape, i8))
+    weight = net.constant(random_codes(rng, (12, 1, 1, 12), i8), i8)
+    options = {"strides": [1, 1], "pads": [0] * 4}
+    acc = (shape, FixedType("i32", 10))
+    (sums,) = net.add(ops.Conv2dOp, [net.args[0], weight], acc, **options)
+    (x,) = net.add(ops.PotRequantOp, [sums], (shape, i8))
+    if viewed:
+        (other,) = net.add(ops.ReshapeOp, [x], ((1, 70, 12), i8))
+        (other,) = net.add(ops.ReshapeOp, [other], (shape, i8))
+    else:
+        (other,) = net.add(ops.ConcatOp, [x], (shape, i8), axis=3)
+    (scaled,) = net.add(ops.PotRequantOp, [x], (shape, wide))
+    (total,) = net.add(ops.AddOp, [scaled, x], (shape, i8))
+    (again,) = net.add(ops.Conv2dOp, [other, weight], acc, **options)
+    compare(net, [total, again], [random_codes(rng, shape, i8)], P2VIT)

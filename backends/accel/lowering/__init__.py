@@ -165,6 +165,7 @@ def _emit(lowering: Lowering, function: FuncOp) -> _Result:
     outputs: tuple[Port, ...] = ()
     layer = -1
     for position, op in enumerate(lowering.order):
+        lowering.now = position
         if isinstance(op, ReturnOp):
             lowering.builder.origin = Origin("outputs", position)
             outputs = _outputs(lowering, function, op)

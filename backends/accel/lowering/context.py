@@ -110,7 +110,10 @@ class Lowering:
         """Planes of a result that lie together on chip, where more than one may."""
         self.choices: list[Choice] = []
         """How products and convolutions were cut, in the order in which they were lowered."""
+        self.now = -1
+        """Position of the operation that is lowered; chains behind it may reach further."""
         self._last_use: dict[Region, int] = {}
+        self._readers: dict[Region, list[Operation]] = {}
         self._deferred: dict[Operation, list[Source]] = {}
         self._driver: dict[Operation, Operation] = {}
         """Who reads last what an operation makes, of those whose results are made when read."""
@@ -270,13 +273,17 @@ class Lowering:
         return users[0] if len(users) == 1 else None
 
     def define_over(self, value: SSAValue, old: Tensor, op: Operation) -> Tensor | None:
-        """Let a result take the memory of an operand of `op`; None unless it is free by then."""
+        """Let a result take the memory of an operand of `op`; None unless it is free by then: who
+        stands before `op` may still be to come, where `op` follows in a chain."""
         dtype, format_ = value_format(value)
         whole = old.is_contiguous and old.offset == 0 and old.size == old.region.size
         fits = whole and old.shape == value_shape(value) and old.dtype.size == dtype.size
         if old.region in self._awaited or old.region in self.builder.sources:
             return None
         if not fits or self._last_use.get(old.region, len(self.order)) > self.position[op]:
+            return None
+        readers = self._readers.get(old.region, ())
+        if any(self.position[each] > self.now and each not in self.done for each in readers):
             return None
         tensor = Tensor(old.region, dtype, format_, old.shape, old.strides)
         self.bind(value, tensor)
@@ -288,7 +295,9 @@ class Lowering:
         self.tensors[value] = tensor
         if self.builder.is_constant(tensor.region):
             return
-        last = max((self.position[op] for op in self.users.get(value, ())), default=-1)
+        readers = self.users.get(value, ())
+        self._readers.setdefault(tensor.region, []).extend(readers)
+        last = max((self.position[op] for op in readers), default=-1)
         self._last_use[tensor.region] = max(self._last_use.get(tensor.region, -1), last)
 
     def temporary(self, like: Tensor) -> Tensor:
@@ -347,6 +356,7 @@ class Lowering:
         self._awaited.clear()
         for region in [r for r, last in self._last_use.items() if last <= position]:
             del self._last_use[region]
+            self._readers.pop(region, None)
             self.builder.forget(region)
             self.builder.release(region)
 
