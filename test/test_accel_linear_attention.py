@@ -14,10 +14,10 @@ from xdsl.ir import SSAValue
 
 from vit_opt.backends.accel.lowering.builder import Builder, Rect, Region
 from vit_opt.backends.accel.lowering.context import Lowering
-from vit_opt.backends.accel.lowering.loops import unroll
 from vit_opt.backends.accel.lowering.places import Place, planes_together
 from vit_opt.backends.accel.lowering.planes import Grid
 from vit_opt.backends.accel.lowering.tensors import Tensor, value_format, value_shape
+from vit_opt.backends.accel.unrolling import unroll
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops

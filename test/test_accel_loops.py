@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from vit_opt.backends.accel.assembler import assemble, blobs_of, disassemble
 from vit_opt.backends.accel.image import Image, Origins
 from vit_opt.backends.accel.lowering import lower_accel
-from vit_opt.backends.accel.lowering.loops import REGISTERS, roll, unroll
+from vit_opt.backends.accel.lowering.loops import REGISTERS, roll
 from vit_opt.backends.accel.profile import Profile
 from vit_opt.backends.accel.run import run_accel, time_accel
 from vit_opt.backends.accel.sequencer import Sequencer, fill_queues
+from vit_opt.backends.accel.unrolling import unroll
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import EDGE, P2VIT, AccelTarget
 from vit_opt.dialects.vit_accel import isa
@@ -177,6 +178,11 @@ def test_text_of_loops_is_indented_and_names_operations() -> None:
     names = [line.rpartition("  # ")[2] for line in text.splitlines() if not line.startswith(".")]
     assert names == [image.origins.of(index) for index in range(len(image.code))]
     assert "vit.layernorm" in names
+    data = [line for line in text.splitlines() if line.startswith((".data", ".blob"))]
+    assert len(data) == len(image.segments) and all("  # vit." in line for line in data)
+    assert any(isinstance(inst, isa.Loop) and inst.engine is Engine.LD for inst in image.code)
+    endless = replace(image, code=(*image.code[:-1], isa.Loop(Engine.ST, 2)))
+    assert "  # vit." in disassemble(endless)
     body = text[text.index(".loop count=") :].splitlines()
     assert body[1].startswith("  ") and any(".end  # " in line for line in body)
     assert assemble(text, blobs_of(image)) == image

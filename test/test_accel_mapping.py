@@ -11,7 +11,7 @@ from accel_vit import Size, VitNet
 
 from vit_opt.backends.accel.explain import explain_lines
 from vit_opt.backends.accel.lowering import lower_accel
-from vit_opt.backends.accel.lowering.loops import unroll
+from vit_opt.backends.accel.unrolling import unroll
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.ops.pipeline import LOOPS

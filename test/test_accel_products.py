@@ -10,7 +10,7 @@ from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_opt.backends.accel.lowering.loops import unroll
+from vit_opt.backends.accel.unrolling import unroll
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType, Log2Type, ScaledType

@@ -140,7 +140,7 @@ def _execute(args: argparse.Namespace) -> None:
 def _disassemble(args: argparse.Namespace) -> None:
     from vit_opt.backends.accel.assembler import disassemble
     from vit_opt.backends.accel.image import Image, Origins
-    from vit_opt.backends.accel.lowering.loops import unroll
+    from vit_opt.backends.accel.unrolling import unroll
 
     image = Image.load(Path(args.input))
     origins = Path(args.input).with_name(ORIGINS)

@@ -37,6 +37,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 
 from vit_opt.backends.accel.image import Image, Port, Segment
+from vit_opt.backends.accel.unrolling import unroll
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType, Engine
@@ -143,21 +144,24 @@ def _comment(name: str | None) -> str:
 
 
 def _readers(image: Image) -> list[str | None]:
-    """The operation that reads each segment first in the text, where it is known: of loops only
-    what the first iteration reads is."""
+    """The operation that reads each segment first in the text, where it is known."""
     found: list[str | None] = [None] * len(image.segments)
     if not image.origins.runs:
         return found
+    try:
+        code, origins = unroll(image.code, image.origins)
+    except VitError:  # A program that no machine runs can be read nevertheless.
+        return found
     places = sorted((segment.address, number) for number, segment in enumerate(image.segments))
     starts = [address for address, _ in places]
-    for index, inst in enumerate(image.code):
+    for index, inst in enumerate(code):
         if isinstance(inst, TransferInst) and inst.src.space is Space.DRAM:
             low, size = inst.src.offset, inst.reach()
             first = max(0, bisect_right(starts, low) - 1)
             for address, number in places[first : bisect_left(starts, low + size)]:
                 inside = low < address + len(image.segments[number].data)
                 if inside and found[number] is None:
-                    found[number] = image.origins.of(index)
+                    found[number] = origins.of(index)
     return found
 
 
