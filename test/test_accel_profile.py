@@ -17,11 +17,13 @@ from vit_opt.backends.accel.image import Image, ImageError, Origins
 from vit_opt.backends.accel.lowering import lower_accel
 from vit_opt.backends.accel.profile import Profile
 from vit_opt.backends.accel.run import run_accel
+from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
 from vit_opt.dialects.vit.targets import ACCEL_TARGETS, P2VIT, TRIO, AccelTarget
 from vit_opt.dialects.vit_accel.enums import Engine
 from vit_opt.tools import compile, run
+from vit_opt.tools.artefact import read_origins
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
 
@@ -173,13 +175,31 @@ st.copy dst=dram[0x800] src=obuf[0x0] run=1536
 def test_origins_survive_a_file() -> None:
     origins = Origins.from_names(["a", "a", "b", "a"])
     assert origins.runs == (("a", 2), ("b", 1), ("a", 1))
-    assert Origins.from_json(origins.to_json(), 4) == origins
+    assert Origins.from_plain(json.loads(origins.to_json()), 4) == origins
     assert [origins.of(i) for i in range(5)] == ["a", "a", "b", "a", "program"]
     with pytest.raises(ImageError, match="operations of 4 instructions, the image has 5"):
-        Origins.from_json(origins.to_json(), 5)
-    for text in ("{", "[1]", '[["a", null]]', '[["a", "b"]]', '{"a": 1}'):
+        Origins.from_plain(json.loads(origins.to_json()), 5)
+    for runs in (1, [1], [["a", None]], [["a", "b"]], [["a", 4.0]], [["a", 4, 1]], {"a": 1}):
         with pytest.raises(ImageError, match="not a list of operations and counts"):
-            Origins.from_json(text, 4)
+            Origins.from_plain(runs, 4)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"\xff", "cannot be read: it is not text"),
+        (b"[[", "not JSON: Expecting value"),
+        (b"[" * 100_000, "not JSON: "),
+        (b'[["a", 1], ["b"]]', "not a list of operations and counts"),
+        (b'[["a", 3]]', "operations of 3 instructions, the image has 4"),
+    ],
+)
+def test_damaged_origins_are_one_line(tmp_path: Path, raw: bytes, message: str) -> None:
+    path = tmp_path / "origins.json"
+    path.write_bytes(raw)
+    with pytest.raises(VitError, match=message) as error:
+        read_origins(path, 4)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

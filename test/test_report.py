@@ -147,6 +147,9 @@ GOOD = {
     [
         ([], "not a report of vit-compile"),
         ({"model": 3}, "not a report of vit-compile"),
+        ({"inputs": {"x": [3]}}, "not a report of vit-compile"),
+        ({"outputs": {"y": {"shape": [1, "a"]}}}, "not a report of vit-compile"),
+        ({"inputs": {"x": {"shape": [1], "scale": "a"}}}, "not a report of vit-compile"),
         ({"layers": 4}, "no usable 'layers'; compile the model again"),
         ({"layers": [3]}, "layers[0]: expected names with values"),
         ({"layers": [{"layer": "a"}]}, "layers[0]: no usable 'operation'"),

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
@@ -31,7 +31,11 @@ from xdsl.targets.mlir import MLIRTarget
 from vit_opt.dialects.assets import VitContext
 from vit_opt.dialects.errors import VitError
 from vit_opt.tools.command import parsing, require_folder, write_text
+from vit_opt.tools.settings import load_settings
 from vit_opt.tools.weights import referenced_digests, sidecar_of
+
+if TYPE_CHECKING:
+    from vit_opt.backends.accel.image import Origins
 
 IMAGE, ASSEMBLY, ARCH, ORIGINS = "model.img", "model.asm", "arch.json", "origins.json"
 EXPLANATION = "explain.txt"
@@ -73,17 +77,16 @@ class Artefact:
         """The report; raises VitError if this is not a compiled folder."""
         try:
             report = json.loads(self.report.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise VitError(
                 f"{self.folder}: no readable report.json here; is it the output of vit-compile?"
             ) from error
         wanted = {"model": str, "scales": str, "inputs": dict, "outputs": dict}
-        if not isinstance(report, dict) or not all(
-            isinstance(cast("dict[str, Any]", report).get(key), kind)
-            for key, kind in wanted.items()
+        if not _has(report, wanted) or not all(
+            map(_is_port, (*report["inputs"].values(), *report["outputs"].values()))
         ):
             raise VitError(f"{self.report}: not a report of vit-compile")
-        return cast("dict[str, Any]", report)
+        return report
 
     def read_module(self, context: VitContext) -> ModuleOp:
         """The graph, its weights loaded into the context."""
@@ -105,6 +108,34 @@ class Artefact:
         text = StringIO()
         MLIRTarget().emit(context, module, text)
         write_text(self.module, text.getvalue())
+
+
+def read_origins(path: Path, instructions: int) -> Origins:
+    """What `origins.json` beside an image of so many instructions says; VitError if it is damaged."""
+    from vit_opt.backends.accel.image import Origins
+
+    runs = load_settings(path)
+    try:
+        return Origins.from_plain(runs, instructions)
+    except VitError as error:
+        raise VitError(f"{path}: {error}") from error
+
+
+def _has(data: Any, wanted: Mapping[str, type]) -> bool:
+    """Whether this is an object with entries of these types."""
+    return isinstance(data, dict) and all(
+        isinstance(cast("dict[str, Any]", data).get(key), kind) for key, kind in wanted.items()
+    )
+
+
+def _is_port(data: Any) -> bool:
+    """Whether this describes an input or output: a shape, and a number format if it has one."""
+    return (
+        _has(data, {"shape": list})
+        and all(type(size) is int for size in data["shape"])
+        and isinstance(data.get("scale", 1.0), float)
+        and type(data.get("zero_point", 0)) is int
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.npz import read_npz
-from vit_opt.tools.artefact import ARCH, ORIGINS
+from vit_opt.tools.artefact import ARCH, ORIGINS, read_origins
 from vit_opt.tools.command import (
     command_line,
     replacing,
@@ -139,14 +139,13 @@ def _execute(args: argparse.Namespace) -> None:
 
 def _disassemble(args: argparse.Namespace) -> None:
     from vit_opt.backends.accel.assembler import disassemble
-    from vit_opt.backends.accel.image import Image, Origins
+    from vit_opt.backends.accel.image import Image
     from vit_opt.backends.accel.unrolling import unroll
 
     image = Image.load(Path(args.input))
     origins = Path(args.input).with_name(ORIGINS)
     if origins.exists():
-        text = origins.read_text(encoding="utf-8")
-        image = replace(image, origins=Origins.from_json(text, len(image.code)))
+        image = replace(image, origins=read_origins(origins, len(image.code)))
     if args.unroll:
         code, names = unroll(image.code, image.origins)
         image = replace(image, code=code, origins=names)

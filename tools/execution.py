@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vit_opt.dialects.errors import VitError
-from vit_opt.tools.artefact import ARCH, IMAGE, ORIGINS, Artefact
+from vit_opt.tools.artefact import ARCH, IMAGE, ORIGINS, Artefact, read_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vit_opt.backends.accel.emulator import Stats
-    from vit_opt.backends.accel.image import Origins
     from vit_opt.backends.accel.profile import Profile
 
     Array: TypeAlias = NDArray[Any]
@@ -95,7 +94,7 @@ class Accelerator(Backend):
         if not artefact.accel.is_dir():
             raise VitError(f"{artefact.folder}: compiled without --target accel")
         self._image = Image.load(artefact.accel / IMAGE)
-        self._folder = artefact.accel
+        self._origins = read_origins(artefact.accel / ORIGINS, len(self._image.code))
         self._arch = read_arch(str(artefact.accel / ARCH))
         self._measured: list[tuple[int, float, float]] = []
 
@@ -115,22 +114,9 @@ class Accelerator(Backend):
         from vit_opt.backends.accel.profile import Profile
         from vit_opt.backends.accel.run import time_accel
 
-        image = replace(self._image, origins=self._origins())
+        image = replace(self._image, origins=self._origins)
         profile = Profile(image, self._arch)
         return profile, time_accel(image, self._arch, profile)
-
-    def _origins(self) -> Origins:
-        from vit_opt.backends.accel.image import Origins
-
-        path = self._folder / ORIGINS
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise VitError(f"{path}: cannot be read: {error.strerror}") from error
-        try:
-            return Origins.from_json(text, len(self._image.code))
-        except VitError as error:
-            raise VitError(f"{path}: {error}") from error
 
     def measures(self) -> dict[str, Any]:
         cycles, utilisation, energy = zip(*self._measured, strict=True)

@@ -108,10 +108,10 @@ def _real_inputs(artefact: Artefact, inputs: Mapping[str, Array]) -> dict[str, A
     ports = artefact.read_report()["inputs"]
     reals: dict[str, Array] = {}
     for name, array in inputs.items():
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" or "scale" not in ports[name]:
             reals[name] = array.astype(np.float32)
         else:
-            scale, zero = ports[name]["scale"], ports[name]["zero_point"]
+            scale, zero = ports[name]["scale"], ports[name].get("zero_point", 0)
             reals[name] = ((array.astype(np.float64) - zero) * scale).astype(np.float32)
     return reals
 

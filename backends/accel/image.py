@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,13 +129,14 @@ class Origins:
         return json.dumps(self.runs) + "\n"
 
     @staticmethod
-    def from_json(text: str, instructions: int) -> Origins:
-        """The origins in a file for a program of so many instructions; ImageError if it is none."""
-        try:
-            runs: list[list[Any]] = json.loads(text)
-            result = Origins(tuple((str(name), int(count)) for name, count in runs))
-        except (ValueError, TypeError) as error:
-            raise ImageError(f"not a list of operations and counts: {error}") from error
+    def from_plain(runs: Any, instructions: int) -> Origins:
+        """The origins that a file holds for a program of so many instructions; ImageError if these
+        are none."""
+        if not isinstance(runs, list) or not all(map(_is_run, cast("list[Any]", runs))):
+            raise ImageError("not a list of operations and counts")
+        result = Origins(
+            tuple((name, count) for name, count in cast("list[tuple[str, int]]", runs))
+        )
         counts = [count for _, count in result.runs]
         if sum(counts) != instructions or min(counts, default=1) < 1:
             raise ImageError(
@@ -143,6 +144,16 @@ class Origins:
                 f"{instructions}; compile the model again"
             )
         return result
+
+
+def _is_run(entry: Any) -> bool:
+    """Whether this is an operation and a count."""
+    return (
+        isinstance(entry, list)
+        and len(pair := cast("list[Any]", entry)) == 2
+        and isinstance(pair[0], str)
+        and type(pair[1]) is int
+    )
 
 
 @dataclass(frozen=True)
@@ -340,19 +351,13 @@ def _port_to_json(port: Port) -> dict[str, object]:
 def _ports(raw: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     try:
         table: dict[str, list[dict[str, Any]]] = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"section 'io' is not JSON: {error}") from error
+    try:
         inputs = tuple(_port_from_json(entry) for entry in table["inputs"])
         outputs = tuple(_port_from_json(entry) for entry in table["outputs"])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise ImageError(f"section 'io' is not a description of inputs and outputs: {error}") from (
-            error
-        )
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ImageError("section 'io' is not a description of inputs and outputs") from error
     return inputs, outputs
 
 
