@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -151,42 +153,79 @@ def test_no_access_leaves_a_memory(
 # ---- deadlock ------------------------------------------------------------------------------------
 
 
+UNITS: dict[Engine, Callable[..., isa.UnitInst]] = {
+    Engine.LD: partial(isa.Fill, Addr(Space.ABUF), 1, 0, DType.I8),
+    Engine.ST: partial(isa.Store, Addr(Space.DRAM), Addr(Space.ABUF), 1),
+    Engine.TABLE: partial(
+        *(isa.Clamp, 1, 1, Addr(Space.ABUF), Addr(Space.BBUF), 1, 1, DType.I8, 0, 5)
+    ),
+}
+"""Instructions of some engines."""
+
+
 @st.composite
 def token_programs(draw: st.DrawFn) -> list[Inst]:
-    """Waits and signals in which only one engine waits for each semaphore.
+    """Waits and signals, also in fields, in which only one engine waits for each semaphore.
 
     What blocks then does not depend on who goes first.
     """
     steps = st.tuples(st.sampled_from(Engine), st.integers(0, 7), st.integers(1, 3), st.booleans())
+    some = st.lists(st.sampled_from(list(UNITS)), unique=True, max_size=2).map(sorted).map(tuple)
+    fields = st.tuples(st.sampled_from(list(UNITS)), some, some)
     code: list[Inst] = []
-    for engine, sem, count, waits in draw(st.lists(steps, max_size=24)):
-        cls = isa.Wait if waits else isa.Signal
-        code.append(cls(Engine(sem) if waits else engine, sem, count))
+    for step in draw(st.lists(steps | fields, max_size=24)):
+        if len(step) == 3:
+            engine, waits, signals = step
+            code.append(UNITS[engine](wait=waits, signal=signals))
+        else:
+            engine, sem, count, waits = step
+            cls = isa.Wait if waits else isa.Signal
+            code.append(cls(Engine(sem) if waits else engine, sem, count))
     return code
 
 
-def blocked_at(code: list[Inst]) -> tuple[dict[Engine, int], Counter[int]]:
+def tokens_of(index: int, inst: Inst) -> list[tuple[int, isa.Wait | isa.Signal]]:
+    """What an instruction waits for and signals."""
+    if isinstance(inst, isa.Wait | isa.Signal):
+        return [(index, inst)]
+    assert isinstance(inst, isa.UnitInst)
+    own = inst.engine
+    waits = [isa.Wait(own, isa.between(other, own)) for other in inst.wait]
+    signals = [isa.Signal(own, isa.between(own, other)) for other in inst.signal]
+    return [(index, each) for each in (*waits, *signals)]
+
+
+Blocked = dict[Engine, tuple[int, isa.Wait]]
+
+
+def blocked_at(code: list[Inst]) -> tuple[Blocked, Counter[int]]:
     """Where engines end up waiting, and the tokens left, by plain rounds over the queues."""
-    queues: dict[Engine, list[int]] = {}
+    queues: dict[Engine, list[tuple[int, isa.Wait | isa.Signal]]] = {}
     for index, inst in enumerate(code):
-        assert isinstance(inst, isa.ControlInst)
-        queues.setdefault(inst.engine, []).append(index)
+        for place, token in tokens_of(index, inst):
+            queues.setdefault(token.engine, []).append((place, token))
     tokens: Counter[int] = Counter()
     moved = True
     while moved:
         moved = False
         for queue in queues.values():
             while queue:
-                inst = code[queue[0]]
+                _, inst = queue[0]
                 if isinstance(inst, isa.Signal):
                     tokens[inst.sem] += inst.count
-                elif isinstance(inst, isa.Wait) and tokens[inst.sem] >= inst.count:
+                elif tokens[inst.sem] >= inst.count:
                     tokens[inst.sem] -= inst.count
                 else:
                     break
                 queue.pop(0)
                 moved = True
-    return {engine: queue[0] for engine, queue in queues.items() if queue}, tokens
+    blocked: Blocked = {}
+    for engine, queue in queues.items():
+        if queue:
+            place, wait = queue[0]
+            assert isinstance(wait, isa.Wait)
+            blocked[engine] = place, wait
+    return blocked, tokens
 
 
 @settings(max_examples=100, deadline=None)
@@ -200,11 +239,9 @@ def test_deadlocks_show_every_wait(code: list[Inst]) -> None:
     assert text is not None and text.startswith("deadlock: ")
     waits = text.removeprefix("deadlock: ").split("; ")
     expected: list[str] = []
-    for engine, index in sorted(blocked.items()):
-        wait = code[index]
-        assert isinstance(wait, isa.Wait)
+    for engine, (index, wait) in sorted(blocked.items()):
         expected.append(
-            f"{engine.name.lower()} waits at instruction {index} '{instruction_text(wait)}' "
+            f"{engine.name.lower()} waits at instruction {index} '{instruction_text(code[index])}' "
             f"(semaphore {wait.sem} holds {tokens[wait.sem]} of {wait.count})"
         )
     assert waits == expected
