@@ -31,6 +31,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
 from vit_opt.dialects.vit_accel.isa_products import depthwise_cycles
+from vit_opt.dialects.vit_accel.isa_transfer import GROUP
 from vit_opt.passes.mapping import (
     DISPLACED,
     LEAST_COLS,
@@ -128,8 +129,12 @@ class Problem:
     """Groups of eight weights of an output channel that are bytes, where they are narrow in groups."""
 
     def kind(self, arch: AccelTarget, size: Size) -> Kind:
-        """What the array multiplies in a block of this size."""
-        return kind_of_part(arch, size, self.taps * self.ins, Kind(self.types, self.wide))
+        """What the array multiplies in a block of this size. A pass over some of the channels takes
+        them from every position of a window, where it must cut no group."""
+        chans = size[2] // self.taps
+        whole = chans == self.ins or not (self.ins % GROUP or chans % GROUP)
+        wide = self.wide if whole else None
+        return kind_of_part(arch, size, self.taps * self.ins, Kind(self.types, wide))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -29,6 +29,7 @@ from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag, MacMap
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
 from vit_opt.dialects.vit_accel.traffic import traffic
+from vit_opt.passes import windows
 from vit_opt.passes.mapping import Problem, ProductChoice, candidates
 from vit_opt.passes.quantization.weights import BYTE_GROUPS
 
@@ -188,6 +189,20 @@ def test_what_explains_a_choice_says_how_weights_are_taken(
     ways = candidates(P2VIT, Problem.of(P2VIT, (1, 64, 64), size, types, 8, False, wide))
     lines = list(explain_lines([ProductChoice("fc", "vit.linear", 1, ways, False)], P2VIT))
     assert f"fc: vit.linear, 64 x 64 x {depth}, {text}" in lines
+
+
+def test_passes_over_channels_cut_no_group() -> None:
+    """A pass takes its channels from every position of the window: whole groups, or all channels."""
+
+    def wide(ins: int, depth: int) -> int | None:
+        geometry = windows.Geometry((14, 14), (4, 4))
+        problem = windows.Problem(
+            geometry, 1, 64, ins, 1, (DType.I8, DType.I8), 5, False, wide=2 * ins // 8
+        )
+        return problem.kind(P2VIT, (56, 64, 16 * depth)).wide
+
+    assert wide(24, 24) == 6 and wide(24, 8) == 2 and wide(24, 12) is None
+    assert wide(3, 3) == 0 and wide(3, 1) is None and wide(20, 8) is None
 
 
 class GroupedImages(RandomImages):
