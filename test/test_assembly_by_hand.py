@@ -35,6 +35,8 @@ def test_results_and_cycles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(trace.read_text())["traceEvents"]
     assert assemble.run(["run", str(PROGRAM), "--timing-only"]) == 0
     assert f"{cycles} cycles" in capsys.readouterr().out
+    assert assemble.run(["run", str(PROGRAM), "--timing-only", "--input", "x.npz"]) == 2
+    assert "computes no data: neither --input nor" in capsys.readouterr().err
 
 
 def test_a_machine_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.npz import read_npz
 from vit_opt.tools.artefact import ARCH, ORIGINS, read_origins
 from vit_opt.tools.command import (
+    UsageError,
     command_line,
     replacing,
     require_folder,
@@ -111,6 +112,8 @@ def _execute(args: argparse.Namespace) -> None:
     from vit_opt.tools.architectures import read_arch
     from vit_opt.tools.run import write_outputs
 
+    if args.timing_only and (args.input or args.output):
+        raise UsageError("--timing-only computes no data: neither --input nor --output")
     source = Path(args.program)
     beside = source.with_name(ARCH)
     name = args.arch or (str(beside) if beside.exists() else None)
