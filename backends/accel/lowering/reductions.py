@@ -79,7 +79,8 @@ def _joined_axes(x: Tensor, target: Tensor, axes: Sequence[int], keepdims: bool)
 
 
 def lower_mean(lowering: Lowering, op: ops.MeanOp) -> None:
-    """`vit.mean`: rows are the reduced dimensions, columns the last dimension that is kept."""
+    """`vit.mean`: rows are the reduced dimensions, columns the last dimension that is kept; as many
+    columns at a time as lie together on chip, so that they are read there as soon as they are made."""
     x = lowering.tensor(op.x)
     axes = integers(op.axes)
     target = lowering.define(op.result)
@@ -90,7 +91,8 @@ def lower_mean(lowering: Lowering, op: ops.MeanOp) -> None:
     count = prod(x.shape[i] for i in axes)
     capacity = lowering.builder.capacity
     room = min(capacity(Space.OBUF) // 3 // 16, capacity(Space.ABUF) // 3 // x.dtype.size)
-    widest = max(1, min(MAX_COLS, room))
+    together = lowering.widths.get(x.region, MAX_COLS)
+    widest = max(1, min(MAX_COLS, room, together))
     for index in cartesian(*(range(axis.count) for axis in kept)):
         offset = sum(i * axis.source for i, axis in zip(index, kept, strict=True))
         out = sum(i * axis.target for i, axis in zip(index, kept, strict=True))
