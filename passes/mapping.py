@@ -221,6 +221,8 @@ class Problem:
     """Whether what follows needs all columns of a row at once."""
     wide: int | None = None
     """Groups of columns of the right operand that are bytes, where it is narrow in groups."""
+    flows: bool = False
+    """Whether rows of an image flow by."""
 
     def kind(self, arch: AccelTarget, size: Size) -> Kind:
         """What the array multiplies in a block of this size."""
@@ -240,7 +242,8 @@ class Problem:
         and may have twice as many accumulators."""
         image, room = is_image(shape), arch.memory_size("obuf") // 8
         height = image_rows(arch, shape) if image else block_rows(arch, size[0])
-        return Problem(size, types, height, 2 * room if image else room, width, whole_rows, wide)
+        room *= 2 if image else 1
+        return Problem(size, types, height, room, width, whole_rows, wide, image)
 
 
 @dataclass(frozen=True)
@@ -314,12 +317,18 @@ class Mapping:
 
     @property
     def displaced(self) -> int:
-        """Cycles to store and load what the blocks in work leave no room for, of operands and
-        results."""
+        """Cycles to store and load what the blocks in work leave no room for: results; the left
+        operand if its rows flow by or another panel reads it again, as wide as the residual that it
+        may come from; the right operand if another block of rows reads it again."""
         rows, cols, depth = self.problem.size
         left, right = self._items
-        all_of_it = rows * depth * left + cols * depth * right + rows * cols * RESULT
-        excess = min(self.held, all_of_it + self.held - on_chip(self.arch))
+        down, along = self.walks
+        stays = rows * cols * RESULT
+        if self.problem.flows or cols > self.block[1]:
+            stays += rows * depth * max(left, RESULT)
+        if rows > self.block[0] and along < down:
+            stays += cols * depth * right
+        excess = min(self.held, stays + self.held - on_chip(self.arch))
         return max(0, round(DISPLACED * excess / self.arch.dram_bytes_per_cycle))
 
     @property
@@ -334,7 +343,7 @@ class Mapping:
         rows = self.block[0]
         if self.arch.peak != "both":
             return rows
-        return min((ceil_div(rows, parts) for parts in (1, 2, 4, 8)), key=self._end)
+        return min((ceil_div(rows, parts) for parts in (1, 2, 4)), key=self._end)
 
     def _end(self, step: int) -> int:
         """Cycles of both engines for a block that is cut into so many rows, and of one of them while
