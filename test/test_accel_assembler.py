@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from accel_programs import images, instructions
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from vit_opt.backends.accel.assembler import (
     instruction_text,
     parse_instruction,
 )
-from vit_opt.backends.accel.image import Image, Segment
+from vit_opt.backends.accel.image import Image, Origins, Segment
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import Engine
@@ -113,3 +115,29 @@ def test_what_no_image_can_hold_is_not_written(line: str, message: str) -> None:
     with pytest.raises(VitError) as caught:
         assemble(f".arch p2vit\n.dram 64\n{line}").to_bytes()
     assert message in str(caught.value)
+
+
+def test_data_is_named_by_its_first_reader() -> None:
+    """Who reads what lies behind a segment, or before it, has not read it; a long run reads two."""
+    image = assemble(
+        """.arch p2vit
+        .dram 0x400
+        .data 0x40 01
+        .data 0x80 02
+        .data 0x100 03
+        .data 0x140 04
+        ld.copy dst=abuf[0x0] src=dram[0x41] run=63
+        ld.copy dst=abuf[0x0] src=dram[0x0] run=4 n2=2 s2=64
+        ld.copy dst=abuf[0x0] src=dram[0x80] run=129
+        ld.copy dst=abuf[0x0] src=dram[0x80] run=1
+        """
+    )
+    named = replace(image, origins=Origins.from_names("abcd"))
+    data = [line for line in disassemble(named).splitlines() if line.startswith(".data")]
+    assert data == [
+        ".data 0x40 01  # b",
+        ".data 0x80 02  # c",
+        ".data 0x100 03  # c",
+        ".data 0x140 04",
+    ]
+    assert assemble(disassemble(named)) == image
