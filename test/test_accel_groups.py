@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_accel_random
 from accel_net import ARCHITECTURES, SMALL, Net, compare, random_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_graphs import RandomGraph
 from random_images import RandomImages
 from test_accel_random import MACHINES, check
 from xdsl.dialects.builtin import DenseArrayBase, i64
@@ -205,8 +207,8 @@ def test_passes_over_channels_cut_no_group() -> None:
     assert wide(3, 3) == 0 and wide(3, 1) is None and wide(20, 8) is None
 
 
-class GroupedImages(RandomImages):
-    """Random networks of images, tokens and matrices whose weights are narrow in groups."""
+class Grouped(RandomGraph):
+    """Random networks whose weights are narrow in groups."""
 
     def constant(self, shape: tuple[int, ...], format_: FixedType) -> SSAValue:
         if len(shape) == 1 or format_.storage.width.data != 8 or format_.bounds[0] == 0:
@@ -217,9 +219,18 @@ class GroupedImages(RandomImages):
         return self.emit(op)
 
 
+class GroupedImages(Grouped, RandomImages):
+    """Of images, tokens and matrices."""
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_networks_of_groups(seed: int) -> None:
     check(GroupedImages(seed, steps=6), MACHINES[seed], "both")
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(Grouped, 5), (GroupedImages, 2)])
+def test_instructions_touch_no_more_of_groups_than_is_told(kind: type[Grouped], seed: int) -> None:
+    test_accel_random.test_instructions_touch_no_more_than_is_told(kind, seed)
 
 
 def test_cycles_by_hand() -> None:
