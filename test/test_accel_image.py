@@ -13,6 +13,7 @@ from accel_programs import images, instructions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vit_opt.backends.accel.assembler import assemble, disassemble
 from vit_opt.backends.accel.image import Image, ImageError, Port, Segment
 from vit_opt.backends.accel.run import run_accel
 from vit_opt.dialects.errors import VitError
@@ -84,6 +85,32 @@ def test_data_outside_dram() -> None:
         Image.from_bytes(replace(IMAGE, segments=(Segment(62, b"abc"),)).to_bytes())
     with pytest.raises(ImageError, match="'x' lies outside the 64 bytes"):
         Image.from_bytes(replace(IMAGE, inputs=(Port("x", 61, DType.I8, (4,)),)).to_bytes())
+
+
+@pytest.mark.parametrize("name", ["p2vit\0 ", "a\nb", "\u2028"])
+def test_names_of_architectures_are_text(name: str) -> None:
+    raw = IMAGE.to_bytes()
+    field = name.encode().ljust(32, b"\0")
+    with pytest.raises(ImageError, match=r"architecture name .* is not text on one line"):
+        Image.from_bytes(resealed(raw[:12] + field + raw[44:]))
+
+
+@pytest.mark.parametrize("name", ["my own chip", "it's # 1", 'a "b"', "back\\", "zwölf"])
+def test_names_of_architectures_survive_assembly(name: str) -> None:
+    arch = replace(P2VIT, name=name)
+    image = replace(IMAGE, arch=name, arch_digest=arch.digest())
+    assert assemble(disassemble(image)) == Image.from_bytes(image.to_bytes()) == image
+
+
+def test_number_formats_of_ports_have_bounds() -> None:
+    for wrong in (
+        {"zp": 1 << 40},
+        {"zp": -(1 << 200)},
+        {"fracs": (1001,)},
+        {"fracs": (-(1 << 62),)},
+    ):
+        with pytest.raises(ImageError, match="'x' has a zero point or frac that no number format"):
+            replace(IMAGE.inputs[0], **wrong)
 
 
 def test_other_architectures_are_refused() -> None:

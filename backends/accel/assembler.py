@@ -56,6 +56,7 @@ from vit_opt.dialects.vit_accel.isa import (
 INLINE_DATA = 64
 """Segments of up to this many bytes are written as hexadecimal."""
 
+_PLAIN = re.compile(r"[\w.+-]+")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -99,6 +100,11 @@ def instruction_text(inst: Inst) -> str:
     return text
 
 
+def _word(name: str) -> str:
+    """A name as one word of a directive."""
+    return name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+
+
 def _port_text(kind: str, port: Port) -> str:
     shape = "x".join(map(str, port.shape)) or "scalar"
     words = [
@@ -123,7 +129,7 @@ def disassemble(image: Image) -> str:
 
 def _lines(image: Image) -> Iterator[str]:
     yield f".isa {ISA_VERSION}"
-    yield f".arch {image.arch} sha256:{image.arch_digest}"
+    yield f".arch {_word(image.arch)} sha256:{image.arch_digest}"
     yield f".dram {image.dram_size:#x}"
     yield f".macs {image.macs}"
     for kind, ports in (("input", image.inputs), ("output", image.outputs)):

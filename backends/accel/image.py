@@ -47,6 +47,12 @@ FORMAT_VERSION = 1
 _HEADER = struct.Struct("<8sHH32s32sQQQ6Q")
 _SEGMENT = struct.Struct("<QQ")
 _CHECKSUM = 32
+MAX_ZP = 1 << 32
+"""Largest zero point, either way: what a field of an instruction can hold."""
+
+MAX_FRAC = 1000
+"""Largest frac, either way: powers of two that a double holds."""
+
 MAX_DRAM = 1 << 33
 """Largest DRAM that an address can reach."""
 
@@ -85,6 +91,8 @@ class Port:
             raise ImageError(f"'{self.name}' has axis {self.axis}")
         if len(self.fracs) != (1 if self.axis is None else self.shape[self.axis]):
             raise ImageError(f"'{self.name}' has {len(self.fracs)} fracs")
+        if abs(self.zp) > MAX_ZP or max(map(abs, self.fracs)) > MAX_FRAC:
+            raise ImageError(f"'{self.name}' has a zero point or frac that no number format has")
 
     @property
     def size(self) -> int:
@@ -326,6 +334,8 @@ def _check_places(image: Image) -> None:
         raise ImageError(
             f"image asks for {image.dram_size} bytes of DRAM, at most {MAX_DRAM} exist"
         )
+    if not image.arch.isprintable():
+        raise ImageError(f"architecture name {image.arch!r} is not text on one line")
     if not 0 <= image.macs < 1 << 64:
         raise ImageError(f"{image.macs} MACs are not a number of 64 bits")
     for index, segment in enumerate(image.segments):
