@@ -31,14 +31,13 @@ from vit_opt.passes import windows
 from vit_opt.passes.mapping import (
     AXES,
     Problem,
-    block_rows,
     candidates,
     is_small_image,
-    on_chip,
-    on_chip_beside,
+    rows_together,
     waits_for_rows,
 )
 from vit_opt.passes.quantization.weights import wide_groups
+from vit_opt.passes.rooms import LOADED, on_chip, on_chip_beside, room
 
 PRODUCTS = (
     ops.LinearOp,
@@ -89,7 +88,7 @@ class Machine:
         if isinstance(target, CpuTarget):
             half = target.l1 // 2
             return Machine(target.lanes, target.dot, target.l2 // 2, half, half)
-        sizes = [target.memory_size(name) // 2 for name in ("bbuf", "abuf", "obuf")]
+        sizes = [room(target, name, LOADED) for name in ("bbuf", "abuf", "obuf")]
         return Machine(target.lanes, target.columns, *sizes, arch=target)
 
 
@@ -169,7 +168,9 @@ class Stream:
         products = [problem(op)[0] for op in chain if isinstance(op, PRODUCTS)]
         total = max(products) if products else min(problem(op)[0] for op in chain)
         if machine.arch is not None:
-            return Stream(total, block_rows(machine.arch, total))
+            shapes = [shape_of(op.results[0]) for op in chain]
+            shape = next((shape for shape in shapes if prod(shape[:-1]) == total), (total, 1))
+            return Stream(total, rows_together(machine.arch, shape, total))
         whole, limit = Stream(total, total), total
         for op in chain:
             share = whole.share(op)

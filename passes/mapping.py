@@ -15,9 +15,8 @@ reduction. Each block is one instruction, so what it costs is known from the mac
             products, half of what they take. The last block is cut into parts of its rows, so that
             both are at work until the end; of the last part, one has nothing to do.
 
-The candidate with the fewest cycles is taken. Double buffering is in what fits: operands may take
-half of their buffer, the other half is being filled; four blocks of accumulators (one in work, one
-that is read, two that rest until their readers are certainly done) take half of theirs.
+The candidate with the fewest cycles is taken. Double buffering is in what fits: of every block as
+many have room as are there at a time (`rooms`).
 
 Both `tile`, which writes the choice into the graph, and the lowering ask here.
 """
@@ -36,6 +35,7 @@ from vit_opt.dialects.vit_accel.enums import DType, MacMap
 from vit_opt.dialects.vit_accel.isa_base import ceil_div
 from vit_opt.dialects.vit_accel.isa_products import array_cycles
 from vit_opt.dialects.vit_accel.isa_transfer import GROUP
+from vit_opt.passes.rooms import ELEMENT, LOADED, MADE, elements, on_chip, on_chip_beside, room
 
 LEAST_HEIGHT = 16
 """Rows that an image must have to be worth cutting."""
@@ -43,8 +43,9 @@ LEAST_HEIGHT = 16
 LEAST_BLOCKS = 14
 """Blocks that such an image is cut into at least: what flows is a small part of it."""
 
-LONGEST_ROW = 4096
-"""Columns of a row that a function of whole rows may wait for: 16 KiB of accumulators."""
+STAGES = 3
+"""Blocks of rows that are in work at a time: one in the array, one in the units behind it, and one
+that the next product reads."""
 
 LEAST_COLS = 16
 """Columns of a block at least: the units behind the array pay their latency for every block."""
@@ -105,37 +106,27 @@ def kind_of_part(arch: AccelTarget, size: Size, whole: int, kind: Kind) -> Kind:
     return faster_kind(arch, size, kind)
 
 
-def on_chip(arch: AccelTarget) -> int:
-    """Bytes that may stay on chip besides the blocks in work."""
-    return sum(memory.size for memory in arch.memories) * 5 // 8
-
-
-def on_chip_beside(arch: AccelTarget) -> int:
-    """Of these, the bytes for an operand that is read again for every block of rows, while the rows
-    and their results go by."""
-    return on_chip(arch) // 4
-
-
 def waits_for_rows(arch: AccelTarget, cols: int, operand: int, batched: bool) -> bool:
     """Whether a product whose right operand has so many bytes makes whole rows where a function
     needs them. Such blocks are low, so that the operand is read again and again: it must stay, or be
     one of a batch."""
-    return cols <= LONGEST_ROW and (batched or operand <= on_chip_beside(arch))
+    return cols <= elements(arch) and (batched or operand <= on_chip_beside(arch))
 
 
-def block_rows(arch: AccelTarget, rows: int) -> int:
-    """Rows of a block: in whole steps of the array, as evenly as they go, at most as many as an
-    eighth of obuf holds accumulators for over all lanes.
+def block_rows(arch: AccelTarget, rows: int, stages: int = STAGES) -> int:
+    """Rows of a block: in whole steps of the array, as evenly as they go, at most as many as there is
+    room for over all lanes.
 
     One height for all products of so many rows: what one leaves on chip, the next takes as it lies.
-    Fewer, higher blocks fill and drain the array less often.
+    Fewer, higher blocks fill and drain the array less often, but `stages` of them must work at a
+    time, as long as each has rows for all lanes.
     """
-    most = max(arch.columns, arch.memory_size("obuf") // 8 // (4 * arch.lanes))
-    if rows <= most:
+    most = max(arch.columns, elements(arch) // arch.lanes)
+    most = max(arch.columns, most - most % arch.columns) if rows > most else most
+    blocks = max(ceil_div(rows, most), min(stages, rows // arch.lanes))
+    if blocks == 1:
         return rows
-    most -= most % arch.columns
-    blocks = -(-rows // most)
-    return min(rows, -(-rows // blocks // arch.columns) * arch.columns)
+    return min(rows, ceil_div(ceil_div(rows, blocks), arch.columns) * arch.columns)
 
 
 def is_image(shape: Sequence[int]) -> bool:
@@ -148,11 +139,22 @@ def is_small_image(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[0] == 1 and 1 < shape[1] < LEAST_HEIGHT
 
 
+def rows_together(arch: AccelTarget, shape: Sequence[int], rows: int) -> int:
+    """Rows of a block of a value of this shape, which is `rows` rows or a batch of so many each.
+
+    A small image flows in panels of channels, which are what its stages have in work.
+    """
+    if prod(shape[:-1]) != rows:
+        return block_rows(arch, rows)
+    if is_image(shape):
+        return image_rows(arch, shape)
+    return block_rows(arch, rows, 1 if is_small_image(shape) else STAGES)
+
+
 def image_rows(arch: AccelTarget, shape: Sequence[int]) -> int:
     """Pixels of a block of an image: whole rows, so many that the array is busy for a while."""
     height, width, channels = shape[1:4]
-    sums = 4 * min(arch.lanes, channels)
-    most = max(2 * arch.columns, arch.memory_size("obuf") // 8 // sums)
+    most = max(2 * arch.columns, elements(arch) // min(arch.lanes, channels))
     rows = max(1, min(most // width, height // LEAST_BLOCKS))
     return rows * width
 
@@ -203,6 +205,11 @@ def reduction_part(arch: AccelTarget, depth: int, limit: int) -> int:
     return min(-(-even // step) * step, limit // step * step)
 
 
+def right_rows(arch: AccelTarget, depth: int, item: int) -> int:
+    """Rows of the right operand [N, K] in a block of it, of `depth` entries of `item` bytes each."""
+    return max(1, room(arch, "bbuf", LOADED) // (depth * item))
+
+
 @dataclass(frozen=True)
 class Problem:
     """A product, and what its blocks must leave room for."""
@@ -213,9 +220,7 @@ class Problem:
     """Of the operands on the array."""
     height: int
     """Rows that lie together, in all of the operation's results."""
-    room: int
-    """Bytes of accumulators that a block may have."""
-    width: int = 8
+    width: int = ELEMENT
     """Bytes of obuf that a result takes, with what follows it on chip."""
     whole_rows: bool = False
     """Whether what follows needs all columns of a row at once."""
@@ -238,12 +243,10 @@ class Problem:
         whole_rows: bool,
         wide: int | None = None,
     ) -> Problem:
-        """The problem of a product whose result has this shape: blocks of an image are whole rows,
-        and may have twice as many accumulators."""
-        image, room = is_image(shape), arch.memory_size("obuf") // 8
-        height = image_rows(arch, shape) if image else block_rows(arch, size[0])
-        room *= 2 if image else 1
-        return Problem(size, types, height, room, width, whole_rows, wide, image)
+        """The problem of a product whose result has this shape: blocks of an image are whole rows."""
+        height = rows_together(arch, shape, size[0])
+        flows = is_image(shape) and prod(shape[:-1]) == size[0]
+        return Problem(size, types, height, width, whole_rows, wide, flows)
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,7 @@ class Mapping:
         """Cycles of the array."""
         rows, cols, depth = self.problem.size
         m, n, k = self.block
-        panel = min(n, max(1, self.arch.memory_size("bbuf") // 2 // (k * self._items[1])))
+        panel = min(n, right_rows(self.arch, k, self._items[1]))
         panels = Counter[int]()
         for width, count in _parts(cols, n).items():
             for part, times in _parts(width, panel).items():
@@ -308,7 +311,8 @@ class Mapping:
         m, n, k = self.block
         left, right = self._items
         stays = rows * depth * left <= on_chip(self.arch)
-        return 4 * 4 * m * n + 2 * n * k * right + (0 if stays else 2 * m * k * left)
+        loaded = n * k * right + (0 if stays else m * k * left)
+        return MADE * 4 * m * n + LOADED * loaded
 
     @property
     def loads(self) -> int:
@@ -381,7 +385,7 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
     """
     cols, depth = problem.size[1:]
     left, right = (dtype.size for dtype in problem.types)
-    room_a, room_b = (arch.memory_size(name) // 2 for name in ("abuf", "bbuf"))
+    room_a, room_b = (room(arch, name, LOADED) for name in ("abuf", "bbuf"))
     widths = [cols if problem.whole_rows else min(cols, arch.lanes)]
     while (
         not problem.whole_rows
@@ -391,7 +395,7 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
         widths.append(widths[-1] // 2)
     found: list[Mapping] = []
     for n in widths:
-        most = max(1, problem.room // (4 * n))
+        most = max(1, elements(arch) // n)
         if most > arch.columns:
             most -= most % arch.columns
         m = min(problem.height, most)

@@ -45,9 +45,8 @@ from vit_opt.passes.mapping import (
     image_rows,
     is_image,
     kind_of_part,
-    on_chip,
-    on_chip_beside,
 )
+from vit_opt.passes.rooms import LOADED, MADE, on_chip, on_chip_beside, room
 
 Pair = tuple[int, int]
 
@@ -275,7 +274,8 @@ class Mapping:
         pixels, count, depth = self.block
         chans = self.depth * max(panel.chans for panel in self.panels) // problem.ins
         patch = prod(problem.geometry.extent(self.pixels)) * chans * problem.types[0].size
-        return 4 * 4 * pixels * count + 2 * count * depth * problem.types[1].size + 2 * patch
+        kernels = count * depth * problem.types[1].size
+        return MADE * 4 * pixels * count + LOADED * (kernels + patch)
 
     @cached_property
     def loads(self) -> int:
@@ -341,7 +341,10 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
 def _deepest(arch: AccelTarget, problem: Problem, width: int) -> Mapping | None:
     """Panels of a width with the deepest pass of which two blocks of input and of weights fit, and
     four of results with what follows; None if there is none."""
-    room_out, room_in, room_w = (arch.memory_size(name) // 2 for name in ("obuf", "abuf", "bbuf"))
+    made, loaded, kernels = (
+        room(arch, name, blocks)
+        for name, blocks in (("obuf", MADE), ("abuf", LOADED), ("bbuf", LOADED))
+    )
     left, right = (dtype.size for dtype in problem.types)
     panels = problem.panels(width)
     chans = max(panel.chans for panel in panels)
@@ -350,9 +353,9 @@ def _deepest(arch: AccelTarget, problem: Problem, width: int) -> Mapping | None:
     for depth in _halvings(chans) if single else (chans,):
         one = min(depth, problem.ins)
         result, pixel = problem.width * count, depth * left
-        likely = block_rows(arch, prod(problem.geometry.out))
-        pixels = problem.geometry.largest_block(room_out // 2, room_in, result, pixel, likely)
-        if pixels is not None and problem.taps * one * count * right <= room_w:
+        likely = block_rows(arch, prod(problem.geometry.out), 1)
+        pixels = problem.geometry.largest_block(made, loaded, result, pixel, likely)
+        if pixels is not None and problem.taps * one * count * right <= kernels:
             if is_image(problem.shape):
                 rows = image_rows(arch, problem.shape) // problem.geometry.out[1]
                 pixels = (min(pixels[0], rows), pixels[1])

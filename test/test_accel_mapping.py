@@ -18,10 +18,17 @@ from vit_opt.dialects.vit.ops.pipeline import LOOPS
 from vit_opt.dialects.vit.targets import EDGE, P2VIT, P2VIT_LARGE, TRIO, TRIO_LARGE, AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.passes import windows
+from vit_opt.passes import rooms, windows
 from vit_opt.passes.blocking import problem as problem_of
 from vit_opt.passes.blocking import window_problem
-from vit_opt.passes.mapping import Mapping, Problem, ProductChoice, block_rows, candidates
+from vit_opt.passes.mapping import (
+    Mapping,
+    Problem,
+    ProductChoice,
+    block_rows,
+    candidates,
+    rows_together,
+)
 from vit_opt.passes.tile import tile
 from vit_opt.passes.windows import Choice, WindowChoice
 
@@ -31,8 +38,7 @@ LANES = {"M": "rows", "N": "columns", "K": "reduction"}
 
 def problem(arch: AccelTarget, size: tuple[int, int, int]) -> Problem:
     """A product of bytes with nothing behind it."""
-    room = arch.memory_size("obuf") // 8
-    return Problem(size, I8, block_rows(arch, size[0]), room)
+    return Problem(size, I8, block_rows(arch, size[0]))
 
 
 @pytest.mark.parametrize("arch", [P2VIT, EDGE, SMALL], ids=lambda arch: arch.name)
@@ -219,3 +225,38 @@ def test_explanation_of_a_convolution_by_hand() -> None:
     assert [way.array for way in choice.ways] == [16 + 2 * 4 * 4, 2 * (16 + 2 * 2 * 4)]
     assert "order: block by block (" in text
     assert "weights 2,304 B loaded once" in text
+
+
+def test_rooms_by_hand() -> None:
+    """53, 53, 53 and 108 KiB; four blocks of 3,456 results of 8 bytes fill the 108."""
+    assert rooms.elements(P2VIT) == 108 * 1024 // 4 // 8 == 3456
+    assert rooms.room(P2VIT, "bbuf", rooms.LOADED) == 53 * 1024 // 2
+    kept = (3 * 53 + 108) * 1024 - 4 * 4 * 3456 - 53 * 1024 // 2
+    assert rooms.on_chip(P2VIT) == kept
+    larger = tuple(
+        replace(memory, size=memory.size * (2 if memory.name == "pbuf" else 1))
+        for memory in P2VIT.memories
+    )
+    assert rooms.on_chip(replace(P2VIT, memories=larger)) == kept
+
+
+def test_blocks_of_rows_are_enough_for_all_stages() -> None:
+    """Three where each fills the lanes, in steps of the columns, even if one would have room."""
+    assert rooms.elements(P2VIT_LARGE) // 64 >= 197
+    assert block_rows(P2VIT_LARGE, 197) == 72
+    assert block_rows(P2VIT_LARGE, 197, 1) == 197
+    assert block_rows(P2VIT_LARGE, 49) == 49
+    # Where there is room for less, for as many as there is.
+    assert block_rows(P2VIT, 197) == 40
+    # A small image flows in panels; heads of a softmax are as high as what they are made of.
+    assert rows_together(P2VIT_LARGE, (1, 14, 14, 256), 196) == 196
+    assert rows_together(P2VIT_LARGE, (1, 16, 197, 197), 197) == 72
+
+
+def test_heads_are_no_image() -> None:
+    """[1, 16, 197, 197] are 16 products of 197 rows, not rows of an image."""
+    made = Problem.of(P2VIT, (1, 16, 197, 64), (197, 64, 197), I8, 5, False)
+    alone = Problem.of(P2VIT, (197, 64), (197, 64, 197), I8, 5, False)
+    assert made == alone
+    image = Problem.of(P2VIT, (1, 16, 16, 64), (256, 64, 64), I8, 5, False)
+    assert image.flows and image.height % 16 == 0

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import MacMap
 from vit_opt.dialects.vit_accel.isa_transfer import GROUP
-from vit_opt.passes.mapping import AXES, Kind, Problem, ProductChoice, on_chip, on_chip_beside
+from vit_opt.passes.mapping import AXES, STAGES, Kind, Problem, ProductChoice, block_rows
+from vit_opt.passes.rooms import LOADED, MADE, elements, on_chip, on_chip_beside
 from vit_opt.passes.windows import Choice, WindowChoice
 from vit_opt.passes.windows import Problem as WindowProblem
 
@@ -93,7 +94,10 @@ def _window_lines(group: list[WindowChoice], arch: AccelTarget) -> Iterator[str]
     yield f"    order: {order}{why} (panel by panel {panels:,} B of loads, block by block {blocks:,} B)"
     stay = "loaded once" if best.down or best.weights_stay else "loaded for every block"
     yield f"    on chip: weights {best.weights:,} B {stay} ({on_chip_beside(arch):,} B free)"
-    yield f"    double buffering: 4 blocks of results, 2 of weights, 2 of windows: {best.held:,} B"
+    yield (
+        f"    double buffering: {MADE} blocks of results, {LOADED} of weights, {LOADED} of windows: "
+        f"{best.held:,} B"
+    )
 
 
 def _choice_lines(group: list[ProductChoice], arch: AccelTarget) -> Iterator[str]:
@@ -140,9 +144,14 @@ def _reasons(choice: ProductChoice, arch: AccelTarget) -> Iterator[str]:
     yield "    on chip: " + "; ".join(stays)
     m, n, k = block
     parts = (
-        ("4 blocks of accumulators", 16 * m * n, "obuf"),
-        ("2 of the left operand", 2 * m * k * left, "abuf"),
-        ("2 of the right operand", 2 * n * k * right, "bbuf"),
+        (f"{MADE} blocks of accumulators", MADE * 4 * m * n, "obuf"),
+        (f"{LOADED} of the left operand", LOADED * m * k * left, "abuf"),
+        (f"{LOADED} of the right operand", LOADED * n * k * right, "bbuf"),
+    )
+    staged = problem.height == block_rows(arch, rows) < block_rows(arch, rows, 1)
+    yield (
+        f"    rows: {m} of {n} columns, as {elements(arch):,} results have room {MADE} times in obuf"
+        + (f", and {STAGES} blocks of rows are in work at a time" if staged else "")
     )
     yield "    double buffering: " + ", ".join(
         f"{what} {size:,} of {arch.memory_size(memory):,} B {memory}"

@@ -31,6 +31,7 @@ from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DivMode, DType
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
 from vit_opt.passes.mapping import Size, best_map, row_blocks
+from vit_opt.passes.rooms import LOADED, MADE, PASSING, room
 
 
 class Heads(NamedTuple):
@@ -108,12 +109,13 @@ class Attention:
     def _fitting(self, arch: AccelTarget, count: int) -> Cut | None:
         """A batch of so many heads with as many tokens as fit; None if none do."""
         (d, wide), item = self.sizes, self.out.dtype.size
-        abuf, obuf = arch.memory_size("abuf"), arch.memory_size("obuf")
-        if count * 5 * d * (wide + 1) > obuf // 2:
+        rows, sums = room(arch, "abuf", PASSING), room(arch, "obuf", PASSING)
+        # A state is used while the next one is summed.
+        if count * 5 * d * (wide + 1) > room(arch, "obuf", LOADED):
             return None
-        keys = min(self.tokens, abuf // 3 // (count * max(d, wide)))
-        results = obuf // 3 // (count * (wide * (4 + item) + 4))
-        queries = min(self.tokens, results, abuf // 3 // (count * d))
+        keys = min(self.tokens, rows // (count * max(d, wide)))
+        results = sums // (count * (wide * (4 + item) + 4))
+        queries = min(self.tokens, results, rows // (count * d))
         if count == 1:
             return Cut(1, max(1, keys), max(1, queries))
         joined = _beside(self.out) or (_below(self.out) and queries == self.tokens)
@@ -329,10 +331,10 @@ def _home(builder: Builder, out: Tensor, heads: Part, rows: Part) -> Heads:
         region, offset, near = builder.place_for(out.region, rect, rect, Space.OBUF)
         return Heads(Block(region, out.dtype, near, item, offset), tokens * near)
     right = pitch - start % pitch
-    fits = tokens * pitch <= builder.capacity(Space.OBUF) // 4
+    fits = tokens * pitch <= room(builder.arch, "obuf", MADE)
     rect = Rect(start, tokens, pitch, count * wide)
-    room = rect._replace(width=right if fits else count * wide)
-    region, offset, near = builder.place_for(out.region, rect, room, Space.OBUF)
+    space = rect._replace(width=right if fits else count * wide)
+    region, offset, near = builder.place_for(out.region, rect, space, Space.OBUF)
     return Heads(Block(region, out.dtype, near, item, offset), wide)
 
 

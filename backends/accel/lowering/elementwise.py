@@ -37,7 +37,8 @@ from vit_opt.backends.accel.lowering.tensors import (
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.dialects.vit_accel.isa_base import UNLIMITED
-from vit_opt.passes.mapping import block_rows, image_rows, is_image, row_blocks
+from vit_opt.passes.mapping import block_rows, is_image, row_blocks, rows_together
+from vit_opt.passes.rooms import MADE, PASSING, room
 
 # -- chains -----------------------------------------------------------------------------------
 
@@ -400,13 +401,16 @@ def lower_rows(lowering: Lowering, op: Operation) -> None:
         links += follow(lowering, op.results[0], grid, whole_rows=grid.col_count <= MAX_COLS)
     needs_rows = any(isinstance(link.op, WHOLE_ROWS) for link in links)
     targets = chain_results(lowering, op, links, grid)
-    capacity = lowering.builder.capacity
-    limit = min(capacity(Space.ABUF), capacity(Space.CBUF), capacity(Space.OBUF) // 2) // 3
-    limit //= max(8, bytes_per_element(links))
+    arch = lowering.arch
+    read = max(tensor.dtype.size for link in links for tensor in link.tensors if tensor is not None)
+    limit = min(room(arch, name, PASSING) for name in ("abuf", "cbuf")) // read
+    limit = min(limit, room(arch, "obuf", MADE) // bytes_per_element(links))
     cols = grid.col_count if needs_rows else max(1, min(grid.col_count, MAX_COLS, limit))
     image = is_image(shape) and len(grid.rows) == 3
-    arch = lowering.arch
-    step = image_rows(arch, shape) if image else block_rows(arch, grid.row_count)
+    step = rows_together(arch, shape, grid.row_count)
+    if grid.outer:
+        # Those of a batch follow each other, so that one need not be cut for engines to overlap.
+        step = block_rows(arch, grid.row_count, 1)
     spread = raster(lowering.arch, targets, step, grid.col_count, cols)
     count = max(1, min(spread[0], limit // cols))
     heights = row_blocks(grid.row_count, spread[0], count)

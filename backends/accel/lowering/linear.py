@@ -44,7 +44,8 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.enums import DType
 from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.mapping import on_chip, row_blocks, walks_rows
+from vit_opt.passes.mapping import row_blocks, walks_rows
+from vit_opt.passes.rooms import LOADED, MADE, PASSING, for_data, on_chip, room
 
 
 def lower_linear(lowering: Lowering, op: ops.LinearOp | ops.Conv2dOp) -> None:
@@ -95,20 +96,21 @@ def find_pair(
     cols = value_shape(reader.weight)[0]
     heights = row_blocks(rows, way.problem.height, block)
     inputs = rows * product.k * items[0]
-    space = sum(memory.size for memory in arch.memories if memory.name != "pbuf")
-    work = block * panel * (2 * 4 + 3)
-    first = 2 * panel * product.k * items[1]
+    space = for_data(arch)
+    # Blocks of the hidden layer: of accumulators one in work and one that is read, and of bytes.
+    work = block * panel * (2 * 4 + PASSING)
+    first = LOADED * panel * product.k * items[1]
     residual = 2 * rows * cols
     if inputs + rows * hidden + residual + first + work <= space:
         return None
     counts: list[int] = []
-    room = space - inputs - first - work
+    limit = space - inputs - first - work
     while sum(counts) < cols:
-        count = _columns(arch, heights, cols - sum(counts), room, panel)
+        count = _columns(arch, heights, cols - sum(counts), limit, panel)
         if not count:
             return None
         counts.append(count)
-        room = space - work
+        limit = space - work
     # Of the hidden layer, what does not stay would be stored, and loaded for each panel of columns.
     leaves = rows * hidden - max(0, on_chip(arch) - residual)
     if (1 + -(-cols // arch.lanes)) * leaves <= (len(counts) - 1) * rows * hidden:
@@ -118,15 +120,16 @@ def find_pair(
 
 
 def _columns(
-    arch: AccelTarget, heights: Sequence[tuple[int, int]], cols: int, room: int, panel: int
+    arch: AccelTarget, heights: Sequence[tuple[int, int]], cols: int, limit: int, panel: int
 ) -> int:
-    """Columns whose accumulators fit on chip, with two panels of weights, in `room` bytes; a block
-    of rows lies in one memory, of which a quarter is left for other things."""
+    """Columns whose accumulators fit on chip, with two panels of weights, in `limit` bytes; a block
+    of rows lies in one memory, in which there is room besides for a block of what passes by."""
     rows, tallest = sum(height for _, height in heights), max(height for _, height in heights)
-    sizes = [memory.size * 3 // 4 for memory in arch.memories if memory.name != "pbuf"]
+    names = [memory.name for memory in arch.memories if memory.name != "pbuf"]
+    sizes = [arch.memory_size(name) - room(arch, name, MADE) for name in names]
     for count in (cols, *range(cols // arch.lanes * arch.lanes, 0, -arch.lanes)):
         places = sum(size // (4 * tallest * count) for size in sizes)
-        if count * (4 * rows + 2 * panel) <= room and places >= len(heights):
+        if count * (4 * rows + LOADED * panel) <= limit and places >= len(heights):
             return count
     return 0
 

@@ -23,12 +23,10 @@ from vit_opt.backends.accel.lowering.residency import (
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.rooms import RESTING
 
 CHIP_ALIGN = 16
 DRAM_ALIGN = 64
-TURNS = 2
-"""Blocks of work for which an address rests before it is used again, so that engines may overlap:
-while one block is worked on, the one before is still being read."""
 
 DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
 """Memories of the chip in the order in which room is looked for."""
@@ -124,10 +122,10 @@ class Memory:
         if region.space is Space.DRAM:
             self.arenas[region.space].release(region, self.turn)
         elif not self.rehearsing:
-            self._resting.append((self.turn + (TURNS if turns is None else turns), region))
+            self._resting.append((self.turn + (RESTING if turns is None else turns), region))
 
     def next_turn(self) -> None:
-        """Begin another block of work: what was given back TURNS blocks ago may be used again."""
+        """Begin another block of work: what was given back RESTING blocks ago may be used again."""
         self.turn += 1
         over = [entry for entry in self._resting if entry[0] <= self.turn]
         for entry in over:
@@ -177,7 +175,7 @@ class Memory:
             for index in range(first, len(live)):
                 region = live[index]
                 held = self._held.get(region)
-                if held is None or held.pins or (rested and held.turn > self.turn - TURNS):
+                if held is None or held.pins or (rested and held.turn > self.turn - RESTING):
                     break
                 use = held.next_use(self.now)
                 soonest = min(soonest, use)

@@ -29,6 +29,7 @@ from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.ops.base import integers
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.rooms import PASSING, room
 
 
 def copy_tensor(lowering: Lowering, source: Tensor, target: Tensor) -> None:
@@ -37,8 +38,8 @@ def copy_tensor(lowering: Lowering, source: Tensor, target: Tensor) -> None:
     item = source.dtype.size
     order = sorted(range(len(source.shape)), key=lambda axis: -target.strides[axis])
     source, target = _permuted(source, order), _permuted(target, order)
-    room = builder.capacity(Space.CBUF) // 3
-    for start, shape in pieces(source.shape, room // item):
+    limit = room(lowering.arch, "cbuf", PASSING) // item
+    for start, shape in pieces(source.shape, limit):
         builder.next_turn()
         near = row_major(shape, item)
         offset = sum(i * s for i, s in zip(start, source.strides, strict=True))
@@ -178,7 +179,7 @@ def _fill(lowering: Lowering, target: Tensor, value: int) -> None:
     """Write one code everywhere in a view."""
     builder = lowering.builder
     item = target.dtype.size
-    limit = builder.capacity(Space.CBUF) // 3 // item
+    limit = room(lowering.arch, "cbuf", PASSING) // item
     for start, shape in pieces(target.shape, limit):
         region = builder.allocate(Space.CBUF, prod(shape) * item)
         inst = isa.Fill(region.addr(), prod(shape), value, target.dtype)

@@ -12,6 +12,7 @@ from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.tensors import Block, Tensor
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.rooms import PASSING, room
 
 BLOCKS_TOGETHER = 2
 """Blocks of rows that lie together where windows slide over them."""
@@ -101,5 +102,5 @@ def planes_together(arch: AccelTarget, targets: Sequence[Tensor], grid: Grid) ->
 
 
 def _room_together(arch: AccelTarget) -> int:
-    """Bytes of a result that may lie together on chip: three eighths of a buffer for inputs."""
-    return arch.memory_size("abuf") * 3 // 8
+    """Bytes of a result that may lie together on chip."""
+    return room(arch, "abuf", PASSING)

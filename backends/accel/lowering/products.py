@@ -63,11 +63,12 @@ from vit_opt.passes.mapping import (
     ProductChoice,
     candidates,
     is_image,
-    on_chip,
+    right_rows,
     row_blocks,
     waits_for_rows,
     walks_rows,
 )
+from vit_opt.passes.rooms import LOADED, room
 
 Array = NDArray[Any]
 
@@ -299,12 +300,11 @@ def accumulate_block(
             0, product.k, Block(builder.allocate(Space.OBUF, m * n * 4), DType.I32, n * 4, 4)
         )
     acc = part.sums
-    room = lowering.arch.memory_size("bbuf") // 2
     for k0 in range(part.first, part.stop, depth):
         k = min(depth, part.stop - k0)
         outer = builder.mark()
         left = load_operand(lowering, a, (first[0], k0), (m, k), Space.ABUF)
-        panel = max(1, min(n, room // (k * product.types[1].size)))
+        panel = min(n, right_rows(lowering.arch, k, product.types[1].size))
         for n0 in range(0, n, panel):
             mark = builder.mark()
             width = min(panel, n - n0)
@@ -344,14 +344,14 @@ def prefetch(
     lowering: Lowering, product: Product, b: Tensor, cols: Sequence[int], width: int, depth: int
 ) -> None:
     """Load panels of weights ahead of the rows that they meet, which are still to be made, as far as
-    a sixth of what may stay on chip holds them."""
+    there is room for a block on its way."""
     builder = lowering.builder
-    room = on_chip(lowering.arch) // 6
+    left = room(lowering.arch, "bbuf", LOADED)
     mark = builder.mark()
     for col in cols:
         count = min(width, product.grid.col_count - col)
-        room -= count * product.k
-        if room < 0:
+        left -= count * product.k
+        if left < 0:
             break
         for k0 in range(0, product.k, depth):
             load_right(lowering, product, b, (col, k0), (count, min(depth, product.k - k0)))

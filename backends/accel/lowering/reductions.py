@@ -37,6 +37,7 @@ from vit_opt.dialects.vit.semantics import resize
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType, Flag, PoolMode
 from vit_opt.dialects.vit_accel.fields import Space
+from vit_opt.passes.rooms import LOADED, MADE, PASSING, room
 
 
 def frac_shift(op: Any) -> int:
@@ -89,10 +90,11 @@ def lower_mean(lowering: Lowering, op: ops.MeanOp) -> None:
     reduced = [axis for axis in joined if axis.is_reduced] or [Axis(1, 0, 0, True)]
     columns = kept.pop() if kept else Axis(1, 0, 0, False)
     count = prod(x.shape[i] for i in axes)
-    capacity = lowering.builder.capacity
-    room = min(capacity(Space.OBUF) // 3 // 16, capacity(Space.ABUF) // 3 // x.dtype.size)
+    arch = lowering.arch
+    # A sum of 8 bytes and its mean; at least a row of x.
+    most = min(room(arch, "obuf", PASSING) // 16, room(arch, "abuf", PASSING) // x.dtype.size)
     together = lowering.widths.get(x.region, MAX_COLS)
-    widest = max(1, min(MAX_COLS, room, together))
+    widest = max(1, min(MAX_COLS, most, together))
     for index in cartesian(*(range(axis.count) for axis in kept)):
         offset = sum(i * axis.source for i, axis in zip(index, kept, strict=True))
         out = sum(i * axis.target for i, axis in zip(index, kept, strict=True))
@@ -111,7 +113,7 @@ def _sum_rows(
     builder = lowering.builder
     region = builder.allocate(Space.OBUF, cols[0] * 8)
     inner, outer = axes[-1], axes[:-1]
-    chunk = max(1, builder.capacity(Space.ABUF) // 3 // (cols[0] * x.dtype.size))
+    chunk = max(1, room(lowering.arch, "abuf", PASSING) // (cols[0] * x.dtype.size))
     more = False
     for index in cartesian(*(range(axis.count) for axis in outer)):
         start = offset + sum(i * axis.source for i, axis in zip(index, outer, strict=True))
@@ -215,7 +217,7 @@ def _pool(lowering: Lowering, op: Any, s: Sliding, mode: PoolMode) -> None:
     wide = DType.I64 if s.x.dtype.size > 2 else DType.I32
     middle = target.dtype if mode is PoolMode.MAX else wide
     chans = min(shape[3], MAX_COLS)
-    rooms = arch.memory_size("obuf") // 2, arch.memory_size("abuf") // 2
+    rooms = room(arch, "obuf", MADE), room(arch, "abuf", LOADED)
     width = middle.size + target.dtype.size
     item = s.x.dtype.size
     while (count := s.geometry.largest_block(*rooms, width * chans, chans * item)) is None:
@@ -307,9 +309,11 @@ def lower_resize(lowering: Lowering, op: ops.ResizeOp) -> None:
     target = lowering.define(op.result)
     (_, height, width, channels), (images, out_h, out_w, _) = x.shape, target.shape
     item = x.dtype.size
-    chans = max(1, min(channels, lowering.builder.capacity(Space.ABUF) // 5 // (width * item)))
-    room = lowering.builder.capacity(Space.OBUF) // 3
-    chans = max(1, min(chans, room // (out_w * target.dtype.size)))
+    arch = lowering.arch
+    # Two rows of the source for one of the result.
+    most = room(arch, "abuf", 2 * PASSING) // (width * item)
+    most = min(most, room(arch, "obuf", PASSING) // (out_w * target.dtype.size))
+    chans = max(1, min(channels, most))
     for image in range(images):
         source, result = x.at(0, image), target.at(0, image)
         for chan in range(0, channels, chans):
