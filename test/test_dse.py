@@ -132,7 +132,7 @@ def test_points_are_whole_compilations(
 ) -> None:
     """Every point equals tiling, lowering and timing apart, in processes and in one."""
     plot, output = tmp_path / "pareto.svg", tmp_path / "points.json"
-    command = ["dse", str(compiled), "--sweep", "lanes=8,64", "--sweep", "obuf=108K,64"]
+    command = ["dse", str(compiled), "--sweep", "lanes=8,64", "--sweep", "obuf=108K,16"]
     assert bench.run([*command, "--jobs", "2", "--plot", str(plot), "-o", str(output)]) == 0
     text = capsys.readouterr().out
     assert "4 points" in text and "failed" in text and "architecture 'p2vit'" in text
