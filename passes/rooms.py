@@ -16,7 +16,8 @@ from __future__ import annotations
 from vit_opt.dialects.vit.targets import AccelTarget
 
 RESTING = 2
-"""Blocks of work for which an address rests before it is used again."""
+"""Blocks of work for which an address rests before it is used again, at least (`lowering/memory.py`
+tells for how many cycles)."""
 
 LOADED = 2
 """Blocks of an operand that are on chip at a time: one in work, and one on its way."""

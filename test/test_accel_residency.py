@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vit_opt.backends.accel.lowering.arena import Region
+from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering
-from vit_opt.backends.accel.lowering.memory import CapacityError
+from vit_opt.backends.accel.lowering.memory import DATA, CapacityError
 from vit_opt.backends.accel.lowering.products import load_operand
 from vit_opt.backends.accel.lowering.residency import Piece, Rect, Trace, touching
-from vit_opt.backends.accel.lowering.tensors import Tensor
+from vit_opt.backends.accel.lowering.tensors import Tensor, load_block
 from vit_opt.dialects.assets import AssetStore
 from vit_opt.dialects.vit import ops
 from vit_opt.dialects.vit.attributes import FixedType
@@ -116,3 +117,42 @@ def test_rows_written_over_what_was_left_as_one_row(arch: AccelTarget) -> None:
     (mean,) = net.add(ops.MeanOp, [net.args[0]], ((1, 4, 8), x), axes=[0], keepdims=True)
     (result,) = net.add(ops.AddOp, [mean, net.args[1]], ((1, 4, 8), FixedType("i16", 6)))
     compare(net, [result], [random_codes(rng, (1, 4, 8), each) for each in (x, y)], arch)
+
+
+@pytest.mark.parametrize("rested", [True, False])
+def test_space_that_rests_is_taken_before_what_is_read_again_is_stored(rested: bool) -> None:
+    """If it has rested for half of the time; else it costs less to store what is read again."""
+    trace, rect = Trace(), Rect(0, 1, 64, 64)
+    builder = Builder(SMALL, trace)
+    tensor = builder.allocate(Space.DRAM, 64)
+    trace.read_rect(tensor, rect, 10)
+    piece, _, _ = builder.place_for(tensor, rect, rect, Space.OBUF)
+    builder.unpin()
+    taken = [
+        builder.allocate(space, high - low)
+        for space in DATA
+        for low, high in builder.arenas[space].gaps()
+    ]
+    builder.clock += builder.rest
+    builder.release(next(region for region in taken if region.size >= 64))
+    builder.clock += builder.rest // 2 if rested else 0
+    builder.allocate(Space.OBUF, 64)
+    assert piece.gone != rested
+
+
+def test_pieces_that_were_copied_for_the_last_time_are_let_go() -> None:
+    """Rows of two pieces are copied into one block; nobody reads the pieces again."""
+    trace = Trace()
+    builder = Builder(SMALL, trace)
+    tensor = Tensor(
+        builder.allocate(Space.DRAM, 64), DType.UI8, FixedType("ui8", 4), (4, 16), (16, 1)
+    )
+    trace.read_rect(tensor.region, Rect(0, 4, 16, 16), 3)
+    for start in (0, 32):
+        rect = Rect(start, 2, 16, 16)
+        builder.place_for(tensor.region, rect, rect, Space.OBUF)
+    builder.unpin()
+    assert len(builder.pieces[tensor.region]) == 2
+    load_block(builder, tensor, (0, 0), (4, 16), Space.ABUF)
+    builder.unpin()
+    assert not builder.pieces[tensor.region]

@@ -119,6 +119,7 @@ class Builder(Memory):
         another engine."""
         if not self.rehearsing:
             reads, writes = list(reads), list(writes)
+            self.worked(inst, instead)
             for use in (*reads, *writes):
                 if use.region.gone or use.low < 0 or use.high > use.region.size:
                     what = "given back" if use.region.gone else "beyond its buffer"

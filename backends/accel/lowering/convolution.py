@@ -185,12 +185,12 @@ def _blocks(
         for panel, (first, size) in order:
             start = (first[0] * width + first[1], panel.first)
             place = Place(grid, (image,), start, (size[0] * size[1], panel.count), spread)
-            builder.next_turn()
             outer, builder.origin = builder.origin, name
             require_links(
                 lowering, [link for branch in branches for link in branch.all_links], place
             )
             require_patch(builder, s, image, first, size, (panel.chan, panel.chans))
+            builder.next_turn()
             acc = _accumulate(lowering, conv, panel, image, first, size, depth)
             run_branches(lowering, branches, acc, place)
             builder.origin = outer

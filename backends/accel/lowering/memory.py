@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from vit_opt.backends.accel.image import MAX_DRAM
-from vit_opt.backends.accel.lowering.arena import Arena, Region
+from vit_opt.backends.accel.lowering.arena import ENGINES, Arena, Region
 from vit_opt.backends.accel.lowering.residency import (
     NEVER,
     CacheKey,
     Copy,
+    Cost,
     Held,
     Piece,
     Rect,
@@ -22,11 +22,14 @@ from vit_opt.backends.accel.lowering.residency import (
 )
 from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
+from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.rooms import RESTING
+from vit_opt.passes.rooms import PASSING
 
 CHIP_ALIGN = 16
 DRAM_ALIGN = 64
+REST_DEPTH = 160
+"""Reduction of the products whose blocks measure for how long addresses rest."""
 
 DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
 """Memories of the chip in the order in which room is looked for."""
@@ -34,6 +37,16 @@ DATA = (Space.ABUF, Space.BBUF, Space.CBUF, Space.OBUF, Space.PBUF)
 
 class CapacityError(VitError):
     """Something does not fit into a memory of the architecture."""
+
+
+def rest_cycles(arch: AccelTarget) -> int:
+    """Cycles of work for which an address rests before it is used again, so that engines overlap:
+    while one block is worked on, those before are still being read.
+
+    The array's cycles for a block of a matrix product: sums in a thirty-second of obuf.
+    """
+    sums = arch.memory_size("obuf") // 32
+    return sums * REST_DEPTH // arch.macs_per_cycle
 
 
 class Memory:
@@ -50,8 +63,13 @@ class Memory:
         self.arenas[Space.DRAM] = Arena(Space.DRAM, MAX_DRAM, DRAM_ALIGN)
         self.now = 0
         """Reads so far: the time by which `Trace` tells."""
-        self.turn = 0
-        """Blocks of work so far."""
+        self.clock = 0
+        """Cycles of work so far: of each block, those of the engine that takes longest, up to the
+        PASSING-th part of what an address rests."""
+        self.rest = rest_cycles(arch)
+        """Cycles of work for which an address rests before it is used again."""
+        self._work = [0] * ENGINES
+        """Cycles of this block by engine."""
         self.pieces: dict[Region, list[Piece]] = {}
         """By the DRAM region that they are parts of."""
         self.sources: dict[Region, Demand] = {}
@@ -64,7 +82,8 @@ class Memory:
         self._held: dict[Region, Held] = {}
         self._copies: dict[CacheKey, Copy] = {}
         self._pinned: list[Held] = []
-        self._resting: deque[tuple[int, Region]] = deque()
+        self._resting: dict[Region, int] = {}
+        """Buffers that were given back, and the cycle of work from which on they may be used."""
         self._lost: dict[Region, list[Rect]] = {}
 
     @abstractmethod
@@ -117,77 +136,90 @@ class Memory:
                     break
         return None if best is None else best[1].place(best[2], size, lasting=lasting)
 
-    def release(self, region: Region, turns: int | None = None) -> None:
+    def release(self, region: Region, rest: int | None = None) -> None:
         """Give a buffer back; what is still to read from it has been emitted already."""
         if region.space is Space.DRAM:
-            self.arenas[region.space].release(region, self.turn)
+            self.arenas[region.space].release(region, self.clock)
         elif not self.rehearsing:
-            self._resting.append((self.turn + (RESTING if turns is None else turns), region))
+            self._resting[region] = self.clock + (self.rest if rest is None else rest)
+
+    def worked(self, inst: isa.UnitInst, instead: isa.UnitInst | None) -> None:
+        """Count the cycles of an instruction; either engine takes half of what both can do."""
+        cycles = inst.cycles(self.arch)
+        if instead is None:
+            self._work[inst.engine] += cycles
+        else:
+            self._work[inst.engine] += cycles // 2
+            self._work[instead.engine] += cycles // 2
 
     def next_turn(self) -> None:
-        """Begin another block of work: what was given back RESTING blocks ago may be used again."""
-        self.turn += 1
-        over = [entry for entry in self._resting if entry[0] <= self.turn]
-        for entry in over:
-            self._resting.remove(entry)
-            self.arenas[entry[1].space].release(entry[1], self.turn)
-
-    def _wake(self) -> None:
-        _, region = self._resting.popleft()
-        self.arenas[region.space].release(region, self.turn)
+        """Begin another block of work: what has rested for long enough may be used again."""
+        self.clock += min(max(self._work), self.rest // PASSING)
+        self._work = [0] * ENGINES
+        over = [region for region, due in self._resting.items() if due <= self.clock]
+        for region in over:
+            del self._resting[region]
+            self.arenas[region.space].release(region, self.clock)
 
     def _make_room(self, size: int, order: Sequence[Space]) -> Region:
-        for rested in (True, False):
-            best: tuple[tuple[int, int], list[Region], int] | None = None
-            for space in order:
-                found = self._window(self.arenas[space], size, rested)
-                if found is not None and (best is None or found[0] > best[0]):
-                    best = found
-            if best is not None:
-                _, victims, start = best
-                arena = self.arenas[victims[0].space]
-                for region in victims:
-                    self._evict(self._held[region])
-                return arena.place(start, size)
-            while self._resting:
-                self._wake()
-                found = self._place(size, order)
-                if found is not None:
-                    return found
-        space = order[0]
-        raise CapacityError(
-            f"{size} bytes do not fit into {space.name.lower()} ({self.arenas[space].size} bytes) "
-            f"of architecture '{self.arch.name}'"
-        )
+        """A buffer where others lie that can go, those that cost least."""
+        best: tuple[Cost, list[Region], int, Arena] | None = None
+        for space in order:
+            arena = self.arenas[space]
+            found = self._window(arena, size, None if best is None else best[0])
+            if found is not None:
+                best = *found, arena
+        if best is None:
+            space = order[0]
+            raise CapacityError(
+                f"{size} bytes do not fit into {space.name.lower()} "
+                f"({self.arenas[space].size} bytes) of architecture '{self.arch.name}'"
+            )
+        _, victims, start, arena = best
+        for region in victims:
+            if self._resting.pop(region, None) is None:
+                self._evict(self._held[region])
+            else:
+                arena.release(region, self.clock)
+        return arena.place(start, size)
 
     def _window(
-        self, arena: Arena, size: int, rested: bool
-    ) -> tuple[tuple[int, int], list[Region], int] | None:
-        """Neighbours whose space together is enough and whose earliest next use is the latest:
-        (that use and bytes to write, negated), the neighbours, the first byte of the space."""
-        best: tuple[tuple[int, int], list[Region], int] | None = None
-        live = arena.live
-        align = arena.align
+        self, arena: Arena, size: int, best: Cost | None
+    ) -> tuple[Cost, list[Region], int] | None:
+        """Neighbours whose space together is enough and that cost least, and less than `best`: the
+        cost, the neighbours, the first byte of the space."""
+        found: tuple[Cost, list[Region], int] | None = None
+        live, align = arena.live, arena.align
         for first in range(len(live)):
             low = -(-live[first - 1].end // align) * align if first else 0
-            soonest, cost = NEVER + 1, 0
-            victims: list[Region] = []
+            total = Cost(0, NEVER, 0)
             for index in range(first, len(live)):
-                region = live[index]
-                held = self._held.get(region)
-                if held is None or held.pins or (rested and held.turn > self.turn - RESTING):
+                cost = self._cost(live[index])
+                if cost is None:
                     break
-                use = held.next_use(self.now)
-                soonest = min(soonest, use)
-                cost += region.size if use < NEVER and isinstance(held, Piece) else 0
-                if best is not None and (soonest, -cost) <= best[0]:
+                total = total.along(cost)
+                if best is not None and total.rank(self.rest) >= best.rank(self.rest):
                     break
-                victims.append(region)
                 high = live[index + 1].start if index + 1 < len(live) else arena.size
                 if low + size <= high:
-                    best = ((soonest, -cost), victims, low)
+                    best = total
+                    found = total, live[first : index + 1], low
                     break
-        return best
+        return found
+
+    def _cost(self, region: Region) -> Cost | None:
+        """What it costs if the space of a buffer is taken; None if it cannot be."""
+        due = self._resting.get(region)
+        if due is not None:
+            return Cost(max(0, due - self.clock), NEVER, 0)
+        held = self._held.get(region)
+        if held is None or held.pins:
+            return None
+        use = held.next_use(self.now)
+        moved = 0
+        if use < NEVER:
+            moved = region.size * (2 if isinstance(held, Piece) and held.dirty else 1)
+        return Cost(max(0, held.touched + self.rest - self.clock), use, moved)
 
     def _evict(self, held: Held, rest: bool = False) -> None:
         """Drop a block; a piece that is read again and not in DRAM yet is stored first."""
@@ -202,9 +234,9 @@ class Memory:
             del self._copies[held.key]
         del self._held[held.region]
         if rest:
-            self.release(held.region, 1 if isinstance(held, Piece) else None)
+            self.release(held.region, self.rest // 2 if isinstance(held, Piece) else None)
         else:
-            self.arenas[held.region.space].release(held.region, self.turn)
+            self.arenas[held.region.space].release(held.region, self.clock)
 
     # -- copies -----------------------------------------------------------------------------
 
@@ -227,7 +259,7 @@ class Memory:
         """A buffer that stays on chip under `key` while there is room; pinned until `unpin`."""
         region = self.allocate(space, size)
         if not self.rehearsing:
-            copy = Copy(region, self.trace.uses_of_copy(key), self.turn, key=key)
+            copy = Copy(region, self.trace.uses_of_copy(key), self.clock, key=key)
             self._copies[key] = copy
             self._held[region] = copy
             self.pin(copy)
@@ -235,7 +267,7 @@ class Memory:
 
     def pin(self, held: Held) -> None:
         """Let a block stay until `unpin`."""
-        held.turn = self.turn
+        held.touched = self.clock
         held.pins += 1
         self._pinned.append(held)
 
@@ -243,7 +275,7 @@ class Memory:
         """Let the blocks used since `mark` be replaced."""
         for held in self._pinned[mark:]:
             held.pins -= 1
-            held.turn = self.turn
+            held.touched = self.clock
             if not held.pins and held.next_use(self.now + 1) == NEVER and held.region in self._held:
                 self._evict(held, rest=True)
         del self._pinned[mark:]
@@ -274,7 +306,7 @@ class Memory:
         if self.rehearsing:
             return
         uses = self.trace.uses_of_rect(tensor, rect)
-        piece = Piece(buffer, uses, self.turn, tensor=tensor, room=rect, valid=rect, near=near)
+        piece = Piece(buffer, uses, self.clock, tensor=tensor, room=rect, valid=rect, near=near)
         self.pieces.setdefault(tensor, []).append(piece)
         self._held[buffer] = piece
 
@@ -308,7 +340,7 @@ class Memory:
         buffer = self.allocate(space, room.rows * room.width, lasting=True)
         uses = self.trace.uses_of_rect(tensor, room)
         piece = Piece(
-            buffer, uses, self.turn, tensor=tensor, room=room, valid=rect, near=room.width
+            buffer, uses, self.clock, tensor=tensor, room=room, valid=rect, near=room.width
         )
         self.pieces.setdefault(tensor, []).append(piece)
         self._held[buffer] = piece

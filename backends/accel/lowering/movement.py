@@ -48,7 +48,9 @@ def copy_tensor(lowering: Lowering, source: Tensor, target: Tensor) -> None:
         region = builder.allocate(Space.CBUF, prod(shape) * item)
         dims = _dims(shape, source.strides, near)
         begin = source.offset + offset
+        mark = builder.mark()
         transfer(builder, source.region, begin, item, dims, region, 0, store=False)
+        builder.unpin(mark)
         block = Block(region, target.dtype, shape[-1] * item if shape else item, item)
         plane = _plane(part(target, start, shape))
         if plane is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.ir import Operation
 
-from vit_opt.backends.accel.lowering.arena import whole
+from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, node_of, where
 from vit_opt.backends.accel.lowering.elementwise import (
@@ -37,9 +37,10 @@ from vit_opt.backends.accel.lowering.memory import Source
 from vit_opt.backends.accel.lowering.movement import contiguous
 from vit_opt.backends.accel.lowering.places import Place, raster, taller
 from vit_opt.backends.accel.lowering.planes import Grid
+from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import WHOLE_ROWS
 from vit_opt.backends.accel.lowering.streams import windowed
-from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, value_shape
+from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, span_of, value_shape
 from vit_opt.backends.accel.lowering.weights import (
     NOWHERE,
     Narrow,
@@ -231,7 +232,6 @@ def product_blocks(
     ):
         panels = list(range(0, cols, panel)) if builder.is_constant(b.region) else []
         for (row, count), col in order:
-            builder.next_turn()
             if by_panels and has_two(lowering.arch):
                 after = panels[col // panel + 1 :][:1]
                 prefetch(lowering, product, b, after, panel, depth)
@@ -239,8 +239,8 @@ def product_blocks(
             size = (count, min(panel, cols - col))
             place = Place(product.grid, index, (row, col), size, spread)
             require_links(lowering, links, place)
-            if not by_panels:
-                builder.require(a.region, a.offset + (row + count) * a.strides[0])
+            builder.require(*rows_read(a, (row, 0), (count, depth if by_panels else product.k)))
+            builder.next_turn()
             last = number == batch - 1 and ((row, count), col) == order[-1]
             step = ways[0].tail if last else None
             acc = accumulate_block(lowering, product, a, b, (row, col), size, depth, step=step)
@@ -251,6 +251,13 @@ def product_blocks(
             elif col + size[1] == cols:
                 done = number * rows + row + count
             yield done
+
+
+def rows_read(a: Tensor, first: tuple[int, int], size: tuple[int, int]) -> tuple[Region, int, Rect]:
+    """The region of a 2-D view, the byte behind the last of some rows, and their rectangle."""
+    start = first[0] * a.strides[0] + first[1] * a.strides[1]
+    rect = span_of(a, start, *size)
+    return a.region, a.offset + (first[0] + size[0]) * a.strides[0], rect
 
 
 def block_order(

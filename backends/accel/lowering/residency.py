@@ -7,9 +7,11 @@ The memories of the chip are managed as one software cache over the tensors in D
   if its space is needed before its last reader has come; a result whose readers all come in time
   never reaches DRAM.
 
-Both leave in the order of their next use, the farthest first (L. A. Belady, "A study of replacement
-algorithms for a virtual-storage computer", 1966), which is known, because the lowering is rehearsed
-once: a `Trace` records every read in order, and the second time it answers.
+What is still to be read leaves in the order of its next use, the farthest first (L. A. Belady, "A
+study of replacement algorithms for a virtual-storage computer", 1966), which is known, because the
+lowering is rehearsed once: a `Trace` records every read in order, and the second time it answers.
+Space that was given back, and should rest so that engines overlap, is used up to half of that time
+earlier if something would have to leave otherwise (`Cost.rank`).
 """
 
 from __future__ import annotations
@@ -106,14 +108,38 @@ def _plain(key: CacheKey) -> CacheKey:
     return (source.number, *key[1:])
 
 
+class Cost(NamedTuple):
+    """What it costs if the space of some blocks is taken."""
+
+    wait: int
+    """Cycles for which the last of them should still rest."""
+    use: int
+    """When the first of them is read next."""
+    moved: int
+    """Bytes to store and load again."""
+
+    def along(self, other: Cost) -> Cost:
+        """The cost of both."""
+        return Cost(max(self.wait, other.wait), min(self.use, other.use), self.moved + other.moved)
+
+    def rank(self, rest: int) -> tuple[int, int, int, int]:
+        """In the order in which blocks go: what nobody reads again, if it has rested for half of
+        `rest` cycles; what is read last; what should rest longer."""
+        if not self.moved and 2 * self.wait <= rest:
+            return 0, self.wait, 0, 0
+        if self.moved and not self.wait:
+            return 1, -self.use, self.moved, 0
+        return 2 + bool(self.moved), self.wait, -self.use, self.moved
+
+
 @dataclass(eq=False)
 class Held:
     """A block on chip that may be dropped: when it is read, and when it was touched last."""
 
     region: Region
     uses: list[int]
-    turn: int = 0
-    """The block of work that touched it last."""
+    touched: int = 0
+    """The cycle of work at which it was touched last."""
     pins: int = 0
 
     def next_use(self, now: int) -> int:

@@ -76,7 +76,7 @@ def _fetch(
         found = _within(piece, source, dims, run)
         if found is not None:
             moved = [(dim[0], far, dim[2]) for dim, far in zip(dims, found[1], strict=True)]
-            piece.turn = builder.turn
+            builder.pin(piece)
             _split(builder, piece.region, found[0], moved, run, region, offset, store=False)
             return
     if not any(_meets(piece, source, dims, run) for piece in pieces):
@@ -204,7 +204,7 @@ def _fetch_run(
         for piece in pieces:
             found = _within(piece, here, (), head)
             if found is not None:
-                piece.turn = builder.turn
+                builder.pin(piece)
                 _split(builder, piece.region, found[0], [], head, region, offset + done, False)
                 break
         else:
