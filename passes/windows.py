@@ -324,11 +324,13 @@ def candidates(arch: AccelTarget, problem: Problem) -> list[Mapping]:
 
     Panels fill the lanes, or half of them and so on; for each the deepest pass, and as many pixels
     as there is room for. Those of a depthwise convolution of rows that flow by, which waits for no
-    panel, may be wider. Panels of fewer than LEAST_COLS only where wider ones do not fit. Where two
-    ways cost the same, the one that loads less is better.
+    panel, may be wider where its engine also takes products: their latency is time that both lose.
+    Where it has time to spare, narrow panels leave more on chip. Panels of fewer than LEAST_COLS
+    only where wider ones do not fit. Where two ways cost the same, the one that loads less is better.
     """
     found: list[Mapping] = []
-    most = problem.outs if problem.depthwise and is_image(problem.shape) else arch.lanes
+    wide = problem.depthwise and is_image(problem.shape) and arch.peak == "both"
+    most = problem.outs if wide else arch.lanes
     for width in _halvings(min(problem.outs, most)):
         if found and width < LEAST_COLS:
             break

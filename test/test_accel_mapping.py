@@ -216,6 +216,16 @@ def test_windows_are_cut_by_cost() -> None:
     assert ways[cheap][0].array == min(way.array for way in ways[cheap])
 
 
+def test_depthwise_panels_are_wide_where_the_engine_also_takes_products() -> None:
+    """A small part of its time elsewhere; there its latency is time that products lose."""
+    window = windows.Geometry((56, 56), (3, 3))
+    problem = windows.Problem(window, 1, 256, 1, 256, I8, 8, depthwise=True)
+    assert max(way.width for way in windows.candidates(P2VIT, problem)) == P2VIT.lanes
+    assert max(way.width for way in windows.candidates(TRIO, problem)) == 256
+    small = replace(problem, geometry=replace(window, out=(7, 7)))
+    assert max(way.width for way in windows.candidates(TRIO, small)) == TRIO.lanes
+
+
 def test_explanation_of_a_convolution_by_hand() -> None:
     """72 steps on 64 lanes, 32 channels or half of them on 8 multipliers, 4 pixels in time; 16 cycles
     to fill and drain."""
