@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 INPUT_FRAC, WEIGHT_FRAC = 4, 7
 """Fractional bits of the operands; neither cycles nor energy depend on them."""
 
+MOST = 1 << 28
+"""Numbers of an operand or a result at most: far more than layers have, and what a host can hold."""
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -51,6 +55,18 @@ class Convolution:
     filters: int
     strides: tuple[int, int]
 
+    def numbers(self) -> tuple[int, int, int]:
+        """Of the image, the weights and the result."""
+        outputs = [
+            (size - taps) // stride + 1
+            for size, taps, stride in zip(self.image, self.kernel, self.strides, strict=True)
+        ]
+        return (
+            prod(self.image) * self.channels,
+            prod(self.kernel) * self.channels * self.filters,
+            prod(outputs) * self.filters,
+        )
+
     def __str__(self) -> str:
         kernel, image = ("x".join(map(str, size)) for size in (self.kernel, self.image))
         return f"{kernel}, {self.channels} to {self.filters}, of {image}"
@@ -62,12 +78,26 @@ Layer: TypeAlias = Gemm | Convolution
 # ---- what is asked for ---------------------------------------------------------------------------
 
 
-def parse_layer(text: str) -> Gemm:
-    """`MxNxK` as a product; VitError if it is none."""
+def parse_layer(text: str) -> Layer:
+    """`MxNxK` as a product; VitError if it is none, or too large."""
     found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if found is None or "0" in found.groups():
+    if found is None or 0 in map(int, found.groups()):
         raise VitError(f"{text}: neither a .csv file nor a product MxNxK such as 197x768x192")
-    return Gemm(text, *map(int, found.groups()))
+    return _bounded(Gemm(text, *map(int, found.groups())), text)
+
+
+def _bounded(layer: Layer, where: str) -> Layer:
+    """A layer that is not too large to be measured; VitError if it is."""
+    if isinstance(layer, Gemm):
+        m, n, k = layer.m, layer.n, layer.k
+        numbers = m * k, n * k, m * n
+    else:
+        numbers = layer.numbers()
+    if max(numbers) > MOST:
+        raise VitError(
+            f"{where}: {max(numbers):,} numbers in one operand or result, at most {MOST:,}"
+        )
+    return layer
 
 
 def read_topology(path: Path) -> list[Layer]:
@@ -97,12 +127,13 @@ def _row(line: str, where: str) -> Layer:
         )
     sizes = [int(cell) for cell in cells]
     if len(sizes) == 3:
-        return Gemm(name, *sizes)
+        return _bounded(Gemm(name, *sizes), where)
     high, wide, kernel_high, kernel_wide, channels, filters, *strides = sizes
     if kernel_high > high or kernel_wide > wide:
         raise VitError(f"{where}: the filter of {name} is larger than its IFMAP")
     image, kernel = (high, wide), (kernel_high, kernel_wide)
-    return Convolution(name, image, kernel, channels, filters, (strides[0], strides[-1]))
+    layer = Convolution(name, image, kernel, channels, filters, (strides[0], strides[-1]))
+    return _bounded(layer, where)
 
 
 # ---- a layer as a program ------------------------------------------------------------------------
