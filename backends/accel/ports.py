@@ -60,6 +60,17 @@ class Port:
         """A checked view of elements."""
         return self.memories.view(self.resolve(addr), dtype, shape, strides)
 
+    def apart(
+        self, addr: Addr, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """A checked view of elements that are written; AccessError if they lie over each other."""
+        view, end = self.view(addr, dtype, shape, strides), dtype.size
+        for stride, count in sorted(zip(strides, shape, strict=True)):
+            if count > 1 and stride < end:
+                raise AccessError(f"results at {addr} lie over each other")
+            end += (count - 1) * stride
+        return view
+
     def inside(self, addr: Addr, dtype: DType, count: int) -> None:
         """AccessError unless `count` contiguous elements lie inside the memory."""
         self.memories.check(self.resolve(addr), dtype, (count,), (dtype.size,))

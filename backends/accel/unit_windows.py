@@ -65,7 +65,7 @@ def _conv(port: Port, inst: isa.Conv) -> Work:
     check_macs(inst)
     check_types(inst.src_type, bits=16)
     outs = inst.groups * inst.oc
-    acc = port.view(inst.acc, DType.I32, (inst.oh, inst.ow, outs), (inst.acc_row, inst.acc_pix, 4))
+    acc = port.apart(inst.acc, DType.I32, (inst.oh, inst.ow, outs), (inst.acc_row, inst.acc_pix, 4))
     weight = port.weights(inst, inst.w, inst.w_type, (outs,), (inst.w_row, inst.w_type.size))
     image = _window(port, inst, inst.groups * inst.ic, inst.src_step)
     bias = port.bias(inst.bias, outs)
@@ -90,7 +90,7 @@ def _depthwise(port: Port, inst: isa.DepthwiseConv) -> Work:
     check_macs(inst)
     check_types(inst.src_type, bits=16)
     shape = (inst.oh, inst.ow, inst.chans)
-    acc = port.view(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
+    acc = port.apart(inst.acc, DType.I32, shape, (inst.acc_row, inst.acc_pix, 4 * inst.acc_step))
     taps = inst.kh * inst.kw
     weight = port.operand(inst.w, DType.I8, (inst.chans, taps), (inst.w_row, 1))
     image = _window(port, inst, inst.chans)

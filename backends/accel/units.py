@@ -39,7 +39,7 @@ from vit_opt.dialects.vit.semantics import (
 from vit_opt.dialects.vit.semantics.arithmetic import check_product
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DType
-from vit_opt.dialects.vit_accel.fields import Addr, Space
+from vit_opt.dialects.vit_accel.fields import Space
 from vit_opt.dialects.vit_accel.isa_base import UNLIMITED, RowMap
 
 # -- ld, st -----------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _matmul(port: Port, inst: isa.Matmul) -> Work:
     batch, m, n, k = inst.batch, inst.m, inst.n, inst.k
     a = port.operand(inst.a, inst.a_type, (batch, m, k), (inst.a_batch, inst.a_row, inst.a_step))
     b = port.weights(inst, inst.b, inst.b_type, (batch, n), (inst.b_batch, inst.b_row, inst.b_step))
-    acc = port.view(inst.acc, DType.I32, (batch, m, n), (inst.acc_batch, inst.acc_row, 4))
+    acc = port.apart(inst.acc, DType.I32, (batch, m, n), (inst.acc_batch, inst.acc_row, 4))
     bias = port.bias(inst.bias, inst.n)
 
     def work() -> None:
@@ -123,12 +123,15 @@ def _divide(port: Port, inst: isa.Divide) -> Work:
     check_types(inst.acc_type, inst.div_type, bits=32)
     check_types(inst.dst_type)
 
-    def blocks(addr: Addr, dtype: DType, cols: int, strides: tuple[int, int]) -> Ints:
-        return port.view(addr, dtype, (inst.batch, inst.rows, cols), (*strides, dtype.size))
-
-    acc = blocks(inst.acc, inst.acc_type, inst.cols, (inst.acc_batch, inst.acc_row))
-    div = blocks(inst.div, inst.div_type, 1, (inst.div_batch, inst.div_row))
-    target = blocks(inst.dst, inst.dst_type, inst.cols, (inst.dst_batch, inst.dst_row))
+    count, (acc_type, div_type, dst_type) = (
+        inst.batch,
+        (inst.acc_type, inst.div_type, inst.dst_type),
+    )
+    shape = (count, inst.rows, inst.cols)
+    acc = port.view(inst.acc, acc_type, shape, (inst.acc_batch, inst.acc_row, acc_type.size))
+    places = (inst.div_batch, inst.div_row, div_type.size)
+    div = port.view(inst.div, div_type, (count, inst.rows, 1), places)
+    target = port.apart(inst.dst, dst_type, shape, (inst.dst_batch, inst.dst_row, dst_type.size))
     shift = port.shifts(inst.shifts, inst.shift, inst.cols)
     mode = cast("linear_attention.Divisor", inst.mode.name.lower())
     low, high = inst.dst_type.bounds

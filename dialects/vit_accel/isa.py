@@ -13,7 +13,8 @@ instruction works on a block: a strided view of `rows x cols` elements, columns 
 stride in bytes. Zero points have been folded into biases by the compiler, except where an
 instruction has a field for them. Multipliers take numbers of up to 16 bits, softmax, LayerNorm,
 windows and divisions of up to 32; pairs of `i4x2` are operands of products only. Anything else traps,
-as do sizes of 0.
+as do sizes of 0, and accumulators or quotients of one instruction that lie over each other. Operands
+are read before results are written.
 
 Each docstring gives the loop nest that the instruction executes. `round`, `sat` are the functions
 of the same name in `dialects/vit/semantics`, which is the definition.
