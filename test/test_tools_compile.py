@@ -185,6 +185,35 @@ def test_dyadic_scales(images: dict[str, Any], tmp_path: Path) -> None:
         api.run(tmp_path / "out", "accel", few)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("choices", None, "not a report of vit-compile"),
+        ("scales", "x", "not a report of vit-compile"),
+        ("quality", {"logits": {}}, "not a report of vit-compile"),
+        ("quality", 5, "no usable 'quality'; compile the model again"),
+        ("layers", [1], "layers[0]: expected names with values"),
+    ],
+)
+def test_a_damaged_report_goes_nowhere(
+    out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    value: Any,
+    message: str,
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    report = Artefact(out).read_report() | {key: value}
+    (damaged / "report.json").write_text(json.dumps(report))
+    for name in ("model.mlir", "model.weights.npz", "recipe.yaml"):
+        (damaged / name).symlink_to(out / name)
+    assert compile.run([str(damaged), "-o", str(tmp_path / "other"), "--target", "accel"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_compiled_folder_goes_to_another_machine(
     out: Path,
     images: dict[str, Any],

@@ -7,15 +7,18 @@ without the time that quantising takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_opt.dialects.errors import VitError
+from vit_opt.passes.pipelines import ROADS
 from vit_opt.tools.artefact import Artefact
 from vit_opt.tools.command import UsageError
 from vit_opt.tools.compile_options import CompileOptions
 from vit_opt.tools.recipe import IMAGES, Recipe, read_recipe
+from vit_opt.tools.report.validity import check_report
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -36,8 +39,20 @@ def read_compiled(folder: Path, context: VitContext) -> tuple[ModuleOp, dict[str
     missing = [key for key in KEPT if key not in report]
     if missing:
         raise VitError(f"{artefact.report}: no entry '{missing[0]}'; compile the model anew")
+    check_report(report, artefact.report)
+    if not _usable(report):
+        raise VitError(f"{artefact.report}: not a report of vit-compile")
     kept = {key: report[key] for key in KEPT}
     return artefact.read_module(context), kept, read_recipe(artefact.recipe)
+
+
+def _usable(report: Mapping[str, Any]) -> bool:
+    """Whether what the next report says again has the form that it is said in."""
+    return (
+        report["scales"] in ROADS
+        and all("sqnr_db" in measures for measures in report["quality"].values())
+        and isinstance(report["choices"], dict)
+    )
 
 
 def with_machine(recipe: Recipe, options: CompileOptions) -> Recipe:
