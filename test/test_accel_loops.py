@@ -157,7 +157,7 @@ def test_a_model_gives_equal_bits_cycles_and_layers(arch: AccelTarget) -> None:
     rolled = vit_image(arch)
     code, origins = unroll(rolled.code, rolled.origins)
     unrolled = replace(rolled, code=code, origins=origins)
-    assert sum(isinstance(inst, isa.Loop) for inst in rolled.code) > 2
+    assert any(isinstance(inst, isa.Loop) for inst in rolled.code)
     inputs = {"arg0": random_codes(np.random.default_rng(0), (1, 3, 32, 32), CODES)}
     profiles = [Profile(image, arch) for image in (rolled, unrolled)]
     results = [run_accel(profile.image, inputs, arch, profile) for profile in profiles]
