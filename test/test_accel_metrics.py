@@ -86,6 +86,47 @@ def test_against_a_gpu() -> None:
     assert "2.00 times as fast" in metrics_lines(metrics(stats, P2VIT, image, gpu))[-1]
 
 
+def test_dram_traffic_by_hand() -> None:
+    """Bursts of 64 bytes; each line with bytes on the bus, and for what."""
+    program = f"""
+    .arch p2vit
+    .dram 0x1000
+    .data 0x0 {"ab" * 100}
+    .input "x" 0x80 i8 64
+    .output "y" 0x100 i8 32
+    ld.copy dst=abuf[0] src=dram[0] run=100  # 128: 100 once
+    ld.copy dst=abuf[0] src=dram[0] run=40 n0=2 d0=40  # 128: 80 constants again
+    ld.copy dst=abuf[0] src=dram[0x80] run=48  # 64: 48 once
+    ld.copy dst=abuf[0] src=dram[0x80] run=64  # 64: 16 once, 48 of the input again
+    ld.signal sem=1
+    st.wait sem=1
+    st.copy dst=dram[0x90] src=abuf[0] run=16  # 64: an activation in the place of the input
+    st.copy dst=dram[0x100] src=abuf[0] run=32  # 64: overwritten by the next
+    st.copy dst=dram[0x100] src=abuf[0] run=32  # 64: 32 once
+    st.signal sem=8
+    ld.wait sem=8
+    ld.copy dst=abuf[0] src=dram[0x80] run=64  # 64: 48 of the input again, an activation of 16
+    ld.base areg=1
+    ld.step areg=1 depth=0 step=64
+    ld.loop count=2
+    ld.copy dst=abuf[0] src=dram[a1+0x180] run=64  # 2 x 64 of activations
+    ld.copy dst=abuf[0] src=dram[0x200] run=64  # 2 x 64 likewise
+    ld.end
+    """
+    image = assemble(program)
+    found = metrics(time_accel(image), P2VIT, image)
+    assert found["dram_bytes"] == 896
+    assert found["dram_parts"] == {
+        "once": 100 + 64 + 32,
+        "constants_again": 80,
+        "inputs_again": 48 + 48,
+        "activations": 16 + 32 + 16 + 4 * 64,
+        "bursts": 896 - 692,
+    }
+    line = "DRAM traffic by cause: constants, inputs and outputs once 196 (21.9%), constants read "
+    assert any(each.startswith(line + "again 80 (8.9%), ") for each in metrics_lines(found))
+
+
 @pytest.mark.parametrize("text", ["", "3", "3,", "3,4,5", "a,b", "0,1", "1,-1", "nan,1", "inf,1"])
 def test_gpu_figures_are_checked(text: str) -> None:
     with pytest.raises(VitError, match=r"is not a GPU's MS,WATTS, such as 1.02,250"):
@@ -104,6 +145,9 @@ def test_parts_add_up() -> None:
     data = sum(len(segment.data) for segment in image.segments)
     assert found["compulsory_bytes"] == data + 3 * 32 * 32 + image.outputs[0].size
     assert found["dram_bytes"] >= found["compulsory_bytes"]
+    assert found["dram_parts"]["once"] == found["compulsory_bytes"]
+    assert sum(found["dram_parts"].values()) == found["dram_bytes"]
+    assert min(found["dram_parts"].values()) >= 0
     assert any("times constants" in line for line in metrics_lines(found))
     assert {"mac", "shift", "softmax", "norm"} <= set(found["engine_uj"])
     assert found["gops_per_mac"] == pytest.approx(stats.utilisation * 2 * TRIO.clock_mhz / 1e3)

@@ -107,6 +107,7 @@ def test_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outline = Outline()
     outline.feed(text)
     assert "<h1>&lt;tiny&gt;.onnx on p2vit</h1>" in text
+    assert "DRAM traffic by cause: constants, inputs and outputs once" in text
     assert outline.tags["svg"] == outline.tags["figure"] == 9
     assert outline.tags["li"] == 2
     layers = len({name for name, _ in image.origins.runs})

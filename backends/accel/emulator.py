@@ -23,7 +23,7 @@ impossible (`TrapError.of_data`).
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from vit_opt.backends.accel.assembler import instruction_text
 from vit_opt.backends.accel.banks import Banks, Demand, demand_of
+from vit_opt.backends.accel.dram import traffic_parts
 from vit_opt.backends.accel.events import BUS, Event
 from vit_opt.backends.accel.image import Image, Port
 from vit_opt.backends.accel.memory import Memories, numpy_dtype
@@ -89,6 +90,8 @@ class Stats:
     """MACs of the model / (cycles * int8 MACs per cycle), up to `int4_rate` with 4-bit weights."""
     dram_bytes: int
     """Bytes on the DRAM bus, whole bursts."""
+    dram_parts: dict[str, int]
+    """The same by cause (`dram.PARTS`)."""
     sram_bytes: int
     energy_pj: dict[str, float]
     """Energy by cause: mac, elements, sram, dram."""
@@ -157,6 +160,8 @@ class Machine:
         self.costs = [self._cost(inst) for inst in image.code]
         """By place in the program."""
         self.executed = [0] * len(image.code)
+        self.transfers: Counter[tuple[int, int, int]] = Counter()
+        """What went over the DRAM bus: place in the program, offsets of result and source."""
         self.sound = bytearray(len(image.code))
         """Which instructions need not be checked again."""
         self.steps = self.instructions = 0
@@ -303,6 +308,9 @@ class Machine:
         self.banks.take(state.engine, state.time + cost.cycles, cost.demand)
         if cost.bus_bytes:
             self.bus_free = state.time + cost.cycles
+            transfer = cast("isa.TransferInst", inst)
+            ends = state.resolve(transfer.dst).offset, state.resolve(transfer.src).offset
+            self.transfers[(index, *ends)] += 1
             latency = self.arch.dram_latency
         if self.profile is not None:
             places = tuple((state.resolve(addr), count) for addr, count in operands(inst))
@@ -401,6 +409,7 @@ class Machine:
             counts.include(part)
             if part.macs + part.elements + part.multiplications:
                 engine_pj[engine.name.lower()] = part.operations_pj(table)
+        moved = counts.bytes.get(Space.DRAM, 0)
         return Stats(
             cycles=cycles,
             busy={state.engine.name.lower(): state.busy for state in self.engines},
@@ -409,7 +418,8 @@ class Machine:
             macs=counts.macs,
             narrow_macs=counts.narrow_macs,
             utilisation=self.image.macs / (cycles * self.arch.macs_per_cycle),
-            dram_bytes=counts.bytes.get(Space.DRAM, 0),
+            dram_bytes=moved,
+            dram_parts=traffic_parts(self.image, self.transfers, moved),
             sram_bytes=counts.sram_bytes,
             energy_pj=counts.energy_pj(table),
             engine_pj=engine_pj,

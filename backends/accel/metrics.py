@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vit_opt.backends.accel.dram import parts_line
 from vit_opt.backends.accel.emulator import Stats
 from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.errors import VitError
@@ -75,6 +76,7 @@ def metrics(
         "engine_uj": {name: value * 1e-6 for name, value in stats.engine_pj.items()},
         "memory_uj": {name: value * 1e-6 for name, value in stats.memory_pj.items()},
         "dram_bytes": stats.dram_bytes,
+        "dram_parts": stats.dram_parts,
         "compulsory_bytes": image.compulsory_bytes,
         "sram_bytes": stats.sram_bytes,
     }
@@ -99,6 +101,7 @@ def metrics_lines(found: dict[str, Any]) -> list[str]:
         f"{found['energy_uj']:.1f} uJ, {found['power_w']:.3f} W, {found['gops_per_w']:.1f} GOPS/W "
         f"(energies: {found['energy_source']})",
         f"{found['dram_bytes']:,} bytes of DRAM traffic, {_times_compulsory(found)}",
+        parts_line(found["dram_parts"]),
         "energy by engine: " + _shares(found["engine_uj"], found["energy_uj"]),
         "energy by memory: " + _shares(found["memory_uj"], found["energy_uj"]),
     ]

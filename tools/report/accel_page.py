@@ -120,7 +120,7 @@ SECTIONS = (
         "Work, stalls by the engine waited for (or the DRAM bus), and time without an instruction.",
     ),
     ("Energy", "Of the operations, by engine, and of the accesses, by memory. Figures: {source}."),
-    ("DRAM", "What lies where; activations come and go in the rest."),
+    ("DRAM", "What lies where; activations come and go in the rest. {traffic}."),
     (
         "Memories over the run",
         "Addresses that are read or written, in the colour of the engine.",
@@ -136,6 +136,7 @@ SECTIONS = (
 
 def _sections(record: Record) -> list[str]:
     """The figures with their texts."""
+    from vit_opt.backends.accel.dram import parts_line
     from vit_opt.tools.report import accel_plots as draw
 
     profile, figures = record.profile, record.figures
@@ -153,9 +154,12 @@ def _sections(record: Record) -> list[str]:
         draw.memories(library, profile, (0, cycles), 1.0, "ms"),
         draw.memories(library, profile, window, 1e3, "µs"),
     )
-    source = escape(profile.arch.energy.source)
+    said = {
+        "source": escape(profile.arch.energy.source),
+        "traffic": escape(parts_line(figures["dram_parts"])),
+    }
     return [
-        f"<h2>{title}</h2><p>{text.format(source=source)}</p><figure class='wide'>{figure}</figure>"
+        f"<h2>{title}</h2><p>{text.format(**said)}</p><figure class='wide'>{figure}</figure>"
         for (title, text), figure in zip(SECTIONS, drawn, strict=True)
     ]
 
