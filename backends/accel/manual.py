@@ -75,6 +75,20 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Time"
     yield ""
+    yield from _time()
+    yield ""
+    yield "## Instructions"
+    for cls in isa.INSTRUCTIONS:
+        yield ""
+        yield from _instruction(cls)
+    yield ""
+    yield "## Architectures"
+    yield ""
+    yield from _architectures()
+
+
+def _time() -> Iterator[str]:
+    """What an instruction takes besides its own formula, and the formula of products."""
     yield (
         "An instruction occupies its engine for the cycles of its formula, in which `arch` is the "
         "architecture record. A transfer's completion comes `arch.dram_latency` cycles later, which "
@@ -89,25 +103,6 @@ def _lines() -> Iterator[str]:
     yield "Products on the array:"
     yield ""
     yield from _code(inspect.getsource(array_cycles))
-    yield ""
-    yield "## Instructions"
-    for cls in isa.INSTRUCTIONS:
-        yield ""
-        yield from _instruction(cls)
-    yield ""
-    yield "## Architectures"
-    yield ""
-    yield (
-        "Latencies are cycles, widths elements or multipliers, memories bytes with the bytes a cycle of "
-        "a bank, energies picojoules. `vit_opt.dialects.vit.targets` says where the figures come from."
-    )
-    yield ""
-    yield from _architectures()
-    yield ""
-    yield "| figure | |"
-    yield "|---|---|"
-    for name, meaning in _meanings():
-        yield f"| `{name}` | {meaning} |"
 
 
 def _ways(dram: bool) -> str:
@@ -194,12 +189,22 @@ def _meanings() -> Iterator[tuple[str, str]]:
 
 
 def _architectures() -> Iterator[str]:
-    """The presets side by side."""
+    """The presets side by side, and what their figures mean."""
+    yield (
+        "Latencies are cycles, widths elements or multipliers, memories bytes with the bytes a cycle of "
+        "a bank, energies picojoules. `vit_opt.dialects.vit.targets` says where the figures come from."
+    )
+    yield ""
     columns = [_figures(target) for target in ACCEL_TARGETS.values()]
     yield "| figure | " + " | ".join(f"`{name}`" for name in ACCEL_TARGETS) + " |"
     yield "|---|" + "---|" * len(columns)
     for name in columns[0]:
         yield f"| `{name}` | " + " | ".join(str(column[name]) for column in columns) + " |"
+    yield ""
+    yield "| figure | |"
+    yield "|---|---|"
+    for name, meaning in _meanings():
+        yield f"| `{name}` | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -99,10 +99,6 @@ class Memory:
         self._numbers += 1
         return self._numbers
 
-    def capacity(self, space: Space) -> int:
-        """Bytes of a memory."""
-        return self.arenas[space].size
-
     # -- buffers ----------------------------------------------------------------------------
 
     def allocate(self, space: Space, size: int, lasting: bool = False) -> Region:
