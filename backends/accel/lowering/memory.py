@@ -150,7 +150,7 @@ class Memory:
 
     def next_turn(self) -> None:
         """Begin another block of work: what has rested for long enough may be used again."""
-        self.clock += min(max(self._work), self.rest // PASSING)
+        self.clock += min(max(self._work), max(1, self.rest // PASSING))
         self._work = [0] * ENGINES
         over = [region for region, due in self._resting.items() if due <= self.clock]
         for region in over:
