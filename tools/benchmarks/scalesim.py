@@ -151,14 +151,19 @@ def folds(gemm: Gemm, arch: AccelTarget, flow: Flow) -> list[Gemm]:
 
 
 def emulate(pieces: Sequence[Gemm], arch: AccelTarget, flow: Flow) -> int:
-    """Cycles of the emulator for one `mac.matmul` a piece. Operands are taken to be on chip: rows lie
-    on one another (strides of 0), so that any number of them does."""
+    """Cycles of the emulator for one `mac.matmul` a piece. All is taken to be on chip: rows of an
+    operand lie on one another (strides of 0), and `obuf` is as large as the sums need it to be."""
     from vit_opt.backends.accel.image import Image
     from vit_opt.backends.accel.run import time_accel
     from vit_opt.dialects.vit_accel import isa
     from vit_opt.dialects.vit_accel.enums import MacMap
     from vit_opt.dialects.vit_accel.fields import Addr, Space
 
+    sums = max(4 * piece.m * piece.n for piece in pieces)
+    memories = (
+        replace(m, size=max(m.size, sums if m.name == "obuf" else 0)) for m in arch.memories
+    )
+    arch = replace(arch, memories=tuple(memories))
     code = [
         isa.Matmul(
             acc=Addr(Space.OBUF),
@@ -167,7 +172,7 @@ def emulate(pieces: Sequence[Gemm], arch: AccelTarget, flow: Flow) -> int:
             m=piece.m,
             n=piece.n,
             k=piece.k,
-            acc_row=0,
+            acc_row=4 * piece.n,
             a_row=0,
             b_row=0,
             map=MacMap[flow.map],
