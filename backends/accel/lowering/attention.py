@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_opt.backends.accel.lowering.arena import Use, whole
+from vit_opt.backends.accel.lowering.arena import whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.context import Lowering, fixed_format, where
-from vit_opt.backends.accel.lowering.engines import Batch, emit_product
+from vit_opt.backends.accel.lowering.engines import ONE, Batch, emit_product
 from vit_opt.backends.accel.lowering.residency import Rect
 from vit_opt.backends.accel.lowering.steps import rounding
 from vit_opt.backends.accel.lowering.tensors import Block, Tensor, load_block, span_of
@@ -30,7 +30,7 @@ from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DivMode, DType
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
-from vit_opt.passes.mapping import Size, best_map, row_blocks
+from vit_opt.passes.mapping import Kind, Size, row_blocks
 from vit_opt.passes.rooms import LOADED, MADE, PASSING, room
 
 
@@ -51,11 +51,6 @@ class Heads(NamedTuple):
         """The matrices seen transposed."""
         x = self.block
         return Heads(replace(x, row=x.col, col=x.row), self.apart)
-
-    def use(self, count: int, rows: int, cols: int) -> Use:
-        """The bytes that so many matrices span."""
-        first = self.block.use(rows, cols)
-        return first._replace(high=first.high + (count - 1) * self.apart)
 
 
 @dataclass(frozen=True)
@@ -131,21 +126,15 @@ class Attention:
     def _batch_cycles(self, arch: AccelTarget, cut: Cut, count: int) -> int:
         """Cycles of a batch's products and divisions."""
         d, wide = self.sizes
-        total = 0
+        kind, total = Kind((DType.I8, DType.I8)), 0
         for _, keys in row_blocks(self.tokens, self.tokens, cut.keys):
-            total += _product_cycles(arch, (d, wide, keys), count)
-            total += _product_cycles(arch, (d, 1, keys), count)
+            total += kind.least_cycles(arch, (d, wide, keys), count)
+            total += kind.least_cycles(arch, (d, 1, keys), count)
         for _, rows in row_blocks(self.tokens, self.tokens, cut.queries):
-            total += _product_cycles(arch, (rows, wide, d), count)
-            total += _product_cycles(arch, (rows, 1, d), count)
+            total += kind.least_cycles(arch, (rows, wide, d), count)
+            total += kind.least_cycles(arch, (rows, 1, d), count)
             total += -(-count * rows * wide // arch.divider_width) + arch.divider_latency
         return total
-
-
-def _product_cycles(arch: AccelTarget, size: Size, count: int) -> int:
-    """Cycles of a batch of products."""
-    types = (DType.I8, DType.I8)
-    return isa.array_cycles(arch, size, best_map(arch, size, types), types, count=count)
 
 
 def lower_linear_attention(lowering: Lowering, op: ops.LinearAttnOp) -> None:
@@ -266,7 +255,7 @@ def _multiply(
     builder: Builder, acc: Heads, a: Heads, b: Heads, count: int, size: Size, more: bool = False
 ) -> None:
     """acc[m, n] (+)= a[m, k] b[n, k]^T for each head."""
-    batch = Batch(count, acc.apart, a.apart, b.apart) if count > 1 else Batch()
+    batch = Batch(count, acc.apart, a.apart, b.apart) if count > 1 else ONE
     emit_product(builder, acc.block, a.block, b.block, size, more, batch=batch)
 
 
@@ -376,7 +365,7 @@ def _queries(
         acc_batch=num.apart,
         div_batch=den.apart,
     )
-    written = result.use(count, tokens, wide)
+    written = result.block.use(tokens, wide, count, result.apart)
     builder.emit(inst, [whole(num.block.region), whole(den.block.region)], [written])
     builder.release(num.block.region)
     builder.release(den.block.region)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from vit_opt.backends.accel.lowering.arena import Region, Use, whole
+from vit_opt.backends.accel.lowering.arena import Region, whole
 from vit_opt.backends.accel.lowering.builder import Builder
 from vit_opt.backends.accel.lowering.tensors import Block
 from vit_opt.backends.accel.lowering.weights import WeightBlock
@@ -27,11 +27,6 @@ class Batch:
     acc: int = 0
     a: int = 0
     b: int = 0
-
-    def use(self, block: Block, rows: int, cols: int, apart: int) -> Use:
-        """The bytes that a block of each product spans, so many bytes apart."""
-        first = block.use(rows, cols)
-        return first._replace(high=first.high + (self.count - 1) * apart)
 
 
 ONE = Batch()
@@ -73,8 +68,8 @@ def emit_product(
         b.marks if isinstance(b, WeightBlock) else NO_ADDR,
         wide or 0,
     )
-    written = batch.use(acc, m, n, batch.acc)
-    reads = [batch.use(a, m, k, batch.a), batch.use(b, n, k, batch.b)]
+    written = acc.use(m, n, batch.count, batch.acc)
+    reads = [a.use(m, k, batch.count, batch.a), b.use(n, k, batch.count, batch.b)]
     reads += [whole(bias)] if bias is not None else []
     reads += [written] if more else []
     instead = None

@@ -158,10 +158,12 @@ class Block:
         """Address of the first element."""
         return self.region.addr(self.offset)
 
-    def use(self, rows: int, cols: int) -> Use:
-        """The bytes that `rows` x `cols` elements span; `i4x2` has two columns a byte."""
+    def use(self, rows: int, cols: int, count: int = 1, apart: int = 0) -> Use:
+        """The bytes that `rows` x `cols` elements span, with `count` such blocks so many bytes
+        `apart`; `i4x2` has two columns a byte."""
         cols = (cols + 1) // 2 if self.dtype is DType.I4X2 else cols
         span = (rows - 1) * self.row + (cols - 1) * self.col + self.dtype.size
+        span += (count - 1) * apart
         return Use(self.region, self.offset, self.offset + span)
 
 

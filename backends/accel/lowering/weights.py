@@ -95,8 +95,10 @@ class WeightBlock(Block):
         """Where the marks of groups lie."""
         return NO_ADDR if self.wide is None else self.region.addr()
 
-    def use(self, rows: int, cols: int) -> Use:
-        return super().use(rows, cols) if self.wide is None else whole(self.region)
+    def use(self, rows: int, cols: int, count: int = 1, apart: int = 0) -> Use:
+        if self.wide is not None:
+            return whole(self.region)
+        return super().use(rows, cols, count, apart)
 
 
 @dataclass(frozen=True)
