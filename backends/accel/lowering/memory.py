@@ -24,7 +24,7 @@ from vit_opt.dialects.errors import VitError
 from vit_opt.dialects.vit.targets import AccelTarget
 from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.fields import Space
-from vit_opt.passes.rooms import PASSING
+from vit_opt.passes.rooms import PASSING, elements
 
 CHIP_ALIGN = 16
 DRAM_ALIGN = 64
@@ -43,10 +43,9 @@ def rest_cycles(arch: AccelTarget) -> int:
     """Cycles of work for which an address rests before it is used again, so that engines overlap:
     while one block is worked on, those before are still being read.
 
-    The array's cycles for a block of a matrix product: sums in a thirty-second of obuf.
+    The array's cycles for a block of a matrix product.
     """
-    sums = arch.memory_size("obuf") // 32
-    return sums * REST_DEPTH // arch.macs_per_cycle
+    return elements(arch) * REST_DEPTH // arch.macs_per_cycle
 
 
 class Memory:

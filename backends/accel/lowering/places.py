@@ -69,7 +69,7 @@ class Place:
 def raster(
     arch: AccelTarget, targets: Sequence[Tensor], rows: int, cols: int, panel: int
 ) -> tuple[int, int]:
-    """Rows and columns of a result that lie together on chip, three eighths of a buffer at most.
+    """Rows and columns of a result that lie together on chip, as many as there is room for.
 
     `rows` of a block and `panel` columns are the least unless that is too much.
     """
