@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from vit_opt.backends.accel.lowering.arena import Region, Use
 from vit_opt.backends.accel.lowering.builder import Builder
@@ -16,6 +17,47 @@ Dim = tuple[int, int, int]
 
 _COUNT_MAX = (1 << 16) - 1
 _RUN_MAX = (1 << 24) - 1
+
+
+class Move(NamedTuple):
+    """Runs of contiguous bytes in a nest of loops: where they lie far off, which is in DRAM or in a
+    piece on chip, and where in the buffer."""
+
+    far: Region
+    source: int
+    """First byte in `far`."""
+    near: Region
+    offset: int
+    """First byte in `near`."""
+    dims: tuple[Dim, ...]
+    """Outermost first; strides count bytes."""
+    run: int
+    """Bytes of a run."""
+
+    @property
+    def end(self) -> int:
+        """Behind the last byte in `far`."""
+        return self.source + _span(self.dims, self.run)
+
+    def step(self, index: int) -> Move:
+        """One step of the outermost dim."""
+        _, far, near = self.dims[0]
+        return self._replace(
+            source=self.source + index * far, offset=self.offset + index * near, dims=self.dims[1:]
+        )
+
+    def steps(self, first: int, count: int, position: int = 0) -> Move:
+        """Some steps of a dim, the outermost unless told."""
+        _, far, near = self.dims[position]
+        return self._replace(
+            source=self.source + first * far,
+            offset=self.offset + first * near,
+            dims=(*self.dims[:position], (count, far, near), *self.dims[position + 1 :]),
+        )
+
+    def part(self, first: int, size: int) -> Move:
+        """Some bytes of every run."""
+        return self._replace(source=self.source + first, offset=self.offset + first, run=size)
 
 
 def transfer(
@@ -45,195 +87,154 @@ def transfer(
             merged[-1] = (merged[-1][0] * count, far, near)
         else:
             merged.append((count, far, near))
+    move = Move(tensor, source, region, offset, tuple(merged), run)
     if store:
-        _split(builder, tensor, source, merged, run, region, offset, store=True)
+        _split(builder, move, store=True)
     else:
-        _fetch(builder, tensor, source, merged, run, region, offset)
+        _fetch(builder, move)
 
 
 def _span(dims: Sequence[Dim], run: int, axis: int = 1) -> int:
-    """Bytes from the first to behind the last, in DRAM (axis 1) or on chip (axis 2)."""
+    """Bytes from the first to behind the last, far off (axis 1) or in the buffer (axis 2)."""
     return run + sum((dim[0] - 1) * dim[axis] for dim in dims)
 
 
-def _fetch(
-    builder: Builder,
-    tensor: Region,
-    source: int,
-    dims: list[Dim],
-    run: int,
-    region: Region,
-    offset: int,
-) -> None:
+def _fetch(builder: Builder, move: Move) -> None:
     """Load, part by part from the pieces on chip and from DRAM."""
-    end = source + _span(dims, run)
     pieces = [
         piece
-        for piece in builder.pieces.get(tensor, ())
-        if piece.valid.start < end and source < piece.valid.end
+        for piece in builder.pieces.get(move.far, ())
+        if piece.valid.start < move.end and move.source < piece.valid.end
     ]
     for piece in pieces:
-        found = _within(piece, source, dims, run)
+        found = _within(piece, move)
         if found is not None:
-            moved = [(dim[0], far, dim[2]) for dim, far in zip(dims, found[1], strict=True)]
             builder.pin(piece)
-            _split(builder, piece.region, found[0], moved, run, region, offset, store=False)
+            _split(builder, found, store=False)
             return
-    if not any(_meets(piece, source, dims, run) for piece in pieces):
-        _split(builder, tensor, source, dims, run, region, offset, store=False)
+    if not any(_meets(piece, move) for piece in pieces):
+        _split(builder, move, store=False)
         return
-    if not dims:
+    if not move.dims:
         # Whole rows of parts: as rows again, so that neighbouring rows go together.
         pitch = max(piece.valid.pitch for piece in pieces)
-        rows = run // pitch
-        if rows > 1 and _fetch_bands(
-            builder, tensor, source, (rows, pitch, pitch), pitch, region, offset, pieces
-        ):
-            source, run, offset = source + rows * pitch, run % pitch, offset + rows * pitch
-        _fetch_run(builder, tensor, source, run, region, offset, pieces)
+        rows = move.run // pitch
+        whole = move._replace(dims=((rows, pitch, pitch),), run=pitch)
+        if rows > 1 and _fetch_bands(builder, whole, pieces):
+            move = move.part(rows * pitch, move.run % pitch)
+        _fetch_run(builder, move, pieces)
         return
-    head = _common_run(pieces, source, run)
-    if head < run and _is_uniform(pieces, source, dims, head):
-        _fetch(builder, tensor, source, dims, head, region, offset)
-        _fetch(builder, tensor, source + head, dims, run - head, region, offset + head)
+    head = _common_run(pieces, move.source, move.run)
+    if head < move.run and _is_uniform(pieces, move.part(0, head)):
+        _fetch(builder, move.part(0, head))
+        _fetch(builder, move.part(head, move.run - head))
         return
-    if len(dims) == 1 and _fetch_bands(
-        builder, tensor, source, dims[0], run, region, offset, pieces
-    ):
+    if len(move.dims) == 1 and _fetch_bands(builder, move, pieces):
         return
-    _fetch_steps(builder, tensor, source, dims, run, region, offset, pieces)
+    _fetch_steps(builder, move, pieces)
 
 
-def _fetch_steps(
-    builder: Builder,
-    tensor: Region,
-    source: int,
-    dims: list[Dim],
-    run: int,
-    region: Region,
-    offset: int,
-    pieces: Sequence[Piece],
-) -> None:
+def _fetch_steps(builder: Builder, move: Move, pieces: Sequence[Piece]) -> None:
     """Load step by step of the outermost dim: those that lie in one piece, or in none, together."""
-    count, far, near = dims[0]
-    inner = dims[1:]
 
     def owner(index: int) -> int:
         """Which piece holds all of one step of the outermost dim; -1 DRAM; -2 - i nobody alone."""
-        place = source + index * far
+        step = move.step(index)
         for number, piece in enumerate(pieces):
-            if _within(piece, place, inner, run) is not None:
+            if _within(piece, step) is not None:
                 return number
-        meets = any(_meets(piece, place, inner, run) for piece in pieces)
+        meets = any(_meets(piece, step) for piece in pieces)
         return -2 - index if meets else -1
 
-    for who, group in groupby(range(count), owner):
+    for who, group in groupby(range(move.dims[0][0]), owner):
         steps = list(group)
-        part: list[Dim] = [(len(steps), far, near), *inner]
-        place, here = source + steps[0] * far, offset + steps[0] * near
+        part = move.steps(steps[0], len(steps))
         if who == -1:
-            _split(builder, tensor, place, part, run, region, here, store=False)
-        elif who >= 0 and _within(pieces[who], place, part, run) is not None:
-            _fetch(builder, tensor, place, part, run, region, here)
+            _split(builder, part, store=False)
+        elif who >= 0 and _within(pieces[who], part) is not None:
+            _fetch(builder, part)
         else:
             for index in steps:
-                place, here = source + index * far, offset + index * near
-                _fetch(builder, tensor, place, inner, run, region, here)
+                _fetch(builder, move.step(index))
 
 
-def _fetch_bands(
-    builder: Builder,
-    tensor: Region,
-    source: int,
-    dim: Dim,
-    run: int,
-    region: Region,
-    offset: int,
-    pieces: Sequence[Piece],
-) -> bool:
-    """Load rows that several pieces share by columns: neighbouring rows that are cut alike together,
-    a transfer for each part. False if there is nothing to gain."""
-    count, far, near = dim
-    cuts = [_cuts(pieces, source + index * far, run) for index in range(count)]
+def _fetch_bands(builder: Builder, move: Move, pieces: Sequence[Piece]) -> bool:
+    """Load rows (the only dim) that several pieces share by columns: neighbouring rows that are cut
+    alike together, a transfer for each part. False if there is nothing to gain."""
+    count = move.dims[0][0]
+    cuts = [_cuts(pieces, move.step(index)) for index in range(count)]
     bands = [list(group) for _, group in groupby(range(count), lambda index: cuts[index])]
     if len(bands) == count or max(map(len, cuts)) == 1:
         return False
     for band in bands:
+        rows = move.steps(band[0], len(band)) if len(band) > 1 else move.step(band[0])
         done = 0
         for _, head in cuts[band[0]]:
-            place, here = source + band[0] * far + done, offset + band[0] * near + done
-            part: list[Dim] = [(len(band), far, near)] if len(band) > 1 else []
-            _fetch(builder, tensor, place, part, head, region, here)
+            _fetch(builder, rows.part(done, head))
             done += head
     return True
 
 
-def _cuts(pieces: Sequence[Piece], source: int, run: int) -> tuple[tuple[int, int], ...]:
-    """The parts of contiguous bytes: the piece that each lies in (-1: none), and its length."""
+def _cuts(pieces: Sequence[Piece], move: Move) -> tuple[tuple[int, int], ...]:
+    """The parts of a single run: the piece that each lies in (-1: none), and its length."""
     found: list[tuple[int, int]] = []
     done = 0
-    while done < run:
-        head = _common_run(pieces, source + done, run - done)
-        inside = (_within(piece, source + done, (), head) is not None for piece in pieces)
+    while done < move.run:
+        head = _common_run(pieces, move.source + done, move.run - done)
+        inside = (_within(piece, move.part(done, head)) is not None for piece in pieces)
         found.append((next((i for i, there in enumerate(inside) if there), -1), head))
         done += head
     return tuple(found)
 
 
-def _is_uniform(pieces: Sequence[Piece], source: int, dims: Sequence[Dim], run: int) -> bool:
+def _is_uniform(pieces: Sequence[Piece], move: Move) -> bool:
     """Whether all elements lie in one piece, or in none."""
-    if any(_within(piece, source, dims, run) is not None for piece in pieces):
+    if any(_within(piece, move) is not None for piece in pieces):
         return True
-    return not any(_meets(piece, source, dims, run) for piece in pieces)
+    return not any(_meets(piece, move) for piece in pieces)
 
 
-def _fetch_run(
-    builder: Builder,
-    tensor: Region,
-    source: int,
-    run: int,
-    region: Region,
-    offset: int,
-    pieces: Sequence[Piece],
-) -> None:
-    """Load contiguous bytes that begin in one piece and end in another, or in none."""
+def _fetch_run(builder: Builder, move: Move, pieces: Sequence[Piece]) -> None:
+    """Load a single run that begins in one piece and ends in another, or in none."""
     done = 0
-    while done < run:
-        here = source + done
-        head = _common_run(pieces, here, run - done)
+    while done < move.run:
+        head = _common_run(pieces, move.source + done, move.run - done)
+        part = move.part(done, head)
         for piece in pieces:
-            found = _within(piece, here, (), head)
+            found = _within(piece, part)
             if found is not None:
                 builder.pin(piece)
-                _split(builder, piece.region, found[0], [], head, region, offset + done, False)
+                _split(builder, found, store=False)
                 break
         else:
-            _split(builder, tensor, here, [], head, region, offset + done, store=False)
+            _split(builder, part, store=False)
         done += head
 
 
-def _within(
-    piece: Piece, source: int, dims: Sequence[Dim], run: int
-) -> tuple[int, list[int]] | None:
-    """Where elements lie in a piece: offset in its buffer and strides; None if not all do."""
+def _within(piece: Piece, move: Move) -> Move | None:
+    """The same from a piece instead of DRAM; None if not all elements lie there."""
     valid, pitch = piece.valid, piece.valid.pitch
-    if source < valid.start or source + _span(dims, run) > valid.end:
+    if move.source < valid.start or move.end > valid.end:
         return None
-    first = source - piece.room.start
+    first = move.source - piece.room.start
     if valid.width == pitch == piece.near:
-        return first, [far for _, far, _ in dims]
-    row, col = divmod(source - valid.start, pitch)
-    height, width = _extent(dims, run, pitch)
+        return move._replace(far=piece.region, source=first)
+    row, col = divmod(move.source - valid.start, pitch)
+    height, width = _extent(move, pitch)
     if row + height > valid.rows or col + width > valid.width:
         return None
-    strides = [far // pitch * piece.near if far % pitch == 0 else far for _, far, _ in dims]
-    return first // pitch * piece.near + first % pitch, strides
+    dims = [
+        (count, far // pitch * piece.near if far % pitch == 0 else far, near)
+        for count, far, near in move.dims
+    ]
+    source = first // pitch * piece.near + first % pitch
+    return move._replace(far=piece.region, source=source, dims=tuple(dims))
 
 
-def _extent(dims: Sequence[Dim], run: int, pitch: int) -> tuple[int, int]:
+def _extent(move: Move, pitch: int) -> tuple[int, int]:
     """Rows and bytes of a row that elements span, where rows are `pitch` apart."""
-    height, width = 1, run
-    for count, far, _ in dims:
+    height, width = 1, move.run
+    for count, far, _ in move.dims:
         if far % pitch == 0:
             height += (count - 1) * (far // pitch)
         else:
@@ -241,17 +242,17 @@ def _extent(dims: Sequence[Dim], run: int, pitch: int) -> tuple[int, int]:
     return height, width
 
 
-def _meets(piece: Piece, source: int, dims: Sequence[Dim], run: int) -> bool:
+def _meets(piece: Piece, move: Move) -> bool:
     """Whether elements may share a byte with a piece that DRAM does not hold."""
     if not piece.dirty:
         return False
     valid, pitch = piece.valid, piece.valid.pitch
-    if source >= valid.end or source + _span(dims, run) <= valid.start:
+    if move.source >= valid.end or move.end <= valid.start:
         return False
-    row, col = divmod(source - valid.start, pitch)
-    height, width = _extent(dims, run, pitch)
+    row, col = divmod(move.source - valid.start, pitch)
+    height, width = _extent(move, pitch)
     if col + width > pitch:
-        return bool(dims) or col < valid.width or width > pitch or col + run > pitch
+        return bool(move.dims) or col < valid.width or width > pitch or col + move.run > pitch
     return col < valid.width and -height < row < valid.rows
 
 
@@ -270,38 +271,26 @@ def _common_run(pieces: Sequence[Piece], source: int, run: int) -> int:
     return head
 
 
-def _split(
-    builder: Builder,
-    far_region: Region,
-    source: int,
-    dims: list[Dim],
-    run: int,
-    region: Region,
-    offset: int,
-    store: bool,
-) -> None:
+def _split(builder: Builder, move: Move, store: bool) -> None:
     """One instruction for up to three dims and a run; more are unrolled."""
+    far, source, near, offset, dims, run = move
     if run > _RUN_MAX:
         raise VitError(f"a contiguous run of {run} bytes is longer than an instruction can hold")
     if len(dims) > 3:
-        count, far, near = dims[0]
-        for index in range(count):
-            there, here = source + index * far, offset + index * near
-            _split(builder, far_region, there, dims[1:], run, region, here, store)
+        for index in range(dims[0][0]):
+            _split(builder, move.step(index), store)
         return
-    for position, (count, far, near) in enumerate(dims):
+    for position, (count, _, _) in enumerate(dims):
         if count > _COUNT_MAX:
-            head, tail = dims[:position], dims[position + 1 :]
             for index in range(0, count, _COUNT_MAX):
-                part = [*head, (min(_COUNT_MAX, count - index), far, near), *tail]
-                there, here = source + index * far, offset + index * near
-                _split(builder, far_region, there, part, run, region, here, store)
+                steps = min(_COUNT_MAX, count - index)
+                _split(builder, move.steps(index, steps, position), store)
             return
-    padded = [(1, 0, 0)] * (3 - len(dims)) + dims
+    padded = [(1, 0, 0)] * (3 - len(dims)) + list(dims)
     counts, fars, nears = zip(*padded, strict=True)
-    far_use = Use(far_region, source, source + _span(dims, run))
-    near_use = Use(region, offset, offset + _span(dims, run, 2))
-    there, here = far_region.addr(source), region.addr(offset)
+    far_use = Use(far, source, move.end)
+    near_use = Use(near, offset, offset + _span(dims, run, 2))
+    there, here = far.addr(source), near.addr(offset)
     if store:
         builder.emit(isa.Store(there, here, run, *counts, *fars, *nears), [near_use], [far_use])
     else:
