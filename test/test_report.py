@@ -132,7 +132,14 @@ def test_data_that_does_not_fit(
     assert (compiled / "report.json").read_bytes() == before
 
 
-GOOD = {
+LAYER: dict[str, Any] = {
+    **{"layer": "a", "operation": "vit.linear", "bits": 8, "fracs": [5], "clipped": 0.0},
+    **dict.fromkeys(("low", "high", "grid_db", "alone_db", "sqnr_db"), 1.0),
+    **{"histogram": [1], "grid": [0.0, 1.0, 0.1]},
+}
+WEIGHT: dict[str, Any] = {"layer": "a", "weights": 64, "bytes": 64, "bits": 8.0, "error": 0.1}
+
+GOOD: dict[str, Any] = {
     "model": "m.onnx",
     "scales": "pot",
     "inputs": {},
@@ -153,6 +160,15 @@ GOOD = {
         ({"layers": 4}, "no usable 'layers'; compile the model again"),
         ({"layers": [3]}, "layers[0]: expected names with values"),
         ({"layers": [{"layer": "a"}]}, "layers[0]: no usable 'operation'"),
+        ({"layers": [{**LAYER, "fracs": [[5]]}]}, "layers[0]: no usable 'fracs'"),
+        ({"layers": [{**LAYER, "weight_db": "x"}]}, "layers[0]: no usable 'weight_db'"),
+        ({"choices": None}, "no usable 'choices'"),
+        ({"choices": {"assign-bits": []}}, "no usable 'assign-bits'"),
+        ({"choices": {"assign-bits": None}}, "no usable 'assign-bits'"),
+        ({"choices": {"assign-bits": [3, 3]}}, "assign-bits[0]: expected names"),
+        ({"choices": {"assign-bits": [{**WEIGHT, "bits": "a"}, {}]}}, "[0]: no usable 'bits'"),
+        ({"choices": {"assign-bits": [{**WEIGHT, "error": "a"}, {}]}}, "[0]: no usable 'error'"),
+        ({"choices": {"assign-bits": [WEIGHT, {"bytes": 64}]}}, "[1]: no usable 'share'"),
         ({"quality": {"y": {"sqnr_db": "high"}}}, "y: no usable 'sqnr_db'"),
         ({"evaluations": [{"data": "x"}]}, "evaluations[0]: no usable 'backend'"),
         ({"evaluations": None}, "no usable 'evaluations'"),

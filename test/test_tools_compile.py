@@ -188,9 +188,11 @@ def test_dyadic_scales(images: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("choices", None, "not a report of vit-compile"),
+        ("choices", None, "no usable 'choices'; compile the model again"),
+        ("choices", {"assign-bits": [3]}, "assign-bits[0]: expected names with values"),
         ("scales", "x", "not a report of vit-compile"),
         ("quality", {"logits": {}}, "not a report of vit-compile"),
+        ("quality", {"logits": {"sqnr_db": None}}, "not a report of vit-compile"),
         ("quality", 5, "no usable 'quality'; compile the model again"),
         ("layers", [1], "layers[0]: expected names with values"),
     ],

@@ -48,10 +48,9 @@ def read_compiled(folder: Path, context: VitContext) -> tuple[ModuleOp, dict[str
 
 def _usable(report: Mapping[str, Any]) -> bool:
     """Whether what the next report says again has the form that it is said in."""
-    return (
-        report["scales"] in ROADS
-        and all("sqnr_db" in measures for measures in report["quality"].values())
-        and isinstance(report["choices"], dict)
+    return report["scales"] in ROADS and all(
+        None not in measures.values() and "sqnr_db" in measures
+        for measures in report["quality"].values()
     )
 
 

@@ -32,6 +32,17 @@ LAYER: Mapping[str, Kinds] = {
 }
 """What the row of a layer must have."""
 
+WEIGHT: Mapping[str, Kinds] = {
+    "layer": (str,),
+    "weights": (int,),
+    "bytes": (int,),
+    "bits": NUMBER,
+}
+"""What the row of a layer must have where bits were chosen; `error` is there if it was measured."""
+
+WEIGHTS: Mapping[str, Kinds] = {"bytes": (int,), "share": NUMBER}
+"""What the row after these, of all layers, must have."""
+
 EVALUATION: Mapping[str, Kinds] = {"data": (str,), "backend": (str,), "outputs": (dict,)}
 """What a measurement on data must have."""
 
@@ -40,7 +51,12 @@ def check_report(report: Mapping[str, Any], path: Path) -> None:
     """Raise VitError, naming the first thing amiss, for a report that cannot be shown."""
     _check(report, REPORT, f"{path}")
     for place, row in enumerate(report["layers"]):
-        _check(row, LAYER, f"{path}: layers[{place}]")
+        where = f"{path}: layers[{place}]"
+        _check(row, LAYER, where)
+        _check({"weight_db": row.get("weight_db")}, {"weight_db": MEASURE}, where)
+        if not all(isinstance(frac, int) for frac in row["fracs"] or ()):
+            raise VitError(f"{where}: no usable 'fracs'; compile the model again")
+    _check_choices(report.get("choices", {}), path)
     evaluations = report.get("evaluations", [])
     _check({"evaluations": evaluations}, {"evaluations": (list,)}, f"{path}")
     for place, each in enumerate(evaluations):
@@ -50,6 +66,22 @@ def check_report(report: Mapping[str, Any], path: Path) -> None:
             _check({name: facts}, {name: (dict,)}, f"{path}")
             measures = cast("dict[str, Any]", facts)
             _check(measures, dict.fromkeys(measures, MEASURE), f"{path}: {name}")
+
+
+def _check_choices(choices: Any, path: Path) -> None:
+    """Raise VitError unless what passes chose can be shown: the bits of weights."""
+    _check({"choices": choices}, {"choices": (dict,)}, f"{path}")
+    if "assign-bits" not in choices:
+        return
+    rows = choices["assign-bits"]
+    if not isinstance(rows, list) or not rows:
+        raise VitError(f"{path}: no usable 'assign-bits'; compile the model again")
+    *layers, everything = cast("list[Any]", rows)
+    for place, row in enumerate(layers):
+        where = f"{path}: assign-bits[{place}]"
+        _check(row, WEIGHT, where)
+        _check({"error": row.get("error", 0.0)}, {"error": NUMBER}, where)
+    _check(everything, WEIGHTS, f"{path}: assign-bits[{len(layers)}]")
 
 
 def _check(data: Any, wanted: Mapping[str, Kinds], where: str) -> None:
