@@ -69,6 +69,7 @@ def test_topologies(tmp_path: Path) -> None:
         ("", "no layers below the header"),
         ("h\na, 1, 2,", ":2: expected a name and 3 sizes"),
         ("h\na, 1, 2, 3\nb, 1, 0, 3", ":3: expected a name and 3 sizes"),
+        (f"h\na, 1, 2, {'9' * 5000}", ":2: expected a name and 3 sizes"),
         ("h\na, 1, 2, 3, 2:4", ":2: a is sparse (2:4)"),
         ("h\na, 2, 2, 3, 3, 1, 1, 1", "the filter of a is larger than its IFMAP"),
         ("h\na, 1, 100000, 100000", ":2: 10,000,000,000 numbers in one operand or result"),
@@ -92,7 +93,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in found["layers"]] == ["8x16x4", "fc"]
     assert found["total"]["macs"] == 8 * 16 * 4 + 16**3
-    for text in ("8x16", "00x5x5"):
+    for text in ("8x16", "00x5x5", f"{'9' * 5000}x1x1", f"1x1x{'0' * 5000}1"):
         assert bench.run(["layers", text]) == 1
         assert f"{text}: neither a .csv file nor a product MxNxK" in capsys.readouterr().err
     assert bench.run(["layers", "1x99999999999x1"]) == 1

@@ -67,6 +67,7 @@ def test_axes() -> None:
         ("lanes=", "'' is not a number"),
         ("lanes=a", "'a' is not a number"),
         ("lanes=nan", "'nan' is not a number"),
+        (f"lanes={'9' * 400}", "9' is not a number"),
         ("lanes=1,1", "a value is there twice"),
         ("lanes=1.5", "expected a whole number"),
         ("lanes=4,0", "expected 1 to 65535"),

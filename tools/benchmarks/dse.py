@@ -138,10 +138,10 @@ def _value(text: str, axis: str) -> Value:
     for kind in (int, float):
         try:
             number = kind(digits)
-        except ValueError:
+            if math.isfinite(number):
+                return number * scale
+        except (ValueError, OverflowError):  # no number of this kind, or larger than all floats
             continue
-        if math.isfinite(number):
-            return number * scale
     raise VitError(f"--sweep {axis}: '{text}' is not a number")
 
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 INPUT_FRAC, WEIGHT_FRAC = 4, 7
 """Fractional bits of the operands; neither cycles nor energy depend on them."""
 
+SIZE = r"0{0,99}[1-9][0-9]{0,99}"
+"""A size: a number from 1 that is not too long to be read."""
+
 MOST = 1 << 28
 """Numbers of an operand or a result at most: far more than layers have, and what a host can hold."""
 
@@ -80,8 +83,8 @@ Layer: TypeAlias = Gemm | Convolution
 
 def parse_layer(text: str) -> Layer:
     """`MxNxK` as a product; VitError if it is none, or too large."""
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if found is None or 0 in map(int, found.groups()):
+    found = re.fullmatch("x".join([f"({SIZE})"] * 3), text)
+    if found is None:
         raise VitError(f"{text}: neither a .csv file nor a product MxNxK such as 197x768x192")
     return _bounded(Gemm(text, *map(int, found.groups())), text)
 
@@ -120,7 +123,7 @@ def _row(line: str, where: str) -> Layer:
         if len(set(cells[-1].split(":"))) > 1:
             raise VitError(f"{where}: {name} is sparse ({cells[-1]}), which no machine here uses")
         cells.pop()
-    if len(cells) not in (3, 7, 8) or not all(re.fullmatch(r"0*[1-9]\d*", c) for c in cells):
+    if len(cells) not in (3, 7, 8) or not all(re.fullmatch(SIZE, c) for c in cells):
         raise VitError(
             f"{where}: expected a name and 3 sizes (M, N, K) or 7 (IFMAP height and width, filter "
             f"height and width, channels, filters, stride), all at least 1"
