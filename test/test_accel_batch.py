@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_opt.backends.accel.emulator import Machine
+from vit_opt.backends.accel.emulator import Machine, TrapError
 from vit_opt.backends.accel.image import Image
 from vit_opt.dialects.vit.targets import TRIO
 from vit_opt.dialects.vit_accel import isa
@@ -148,5 +148,5 @@ def test_traps(change: dict[str, int], reason: str) -> None:
     places = (Addr(Space.OBUF), Addr(Space.ABUF), Addr(Space.BBUF))
     inst = isa.Matmul(*places, 1, 1, 1, 4, 1, 1, batch=2, acc_batch=4, a_batch=1, b_batch=1)
     run([inst, replace(inst, m=3, acc_row=8)], 0)  # Rows of two products may alternate.
-    with pytest.raises(Exception, match=reason):
+    with pytest.raises(TrapError, match=reason):
         run([replace(inst, **change)], 0)
