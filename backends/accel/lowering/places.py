@@ -61,8 +61,8 @@ class Place:
         start = plane.offset + row * plane.strides[0] + col * item
         pitch = max(plane.strides[0], (right - col) * item)
         rect = Rect(start, rows, pitch, cols * item)
-        room = Rect(start, max(rows, below), pitch, max(cols, right - col) * item)
-        found = lowering.builder.place_for(target.region, rect, room, Space.OBUF)
+        space = Rect(start, max(rows, below), pitch, max(cols, right - col) * item)
+        found = lowering.builder.place_for(target.region, rect, space, Space.OBUF)
         return Block(found[0], target.dtype, found[2], item, found[1])
 
 
@@ -73,11 +73,11 @@ def raster(
 
     `rows` of a block and `panel` columns are the least unless that is too much.
     """
-    room = _room_together(arch)
+    limit = _room_together(arch)
     item = max(target.dtype.size for target in targets)
-    parts = -(-cols * rows * item // room)
+    parts = -(-cols * rows * item // limit)
     wide = -(-cols // parts // panel) * panel if parts * panel <= cols else panel
-    return max(1, min(rows, room // (min(panel, cols) * item))), min(cols, wide)
+    return max(1, min(rows, limit // (min(panel, cols) * item))), min(cols, wide)
 
 
 def taller(
