@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from vit_opt.dialects.vit_accel import isa
 from vit_opt.dialects.vit_accel.enums import DivMode, DType, Flag, MacMap
 from vit_opt.dialects.vit_accel.fields import NO_ADDR, Addr, Space
 from vit_opt.dialects.vit_accel.traffic import traffic
+
+Batched = TypeVar("Batched", isa.Matmul, isa.Divide)
 
 SIZE = 1 << 14
 
@@ -36,6 +39,18 @@ def run(program: Sequence[isa.UnitInst], seed: int) -> np.ndarray:
             data.view(np.int32)[: size // 4 // 4] &= (1 << 30) - 1
     machine.run()
     return machine.memories.bytes[Space.OBUF][:SIZE]
+
+
+def one_by_one(inst: Batched, *operands: str) -> list[Batched]:
+    """A batch as instructions of one product or division each; `operands` lie apart."""
+    return [replace(inst, batch=1, **moved(inst, operands, p)) for p in range(inst.batch)]
+
+
+def moved(inst: isa.Matmul | isa.Divide, operands: Sequence[str], place: int) -> dict[str, Any]:
+    """Addresses of the operands at a place of the batch."""
+    return {
+        name: getattr(inst, name).plus(place * getattr(inst, f"{name}_batch")) for name in operands
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,16 +84,7 @@ def test_matmul(data: st.DataObject, batch: int, m: int, n: int, k: int, seed: i
         data.draw(st.integers(0, 99)),
         data.draw(st.integers(0, 99)),
     )
-    apart = [
-        replace(
-            inst,
-            acc=inst.acc.plus(p * inst.acc_batch),
-            a=inst.a.plus(p * inst.a_batch),
-            b=inst.b.plus(p * inst.b_batch),
-            batch=1,
-        )
-        for p in range(batch)
-    ]
+    apart = one_by_one(inst, "acc", "a", "b")
     assert (run([inst], seed) == run(apart, seed)).all()
     skew = TRIO.array_fill + TRIO.array_drain
     assert inst.cycles(TRIO) - skew == sum(each.cycles(TRIO) - skew for each in apart)
@@ -115,16 +121,7 @@ def test_divide(
         acc_batch=4 * data.draw(st.integers(0, 9)),
         div_batch=4 * data.draw(st.integers(0, 9)),
     )
-    apart = [
-        replace(
-            inst,
-            dst=inst.dst.plus(p * inst.dst_batch),
-            acc=inst.acc.plus(p * inst.acc_batch),
-            div=inst.div.plus(p * inst.div_batch),
-            batch=1,
-        )
-        for p in range(batch)
-    ]
+    apart = one_by_one(inst, "dst", "acc", "div")
     assert (run([inst], seed) == run(apart, seed)).all()
     width = TRIO.divider_width
     assert inst.cycles(TRIO) == -(-batch * rows * cols // width) + TRIO.divider_latency
